@@ -1,0 +1,42 @@
+# Everything from a fresh machine with Python 3.11, g++ and make: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo install kernels test test-slow lint clean
+
+demo: install
+	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python scripts/run_generate.py --config configs/smollm2_135m.yaml --chat \
+	  --prompt "Why is the sky blue? Answer in two sentences." --max-tokens 96
+
+install: $(INSTALLED)
+
+# The kernels are compiled on the way: setup.py calls custom_ops/build.py.
+$(INSTALLED): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+kernels: install
+	$(BIN)/python -m mindspore_paged.custom_ops.build
+
+test: lint kernels
+	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: kernels
+	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python -m pytest -m slow
+
+# The floors are checked on the package laid out as it is installed, models/ and custom_ops/ beneath it.
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python setup.py --quiet build_py --build-lib build/lint
+	cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
+
+clean:
+	rm -rf build $(VENV) custom_ops/lib *.egg-info

@@ -1,0 +1,49 @@
+"""One hierarchy of errors, each class with a stable code that programs can match on."""
+
+
+class PagedError(Exception):
+    """Base of every error that this package raises on purpose; the message is one clear line for the user."""
+
+    code = "ERROR_PAGED"
+
+
+class ConfigError(PagedError):
+    """A configuration file, key or value that cannot be used."""
+
+    code = "ERROR_INVALID_CONFIG"
+
+
+class CheckpointError(PagedError):
+    """A weights or tokenizer file that is missing, damaged, or does not fit the model."""
+
+    code = "ERROR_INVALID_CHECKPOINT"
+
+
+class RequestError(PagedError):
+    """A request that can never run: bad sampling parameters, an empty or too long prompt."""
+
+    code = "ERROR_INVALID_REQUEST"
+
+
+class OutOfBlocksError(PagedError):
+    """The pool has fewer free blocks than the call needs; nothing was allocated."""
+
+    code = "ERROR_OUT_OF_BLOCKS"
+
+
+class InvalidBlockError(PagedError):
+    """A block id outside the pool, or one that is not in the state that the call needs."""
+
+    code = "ERROR_INVALID_BLOCK"
+
+
+class StepError(PagedError):
+    """The compiled step failed on the device; the step changed nothing that the scheduler relies on."""
+
+    code = "ERROR_STEP_FAILED"
+
+
+class IntegrityError(PagedError):
+    """A bookkeeping invariant does not hold: a bug of this package, never of its input."""
+
+    code = "ERROR_INTEGRITY"

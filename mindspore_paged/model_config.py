@@ -1,0 +1,161 @@
+"""The shape of a LLaMA: one dataclass, and a table of the known models by name."""
+
+from dataclasses import dataclass, field, replace
+
+from mindspore_paged.errors import ConfigError
+
+ROPE_TYPES = ("default", "linear", "ntk", "llama3")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary position embeddings are stretched past the trained context.
+
+    `linear` divides positions by `factor` (Chen et al. 2023); `ntk` raises the base by factor^(D/(D-2)) (NTK-aware
+    scaling); `llama3` divides low frequencies by `factor` and blends between the two wavelengths bounds (Llama 3.1).
+    """
+
+    type: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+    def __post_init__(self):
+        if self.type not in ROPE_TYPES:
+            raise ConfigError(f"rope_scaling.type is {self.type!r}; allowed: {', '.join(ROPE_TYPES)}")
+        if not self.factor >= 1.0:
+            raise ConfigError(f"rope_scaling.factor is {self.factor}; it must be at least 1")
+        if self.type == "llama3" and not self.high_freq_factor > self.low_freq_factor:
+            raise ConfigError(
+                f"rope_scaling.high_freq_factor {self.high_freq_factor} must be above "
+                f"low_freq_factor {self.low_freq_factor}"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Dimensions of a LLaMA model, by Hugging Face's names; raises ConfigError where they contradict each other."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "max_position_embeddings",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model: {name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"model: num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"model: head_dim is {self.head_dim}; rotary embeddings need an even one")
+        if self.rope_theta <= 0:
+            raise ConfigError(f"model: rope_theta is {self.rope_theta}; it must be positive")
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the whole model, tied ones counted once."""
+        attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return self.num_hidden_layers * layer + embeddings + self.hidden_size
+
+    def kv_bytes_per_token(self, itemsize: int) -> int:
+        """Bytes that one token's keys and values take over all layers, at `itemsize` bytes an element."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * itemsize
+
+
+def _llama2(hidden_size, intermediate_size, layers, heads, kv_heads) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=32000,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden_size // heads,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_ids=(2,),
+    )
+
+
+def _llama3(base: ModelConfig, intermediate_size: int) -> ModelConfig:
+    return replace(
+        base,
+        vocab_size=128256,
+        intermediate_size=intermediate_size,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_theta=500000.0,
+        bos_token_id=128000,
+        eos_token_ids=(128001, 128009),
+    )
+
+
+_LLAMA2_7B = _llama2(4096, 11008, 32, 32, 32)
+_LLAMA2_70B = _llama2(8192, 28672, 80, 64, 8)
+
+MODEL_CONFIGS: dict[str, ModelConfig] = {
+    "llama2-7b": _LLAMA2_7B,
+    "llama2-13b": _llama2(5120, 13824, 40, 40, 40),
+    "llama2-70b": _LLAMA2_70B,
+    "llama3-8b": _llama3(_LLAMA2_7B, 14336),
+    "llama3-70b": _llama3(_LLAMA2_70B, 28672),
+    "smollm2-135m": ModelConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=64,
+        max_position_embeddings=8192,
+        rope_theta=100000.0,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_ids=(2,),
+    ),
+    "tiny": ModelConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    ),
+}
+"""Known models by the name that `model.name` takes in YAML."""
+
+
+def model_config_by_name(name: str) -> ModelConfig:
+    """The configuration called `name`; raises ConfigError that lists the known names."""
+    if name not in MODEL_CONFIGS:
+        raise ConfigError(f"model.name is {name!r}; known models: {', '.join(MODEL_CONFIGS)}")
+    return MODEL_CONFIGS[name]

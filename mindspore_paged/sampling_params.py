@@ -1,0 +1,97 @@
+"""What a request asks of the sampler; names and meanings as in vLLM."""
+
+import math
+import sys
+from dataclasses import dataclass
+
+from mindspore_paged.errors import RequestError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the tokens of one request are chosen and when it ends; raises RequestError for a value out of range.
+
+    max_tokens: tokens to generate at most; None means up to max_model_len.
+    temperature: 0 is greedy; otherwise logits are divided by it.
+    top_p: keep the most likely tokens whose probabilities sum to at least this (Holtzman et al. 2019).
+    top_k: keep this many of the most likely tokens; 0 or -1 keeps all.
+    min_p: drop tokens less likely than this share of the most likely one.
+    n: sequences for one prompt, which share the prompt's pages.
+    seed: makes the request's draws reproducible, whatever runs beside it; None draws from the system's entropy.
+    stop: strings that end the text; they are not part of it.
+    stop_token_ids: tokens that end the sequence, besides the model's own end-of-sequence tokens.
+    ignore_eos: go on after an end-of-sequence token.
+    logprobs: report this many of the most likely tokens at each position, and the chosen one; None reports nothing.
+    presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
+    repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
+    """
+
+    max_tokens: int | None = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    n: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self):
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        self._require("stop", "a string or a list of strings", isinstance(self.stop, (list, tuple)))
+        self._require("stop_token_ids", "a list of whole numbers", isinstance(self.stop_token_ids, (list, tuple)))
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        self._check_types()
+        self._require("max_tokens", "at least 1, or none", self.max_tokens is None or self.max_tokens >= 1)
+        self._require("temperature", "0 or more, and finite", 0 <= self.temperature < math.inf)
+        self._require("top_p", "above 0 and at most 1", 0 < self.top_p <= 1)
+        self._require("top_k", "at least 1, or 0 or -1 for all", self.top_k >= -1)
+        self._require("min_p", "from 0 to 1", 0 <= self.min_p <= 1)
+        self._require("n", "at least 1", self.n >= 1)
+        self._require("seed", "0 or more, or none", self.seed is None or self.seed >= 0)
+        self._require("logprobs", "0 or more, or none", self.logprobs is None or self.logprobs >= 0)
+        self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
+        self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
+        self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)
+        self._require("stop", "strings that are not empty", all(self.stop))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken, so that no draw is needed."""
+        return self.temperature == 0
+
+    def _check_types(self):
+        optional_ints = ("max_tokens", "seed", "logprobs")
+        for name in ("top_k", "n", *(name for name in optional_ints if getattr(self, name) is not None)):
+            self._require(name, "a whole number", _is_number(getattr(self, name), int))
+        for name in (
+            "temperature",
+            "top_p",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+        ):
+            self._require(name, "a finite number", _is_number(getattr(self, name), (int, float)))
+        self._require("ignore_eos", "true or false", isinstance(self.ignore_eos, bool))
+        self._require("stop", "a string or a list of strings", all(isinstance(text, str) for text in self.stop))
+        self._require(
+            "stop_token_ids",
+            "a list of whole numbers",
+            all(_is_number(token, int) for token in self.stop_token_ids),
+        )
+
+    def _require(self, name: str, allowed: str, holds: bool):
+        if not holds:
+            raise RequestError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+
+
+def _is_number(value, kinds) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -1,0 +1,72 @@
+"""The package `mindspore_paged`, with `models/` and `custom_ops/` beneath it and its CPU kernels compiled."""
+
+import importlib.util
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent.resolve()
+
+
+def load_kernel_builder():
+    """Import custom_ops/build.py by its path: the package that holds it is not installed yet."""
+    spec = importlib.util.spec_from_file_location("custom_ops_build", ROOT / "custom_ops" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class BuildWithKernels(build_py):
+    """Compile the CPU kernels next to the Python files that load them."""
+
+    def run(self):
+        """Build the Python files, then `custom_ops/lib/libpaged_ops_cpu.so`."""
+        super().run()
+        package = ROOT / "custom_ops"
+        if not self.editable_mode:
+            package = Path(self.build_lib).resolve() / "mindspore_paged" / "custom_ops"
+        load_kernel_builder().build_cpu(package / "lib")
+
+
+setup(
+    name="mindspore_paged",
+    version="0.1.0",
+    description="PagedAttention runtime for MindSpore: LLaMA as one static graph over a paged KV cache",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.12",
+    packages=[
+        "mindspore_paged",
+        "mindspore_paged.cache",
+        "mindspore_paged.config",
+        "mindspore_paged.custom_ops",
+        "mindspore_paged.engine",
+        "mindspore_paged.formats",
+        "mindspore_paged.models",
+        "mindspore_paged.tokenizer",
+        "mindspore_paged.weights",
+    ],
+    package_dir={"mindspore_paged.custom_ops": "custom_ops", "mindspore_paged.models": "models"},
+    package_data={"mindspore_paged.custom_ops": ["cpu/*.cc", "cpu/*.h"]},
+    install_requires=[
+        "mindspore==2.9.0",
+        "mindformers==1.9.0",
+        "numpy<2",
+        "setuptools<81",  # mindformers imports pkg_resources
+        "gguf==0.19.0",
+        "jinja2>=3.1",
+        "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy; 0.6 asks for NumPy 2
+        "pydantic>=2.10,<3",
+        "pyyaml>=6",
+        "safetensors>=0.5",
+        "tokenizers>=0.22,<0.23",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"],
+    },
+    entry_points={"console_scripts": ["mindspore-paged = mindspore_paged.cli:main"]},
+    cmdclass={"build_py": BuildWithKernels},
+)
