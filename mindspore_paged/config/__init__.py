@@ -1,0 +1,24 @@
+"""The engine's configuration: dataclasses read from YAML, ours or MindFormers', checked before anything is built."""
+
+from mindspore_paged.config.loading import config_from_dict, load_config
+from mindspore_paged.config.sections import (
+    DEMO_WEIGHTS,
+    RANDOM_WEIGHTS,
+    CacheSection,
+    EngineConfig,
+    ModelSection,
+    RuntimeSection,
+    SchedulerSection,
+)
+
+__all__ = [
+    "DEMO_WEIGHTS",
+    "RANDOM_WEIGHTS",
+    "CacheSection",
+    "EngineConfig",
+    "ModelSection",
+    "RuntimeSection",
+    "SchedulerSection",
+    "config_from_dict",
+    "load_config",
+]

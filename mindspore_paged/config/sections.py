@@ -1,0 +1,292 @@
+"""The sections of the engine's configuration, each a frozen dataclass that checks itself."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import MISSING, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling, model_config_by_name
+from mindspore_paged.sampling_params import SamplingParams
+
+DEMO_WEIGHTS = "demo"
+RANDOM_WEIGHTS = "random"
+DEFAULT_MEMORY_BUDGET = 256 * 2**20
+
+# Types of the errors that come from here, beside pydantic's own.
+SENTENCE = "sentence"
+UNKNOWN_SAMPLING_KEY = "unknown_sampling_key"
+
+_SECTION = ConfigDict(extra="forbid", validate_default=True)
+_CLOSED = ConfigDict(extra="forbid", strict=True)
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        value = Path(value)
+    if not isinstance(value, Path):
+        raise ValueError("a path")
+    try:
+        return value.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"a path whose home folder exists ({error})") from None
+
+
+def _weights(value: Any) -> Any:
+    return value if value in (DEMO_WEIGHTS, RANDOM_WEIGHTS) else _path(value)
+
+
+def _byte_size(value: Any) -> ByteSize:
+    try:
+        if not isinstance(value, bool):
+            return TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError:
+        pass
+    raise ValueError("a size such as 512MiB, or a whole number of bytes")
+
+
+def _sentence(text: str) -> PydanticCustomError:
+    """An error whose text names its key already."""
+    return PydanticCustomError(SENTENCE, "{text}", {"text": text})
+
+
+_RopeScalingKeys = create_model(
+    "RopeScalingKeys", __config__=_CLOSED, **{key.name: (key.type, None) for key in fields(RopeScaling)}
+)
+_ModelConfigKeys = create_model(
+    "ModelConfigKeys",
+    __config__=_CLOSED,
+    **{key.name: (key.type, None) for key in fields(ModelConfig)}
+    | {
+        "rope_scaling": (_RopeScalingKeys, None),
+        "eos_token_ids": (Annotated[tuple[StrictInt, ...], Field(strict=False)], None),
+    },
+)
+
+
+@dataclass(frozen=True, config=_SECTION)
+class ModelSection:
+    """Which model runs: a known name, dimensions of its own, or what the weights say of themselves.
+
+    name: a key of `MODEL_CONFIGS`. config: fields of `ModelConfig`, which override those of `name` or stand alone.
+    weights: a file or folder, `demo` for the demo model, or `random` for weights drawn from `seed`.
+    tokenizer: a file or folder; None takes the one that comes with the weights. dtype: of the weights in memory.
+    """
+
+    name: Literal[tuple(MODEL_CONFIGS)] | None = None
+    config: _ModelConfigKeys | None = None
+    weights: Annotated[str | Path, BeforeValidator(_weights)] | None = None
+    tokenizer: Annotated[Path, BeforeValidator(_path)] | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    seed: StrictInt = Field(0, ge=0)
+
+    @field_validator("weights")
+    @classmethod
+    def _random_weights_need_a_shape(cls, weights, info):
+        name, config = info.data.get("name"), info.data.get("config")
+        if weights == RANDOM_WEIGHTS and name is None and (config is None or _missing(config)):
+            lacking = f" (it lacks {', '.join(_missing(config))})" if config else ""
+            raise ValueError(f"a file or folder, unless model.name or model.config{lacking} gives the shape")
+        return weights
+
+    @field_validator("config")
+    @classmethod
+    def _config_is_sound(cls, config, info):
+        complete = config is not None and not _missing(config)
+        if complete or (config is not None and info.data.get("name") is not None):
+            try:
+                _dimensions(info.data.get("name"), None, config)
+            except ConfigError as error:
+                raise _sentence(str(error)) from None
+        return config
+
+    def dimensions(self, described: ModelConfig | None = None) -> ModelConfig | None:
+        """The shape that the weights say (`described`), else that of `name`, with the fields of `config` on top.
+
+        None where nothing tells the whole shape; raises ConfigError where the fields contradict each other.
+        """
+        if self.name is None and described is None and (self.config is None or _missing(self.config)):
+            return None
+        return _dimensions(self.name, described, self.config)
+
+    def overrides(self, key: str) -> bool:
+        """Whether `config` itself gives this field of ModelConfig."""
+        return self.config is not None and key in self.config.model_fields_set
+
+
+def _missing(config: Any) -> list[str]:
+    """Fields of ModelConfig that have no default and that `config` does not give."""
+    needed = (key.name for key in fields(ModelConfig) if key.default is key.default_factory is MISSING)
+    return [key for key in needed if key not in config.model_fields_set]
+
+
+def _dimensions(name: str | None, described: ModelConfig | None, config: Any) -> ModelConfig:
+    given = config.model_dump(exclude_unset=True) if config else {}
+    base = described or (model_config_by_name(name) if name is not None else None)
+    if "rope_scaling" in given:
+        given["rope_scaling"] = replace(base.rope_scaling if base else RopeScaling(), **given["rope_scaling"])
+    return ModelConfig(**given) if base is None else replace(base, **given)
+
+
+@dataclass(frozen=True, config=_SECTION)
+class CacheSection:
+    """The pool of KV pages: its size by `num_blocks` or by `memory_budget` (bytes), not both.
+
+    block_size: tokens in a page, a multiple of 16. kv_cache_dtype: `auto` is the model's dtype.
+    """
+
+    block_size: StrictInt = Field(16, ge=16, multiple_of=16)
+    num_blocks: Annotated[StrictInt, Field(ge=2)] | None = None
+    memory_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
+    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    enable_prefix_caching: StrictBool = True
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _one_size_only(cls, memory_budget, info):
+        if memory_budget is not None and info.data.get("num_blocks") is not None:
+            raise ValueError("left out where cache.num_blocks is given: they size the same pool")
+        return memory_budget
+
+    @property
+    def pool_bytes(self) -> int | None:
+        """Bytes that the pages may take; None where `num_blocks` sizes the pool."""
+        return None if self.num_blocks is not None else (self.memory_budget or DEFAULT_MEMORY_BUDGET)
+
+
+@dataclass(frozen=True, config=_SECTION)
+class SchedulerSection:
+    """How much runs in one step.
+
+    max_num_seqs: sequences that run at once. max_num_batched_tokens: tokens of a step, prefill and decode together.
+    max_model_len: tokens of a sequence, prompt and output; None is as many as the model and the pool allow.
+    token_buckets: the static graphs, by their number of tokens; None chooses them (`resolved_token_buckets`).
+    """
+
+    max_num_seqs: StrictInt = Field(8, ge=1)
+    max_num_batched_tokens: StrictInt = Field(256, ge=1)
+    max_model_len: Annotated[StrictInt, Field(ge=1)] | None = None
+    enable_chunked_prefill: StrictBool = True
+    token_buckets: tuple[Annotated[StrictInt, Field(ge=1)], ...] | None = None
+
+    @field_validator("max_num_batched_tokens")
+    @classmethod
+    def _every_sequence_can_decode(cls, tokens, info):
+        sequences = info.data.get("max_num_seqs", 1)
+        if tokens < sequences:
+            raise ValueError(f"at least scheduler.max_num_seqs ({sequences}): each running sequence takes a token")
+        return tokens
+
+    @field_validator("enable_chunked_prefill")
+    @classmethod
+    def _whole_prompts_fit(cls, enabled, info):
+        tokens, longest = info.data.get("max_num_batched_tokens"), info.data.get("max_model_len")
+        if not enabled and tokens is not None and longest is not None and longest > tokens:
+            raise ValueError(_unchunked_limit(longest, tokens))
+        return enabled
+
+    @field_validator("token_buckets")
+    @classmethod
+    def _buckets_end_at_the_largest_step(cls, buckets, info):
+        tokens = info.data.get("max_num_batched_tokens")
+        if buckets is None or tokens is None:
+            return buckets
+        if not buckets or any(a >= b for a, b in itertools.pairwise(buckets)) or buckets[-1] != tokens:
+            raise ValueError(f"ascending numbers that end at scheduler.max_num_batched_tokens ({tokens})")
+        return buckets
+
+    def resolved_token_buckets(self) -> tuple[int, ...]:
+        """The graphs' token counts: powers of two up to `max_num_seqs`, then times four up to the largest step.
+
+        Both limits are buckets themselves: a full decode batch and a full step waste no padding.
+        """
+        if self.token_buckets is not None:
+            return self.token_buckets
+        buckets = [1]
+        while buckets[-1] < self.max_num_seqs:
+            buckets.append(min(2 * buckets[-1], self.max_num_seqs))
+        while buckets[-1] < self.max_num_batched_tokens:
+            buckets.append(min(4 * buckets[-1], self.max_num_batched_tokens))
+        return tuple(buckets)
+
+    def resolved_max_model_len(self, model_limit: int, pool_tokens: int) -> int:
+        """The longest sequence in tokens, for a model of `model_limit` positions and a pool of `pool_tokens`.
+
+        Raises ConfigError where an explicit `max_model_len` exceeds either, or whole prompts do not fit in a step.
+        """
+        longest = min(model_limit, pool_tokens) if self.max_model_len is None else self.max_model_len
+        if longest > model_limit:
+            raise ConfigError(
+                f"scheduler.max_model_len is {longest}; the model has {model_limit} positions (max_position_embeddings)"
+            )
+        if longest > pool_tokens:
+            raise ConfigError(
+                f"scheduler.max_model_len is {longest}, but the pool holds {pool_tokens} tokens; "
+                "raise cache.num_blocks or cache.memory_budget, or lower max_model_len"
+            )
+        if not self.enable_chunked_prefill and longest > self.max_num_batched_tokens:
+            limit = _unchunked_limit(longest, self.max_num_batched_tokens)
+            raise ConfigError(f"scheduler.enable_chunked_prefill is False; it must be {limit}")
+        return longest
+
+
+def _unchunked_limit(longest: int, tokens: int) -> str:
+    return f"true where max_model_len ({longest}) exceeds scheduler.max_num_batched_tokens ({tokens})"
+
+
+@dataclass(frozen=True, config=_SECTION)
+class RuntimeSection:
+    """Where and how the graphs run; `debug` checks every bookkeeping invariant whenever the engine is idle."""
+
+    device_target: Literal["CPU", "Ascend"] = "CPU"
+    ops_backend: Literal["cpu"] = "cpu"
+    jit_level: Literal["O0", "O1"] = "O0"
+    debug: StrictBool = False
+
+
+def _sampling(value: Any) -> SamplingParams:
+    if isinstance(value, SamplingParams):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("a mapping of keys")
+    known = [key.name for key in fields(SamplingParams)]
+    for key in value:
+        if key not in known:
+            raise PydanticCustomError(UNKNOWN_SAMPLING_KEY, "{key}", {"key": key})
+    try:
+        return SamplingParams(**value)
+    except RequestError as error:
+        raise _sentence(f"sampling.{error}") from None
+
+
+@dataclass(frozen=True, config=_SECTION)
+class EngineConfig:
+    """Everything that an engine is built from; `sampling` holds the defaults of requests that leave a key out."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    cache: CacheSection = field(default_factory=CacheSection)
+    scheduler: SchedulerSection = field(default_factory=SchedulerSection)
+    runtime: RuntimeSection = field(default_factory=RuntimeSection)
+    sampling: Annotated[SamplingParams, PlainValidator(_sampling)] = field(default_factory=SamplingParams)
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """Type of the pages' elements: the model's, unless `cache.kv_cache_dtype` says otherwise."""
+        return self.model.dtype if self.cache.kv_cache_dtype == "auto" else self.cache.kv_cache_dtype
