@@ -1,0 +1,169 @@
+"""Text to token ids and back, with the chat template of the model."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
+
+from mindspore_paged.errors import CheckpointError, RequestError
+from mindspore_paged.formats.gguf_file import GgufFile, eos_token_ids, is_gguf
+from mindspore_paged.formats.hf_files import generation_eos_token_ids, read_json_object_if_there
+from mindspore_paged.tokenizer.chat_template import ChatTemplate
+from mindspore_paged.tokenizer.gguf_vocabulary import gguf_backend, gguf_sequence_ends
+
+_CLASSES_WITH_FLAGS = ("LlamaTokenizer", "LlamaTokenizerFast")
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    backend: the `tokenizers.Tokenizer` beneath, for `tokenizers.decoders.DecodeStream` (text as it grows).
+    bos_token_id: the token that starts a sequence, or None. eos_token_ids: those that end one.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        bos_token_id: int | None,
+        eos_token_ids: tuple[int, ...],
+        chat_template: ChatTemplate | None,
+    ):
+        self.backend = backend
+        self.bos_token_id = bos_token_id
+        self.eos_token_ids = eos_token_ids
+        self._chat_template = chat_template
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, added ones included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model can be given messages."""
+        return self._chat_template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a raw prompt; BOS and EOS are added only where the model's own files say so.
+
+        Special tokens that are spelled out in `text` become those tokens, as in Hugging Face transformers.
+        """
+        return self.backend.encode(text, add_special_tokens=True).ids
+
+    def encode_chat(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+        """The token ids of a chat; a BOS comes from the template alone, so that there are never two."""
+        text = self.apply_chat_template(messages, add_generation_prompt)
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        """The prompt that the model's chat template makes of `messages` (dicts with `role` and `content`).
+
+        Raises RequestError where the model has no chat template, or where the template refuses the messages.
+        """
+        if self._chat_template is None:
+            raise RequestError("messages: this model has no chat template; give it a prompt instead")
+        return self._chat_template.render(messages, add_generation_prompt)
+
+
+def load_tokenizer(source: str | Path | GgufFile | None) -> Tokenizer | None:
+    """The tokenizer of a GGUF file or a Hugging Face folder, or None where `source` carries none.
+
+    source: a path, or the `tokenizer_source` of an open checkpoint, which saves parsing a GGUF file twice.
+    Raises CheckpointError for a tokenizer that is damaged or of an unsupported kind.
+    """
+    if isinstance(source, GgufFile):
+        return _from_gguf(source)
+    if source is None:
+        return None
+    path = Path(source).expanduser()
+    if is_gguf(path):
+        return _from_gguf(GgufFile(path))
+    return _from_folder(path) if (path / "tokenizer.json").is_file() else None
+
+
+def _from_gguf(file: GgufFile) -> Tokenizer | None:
+    backend = gguf_backend(file)
+    if backend is None:
+        return None
+    _add_sequence_ends(backend, gguf_sequence_ends(file))
+    ids = {name: file.optional(f"tokenizer.ggml.{name}_token_id", int) for name in ("bos", "eos")}
+    special_tokens = {f"{name}_token": backend.id_to_token(index) for name, index in ids.items() if index is not None}
+    template = file.optional("tokenizer.chat_template", str)
+    return Tokenizer(
+        backend,
+        bos_token_id=ids["bos"],
+        eos_token_ids=eos_token_ids(file),
+        chat_template=ChatTemplate(template, special_tokens) if template else None,
+    )
+
+
+def _add_sequence_ends(backend: Backend, ends: dict[str, int]):
+    """Make `backend` put the tokens `ends["bos"]` and `ends["eos"]`, where present, around what it encodes."""
+    texts = {name: backend.id_to_token(index) for name, index in ends.items()}
+    single = [texts["bos"], "$A"] if "bos" in texts else ["$A"]
+    single += [texts["eos"]] if "eos" in texts else []
+    special_tokens = list({(texts[name], ends[name]) for name in ends})
+    backend.post_processor = TemplateProcessing(single=single, special_tokens=special_tokens)
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    config = read_json_object_if_there(folder / "tokenizer_config.json")
+    backend = _read_backend(folder / "tokenizer.json")
+    special_tokens = {name: _token_text(value) for name, value in config.items() if _is_special_token(name, value)}
+    ids = {name: backend.token_to_id(special_tokens.get(f"{name}_token", "")) for name in ("bos", "eos")}
+    if config.get("tokenizer_class") in _CLASSES_WITH_FLAGS:
+        _add_sequence_ends(backend, _flagged_ends(folder, config, ids))
+    template = _folder_chat_template(folder, config)
+    eos = (*generation_eos_token_ids(folder), ids["eos"])
+    return Tokenizer(
+        backend,
+        bos_token_id=ids["bos"],
+        eos_token_ids=tuple(dict.fromkeys(token for token in eos if token is not None)),
+        chat_template=ChatTemplate(template, special_tokens) if template else None,
+    )
+
+
+def _read_backend(path: Path) -> Backend:
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(f"{path}: not a tokenizer ({error})") from error
+    # Settings left over from training: a prompt is never cut or filled up.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _is_special_token(name: str, value: Any) -> bool:
+    # add_bos_token and its like end the same way, but are no texts.
+    return name.endswith("_token") and isinstance(value, str | dict)
+
+
+def _token_text(value: str | dict[str, Any]) -> str:
+    return value["content"] if isinstance(value, dict) else value
+
+
+def _flagged_ends(folder: Path, config: dict[str, Any], ids: dict[str, int | None]) -> dict[str, int]:
+    # transformers' LlamaTokenizer replaces what tokenizer.json says of BOS and EOS by its own two flags.
+    flags = {"bos": config.get("add_bos_token", True), "eos": config.get("add_eos_token", False)}
+    ends = {name: ids[name] for name, add in flags.items() if add}
+    for name, index in ends.items():
+        if index is None:
+            raise CheckpointError(f"{folder}: add_{name}_token is true, but {name}_token is not in the vocabulary")
+    return ends
+
+
+def _folder_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        by_name = {entry["name"]: entry["template"] for entry in template}
+        return by_name.get("default")
+    return template

@@ -1,0 +1,1 @@
+"""Readers of checkpoints: every format yields tensors under one set of names."""

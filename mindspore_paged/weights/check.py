@@ -1,0 +1,50 @@
+"""The check that a checkpoint fits a model, made before anything is loaded."""
+
+import re
+
+import numpy as np
+
+from mindspore_paged.errors import CheckpointError
+from mindspore_paged.weights.bfloat16 import BFLOAT16
+from mindspore_paged.weights.checkpoint import Checkpoint
+from mindspore_paged.weights.tensor_names import LM_HEAD
+
+WEIGHT_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
+# Left over from training or from older exports; none of it takes part in inference.
+_HARMLESS = re.compile(
+    r".*rotary_emb\.inv_freq|.*rope\.freqs|blk\.\d+\.attn_rot_embd\.weight"
+    r"|(adam_[mv]|exp_avg|exp_avg_sq|accu_grads|moment[12]?)\..*"
+    r"|(global_step|epoch_num|step_num|beta[12]_power|learning_rate|loss_scale|scale_sense|current_iterator_step|"
+    r"last_overflow_iterator_step)"
+)
+
+
+def check_weights(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError unless `checkpoint` holds exactly the tensors `expected`, by name, with those shapes.
+
+    An lm_head that `expected` does not name belongs to a model with tied embeddings, and is ignored; so are rotary
+    frequencies and the state of an optimizer. Weights must be float32, float16 or bfloat16.
+    """
+    held = set(checkpoint.names())
+    missing = [name for name in expected if name not in held]
+    if missing:
+        raise CheckpointError(f"{checkpoint.path}: {_counted(missing, 'missing')}")
+    for name, shape in expected.items():
+        if checkpoint.shape(name) != tuple(shape):
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name} has shape {checkpoint.shape(name)}; the model needs {tuple(shape)}"
+            )
+        if checkpoint.dtype(name) not in WEIGHT_DTYPES:
+            allowed = ", ".join(str(kind) for kind in WEIGHT_DTYPES)
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name} is of type {checkpoint.dtype(name)}; allowed: {allowed}"
+            )
+    extra = sorted(name for name in held - expected.keys() if name != LM_HEAD and not _HARMLESS.fullmatch(name))
+    if extra:
+        raise CheckpointError(f"{checkpoint.path}: {_counted(extra, 'not part of the model')}")
+
+
+def _counted(names: list[str], what: str) -> str:
+    if len(names) == 1:
+        return f"tensor {names[0]} is {what}"
+    return f"{len(names)} tensors are {what}, the first is {names[0]}"

@@ -1,0 +1,87 @@
+"""The weights of a GGUF file, dequantized one tensor at a time."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Quantization
+
+from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.gguf_file import GgufFile
+from mindspore_paged.weights.bfloat16 import BFLOAT16
+from mindspore_paged.weights.gguf_config import ROPE_FACTORS, gguf_model_config
+from mindspore_paged.weights.tensor_names import from_gguf
+
+_KEPT_DTYPES = {
+    Quantization.F32: np.dtype(np.float32),
+    Quantization.F16: np.dtype(np.float16),
+    Quantization.BF16: BFLOAT16,
+}
+
+
+class GgufCheckpoint:
+    """The tensors of a LLaMA GGUF file under Hugging Face's names.
+
+    Float tensors keep their type; quantized ones are read as float32. Rows of q_proj and k_proj are put back from
+    the interleaved rotary order of GGUF to the rotate-half order of Hugging Face.
+    Raises CheckpointError for a damaged file, another architecture, or a quantization that cannot be read.
+    """
+
+    def __init__(self, path: str | Path):
+        file = GgufFile(path)
+        self.path = file.path
+        self.model_config = gguf_model_config(file)
+        self.tokenizer_source: GgufFile | None = file
+        self._tensors = {from_gguf(name): tensor for name, tensor in file.tensors.items() if name != ROPE_FACTORS}
+        self._refuse_unreadable_quantizations()
+
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that `read(name)` returns."""
+        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype that `read(name)` returns."""
+        return _KEPT_DTYPES.get(self._tensors[name].tensor_type, np.dtype(np.float32))
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor called `name`, as an array of its own."""
+        tensor = self._tensors[name]
+        if tensor.tensor_type in _KEPT_DTYPES:
+            # The reader shows bfloat16 as pairs of bytes.
+            weights = np.array(tensor.data).view(self.dtype(name)).reshape(self.shape(name))
+        else:
+            weights = gguf.dequantize(tensor.data, tensor.tensor_type)
+        heads = self._rotated_heads(name)
+        return to_rotate_half(weights, heads) if heads else weights
+
+    def _rotated_heads(self, name: str) -> int | None:
+        if name.endswith("self_attn.q_proj.weight"):
+            return self.model_config.num_attention_heads
+        if name.endswith("self_attn.k_proj.weight"):
+            return self.model_config.num_key_value_heads
+        return None
+
+    def _refuse_unreadable_quantizations(self):
+        one_of_each = {tensor.tensor_type: tensor for tensor in self._tensors.values()}
+        for kind, tensor in one_of_each.items():
+            try:
+                gguf.dequantize(tensor.data.reshape(-1, tensor.data.shape[-1])[:1], kind)
+            except NotImplementedError as error:
+                raise CheckpointError(
+                    f"{self.path}: tensor {tensor.name} is stored as {kind.name}, which cannot be read"
+                ) from error
+
+
+def to_rotate_half(weights: np.ndarray, heads: int) -> np.ndarray:
+    """Reorder the rows of a q or k projection from pairs (0,1), (2,3), … to halves: evens, then odds.
+
+    weights: [heads * head_dim, hidden_size], any dtype. Rotary embedding turns two rows of a head together: GGUF puts
+    the two side by side, Hugging Face half a head apart.
+    """
+    rows, columns = weights.shape
+    pairs = weights.reshape(heads, rows // heads // 2, 2, columns)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, columns)

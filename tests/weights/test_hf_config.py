@@ -1,0 +1,130 @@
+"""A config.json becomes a ModelConfig, or is refused by the name of the key."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mindspore_paged.errors import CheckpointError
+from mindspore_paged.model_config import RopeScaling
+from mindspore_paged.weights.checkpoint import open_checkpoint
+from tests.weights import tiny
+
+LLAMA3 = {
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.fixture
+def config_of(tmp_path):
+    def write_and_open(**changes):
+        return open_checkpoint(tiny.write_hf_folder(tmp_path / "hf", tiny.make_weights(), **changes)).model_config
+
+    return write_and_open
+
+
+def test_absent_keys_take_the_defaults_of_transformers(config_of):
+    absent = (
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_scaling",
+        "hidden_act",
+        "attention_bias",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+    )
+    assert config_of(**dict.fromkeys(absent, "absent")) == replace(
+        tiny.CONFIG,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-6,
+        rope_theta=10000.0,
+        bos_token_id=None,
+        eos_token_ids=(),
+    )
+
+
+def test_head_dim_and_tied_embeddings(config_of):
+    config = config_of(head_dim=16, tie_word_embeddings=True)
+    assert (config.head_dim, config.tie_word_embeddings) == (16, True)
+
+
+def test_generation_config_decides_what_ends_a_sequence(tmp_path, config_of):
+    assert config_of(eos_token_id=[5, 6]).eos_token_ids == (5, 6)
+    (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
+    assert config_of().eos_token_ids == (7, 2)
+    (tmp_path / "hf" / "generation_config.json").write_text("{}")
+    assert config_of().eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "scaling"),
+    [
+        ({"rope_scaling": None}, RopeScaling()),
+        ({"rope_scaling": {"rope_type": "default"}}, RopeScaling()),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, RopeScaling("linear", 2.0)),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2}}, RopeScaling("linear", 2.0)),
+        ({"rope_scaling": {"rope_type": "llama3", **LLAMA3}}, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
+        (
+            {"rope_theta": "absent", "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **LLAMA3}},
+            RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+        ),
+        ({"rope_theta": "absent", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, RopeScaling()),
+    ],
+)
+def test_rope_scaling_in_each_spelling(config_of, changes, scaling):
+    assert config_of(**changes) == replace(tiny.CONFIG, rope_scaling=scaling)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope", "ntk"])
+def test_other_rope_types_are_refused_by_name(config_of, kind):
+    with pytest.raises(CheckpointError, match=f"rope type is '{kind}'; allowed: 'default', 'linear', 'llama3'"):
+        config_of(rope_scaling={"rope_type": kind, "factor": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mistral"}, "model_type is 'mistral'; allowed: 'llama'"),
+        ({"model_type": "absent"}, "model_type is None"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; allowed: 'silu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is .*gptq"),
+        ({"hidden_size": "absent"}, "hidden_size is None"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_key_value_heads": 3}, "not a multiple"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
+        ({"rope_scaling": "linear"}, "rope scaling is 'linear'"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor is None"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is None"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor is 0.5"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused(config_of, changes, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        config_of(**changes)
+    assert "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[1, 2]", b"\xff\xfe\x00"])
+def test_a_damaged_config_is_refused(tmp_path, content):
+    folder = tiny.write_hf_folder(tmp_path / "hf", tiny.make_weights())
+    (folder / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CheckpointError, match=r"config.json: (not readable as JSON|holds a list)"):
+        open_checkpoint(folder)
+
+
+def test_the_written_config_is_one_that_can_be_read(tmp_path):
+    folder = tiny.write_hf_folder(tmp_path / "hf", tiny.make_weights())
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
+    assert open_checkpoint(folder).model_config == tiny.CONFIG
