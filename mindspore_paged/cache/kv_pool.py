@@ -1,0 +1,61 @@
+"""The pages themselves: key and value caches and block_table as Parameters of the graph."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Zero
+
+from mindspore_paged.custom_ops.ops import CopyBlocks
+from mindspore_paged.errors import ConfigError
+
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def num_blocks_for_budget(memory_budget: int, bytes_per_token: int, block_size: int) -> int:
+    """Blocks, null block included, that fit in `memory_budget` bytes; raises ConfigError below two."""
+    num_blocks = memory_budget // (bytes_per_token * block_size)
+    if num_blocks < 2:
+        raise ConfigError(
+            f"cache.memory_budget of {memory_budget} bytes holds {num_blocks} blocks of {block_size} tokens; "
+            f"at least 2 need {2 * bytes_per_token * block_size} bytes"
+        )
+    return num_blocks
+
+
+class KVPagePool:
+    """Device memory of the cache, allocated once; graphs read and write these Parameters in place.
+
+    key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`.
+    block_table: Parameter int32 [max_num_seqs, max_blocks_per_seq]; the null block where a row has no block.
+    copier: Cell that copies pages within all of them.
+    """
+
+    def __init__(self, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu"):
+        page_shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.key_caches = [_zeros(page_shape, dtype, f"{i}.key_cache") for i in range(num_layers)]
+        self.value_caches = [_zeros(page_shape, dtype, f"{i}.value_cache") for i in range(num_layers)]
+        self.block_table = _zeros(table_shape, "int32", "block_table")
+        self.copier = CopyPages(self.key_caches, self.value_caches, backend)
+        self.num_bytes = 2 * num_layers * int(np.prod(page_shape)) * ITEM_SIZES[dtype]
+
+
+class CopyPages(nn.Cell):
+    """copy_blocks on each layer's caches, as one graph: pairs int32 [P, 2] -> int32 [1], to wait for."""
+
+    def __init__(self, key_caches, value_caches, backend):
+        super().__init__()
+        self.key_caches = ms.ParameterTuple(key_caches)
+        self.value_caches = ms.ParameterTuple(value_caches)
+        self.copy_blocks = CopyBlocks(backend)
+
+    def construct(self, pairs):
+        """Copy in every layer."""
+        done = ops.zeros((1,), ms.int32)
+        for key_cache, value_cache in zip(self.key_caches, self.value_caches):  # noqa: B905, a graph knows no `strict`
+            done = done + self.copy_blocks(key_cache, value_cache, pairs)
+        return done
+
+
+def _zeros(shape, dtype, name) -> Parameter:
+    return Parameter(Tensor(shape=shape, dtype=getattr(ms, dtype), init=Zero()), name=name, requires_grad=False)
