@@ -1,0 +1,1 @@
+"""LLaMA as MindSpore Cells."""

@@ -1,0 +1,201 @@
+"""LLaMA 2 and 3 as Cells (Touvron et al. 2023): one step over T tokens of any sequences, through the paged cache.
+
+Shapes: T tokens, H query heads, K KV heads, D head_dim, R rows of block_table, M blocks a row, N logits wanted.
+Parameters carry Hugging Face's names.
+"""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Zero
+
+from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.custom_ops.ops import PagedAttention, ReshapeAndCache
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.rope import rope_tables
+
+
+def _weight(*shape, dtype) -> Parameter:
+    # Lazy: no memory until weights are set or the graph is compiled.
+    return Parameter(Tensor(shape=shape, dtype=dtype, init=Zero()), requires_grad=False)
+
+
+class Linear(nn.Cell):
+    """x [T, in_features] -> x W^T [T, out_features], without bias."""
+
+    def __init__(self, in_features, out_features, dtype):
+        super().__init__()
+        self.weight = _weight(out_features, in_features, dtype=dtype)
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x):
+        return self.matmul(x, self.weight)
+
+
+class Embedding(nn.Cell):
+    """Token ids [T] -> rows of the table [T, hidden_size]."""
+
+    def __init__(self, vocab_size, hidden_size, dtype):
+        super().__init__()
+        self.weight = _weight(vocab_size, hidden_size, dtype=dtype)
+        self.gather = ops.Gather()
+
+    def construct(self, input_ids):
+        return self.gather(self.weight, input_ids, 0)
+
+
+class RMSNorm(nn.Cell):
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019); the mean in float32."""
+
+    def __init__(self, hidden_size, eps, dtype):
+        super().__init__()
+        self.weight = _weight(hidden_size, dtype=dtype)
+        self.eps = eps
+        self.dtype = dtype
+        self.mean = ops.ReduceMean(keep_dims=True)
+        self.cast = ops.Cast()
+
+    def construct(self, x):
+        wide = self.cast(x, ms.float32)
+        scale = ops.rsqrt(self.mean(wide * wide, -1) + self.eps)
+        return self.cast(wide * scale, self.dtype) * self.weight
+
+
+class LlamaAttention(nn.Cell):
+    """Grouped-query attention over the sequence's pages; this step's keys and values are written first."""
+
+    def __init__(self, config: ModelConfig, key_cache, value_cache, dtype, ops_backend):
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
+        query_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.q_proj = Linear(config.hidden_size, query_size, dtype)
+        self.k_proj = Linear(config.hidden_size, kv_size, dtype)
+        self.v_proj = Linear(config.hidden_size, kv_size, dtype)
+        self.o_proj = Linear(query_size, config.hidden_size, dtype)
+        self.key_cache, self.value_cache = key_cache, value_cache
+        self.reshape_and_cache = ReshapeAndCache(ops_backend)
+        self.paged_attention = PagedAttention(self.head_dim**-0.5, ops_backend)
+        self.split_halves = ops.Split(axis=-1, output_num=2)
+        self.concat = ops.Concat(axis=-1)
+
+    def construct(self, x, step):
+        cos, sin, slot_mapping, block_table, rows, context_lens = step
+        query = self.rotate(self.q_proj(x).reshape(-1, self.num_heads, self.head_dim), cos, sin)
+        key = self.rotate(self.k_proj(x).reshape(-1, self.num_kv_heads, self.head_dim), cos, sin)
+        value = self.v_proj(x).reshape(-1, self.num_kv_heads, self.head_dim)
+        written = self.reshape_and_cache(key, value, self.key_cache, self.value_cache, slot_mapping)
+        query = ops.depend(query, written)
+        attended = self.paged_attention(query, self.key_cache, self.value_cache, block_table, rows, context_lens)
+        return self.o_proj(attended.reshape(-1, self.num_heads * self.head_dim))
+
+    def rotate(self, heads, cos, sin):
+        """Rotary position embedding on [T, heads, D], in rotate-half order."""
+        first, second = self.split_halves(heads)
+        return heads * cos + self.concat((-second, first)) * sin
+
+
+class LlamaMLP(nn.Cell):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig, dtype):
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, dtype)
+
+    def construct(self, x):
+        return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LlamaDecoderLayer(nn.Cell):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, key_cache, value_cache, dtype, ops_backend):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.self_attn = LlamaAttention(config, key_cache, value_cache, dtype, ops_backend)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.mlp = LlamaMLP(config, dtype)
+
+    def construct(self, x, step):
+        x = x + self.self_attn(self.input_layernorm(x), step)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(nn.Cell):
+    """Embedding, decoder layers, final norm."""
+
+    def __init__(self, config: ModelConfig, kv_pool: KVPagePool, dtype, ops_backend, share_layers):
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype)
+        layers = [
+            LlamaDecoderLayer(config, key_cache, value_cache, dtype, ops_backend)
+            for key_cache, value_cache in zip(kv_pool.key_caches, kv_pool.value_caches, strict=True)
+        ]
+        if share_layers:
+            layers = layers[:1] * config.num_hidden_layers
+        self.layers = nn.CellList(layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+
+    def construct(self, input_ids, step):
+        x = self.embed_tokens(input_ids)
+        for layer in self.layers:
+            x = layer(x, step)
+        return self.norm(x)
+
+
+class LlamaForCausalLM(nn.Cell):
+    """One step of a LLaMA over T tokens, whatever mixture of prefill and decode they are.
+
+    config: dimensions; kv_pool: pages and block_table that the step reads and writes in place;
+    num_positions: rows of the rotary table (max_model_len); dtype: of weights and activations;
+    share_layers: every layer is the pool's first, for compiling a graph whose weights would not fit.
+
+    Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
+    wanted; table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before anything
+    else. Returns logits float32 [N, vocab_size].
+    """
+
+    def __init__(
+        self, config: ModelConfig, kv_pool: KVPagePool, num_positions, dtype=ms.float32, ops_backend="cpu",
+        share_layers=False,
+    ):  # fmt: skip
+        super().__init__()
+        self.model = LlamaModel(config, kv_pool, dtype, ops_backend, share_layers)
+        self.tied = config.tie_word_embeddings
+        if not self.tied:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
+        for name, weight in self.weights().items():
+            weight.name = name
+        self.block_table = kv_pool.block_table
+        self.block_size = kv_pool.block_size
+        self.blocks_per_row = kv_pool.block_table.shape[1]
+        cos, sin = rope_tables(config, num_positions)
+        self.cos_table, self.sin_table = Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype)
+        self.gather = ops.Gather()
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.write_table = ops.ScatterNdUpdate()
+
+    def weights(self) -> dict[str, Parameter]:
+        """What a checkpoint must provide, by Hugging Face's names; the pool's Parameters are not among them."""
+        return {name: p for name, p in self.parameters_and_names() if name.endswith(".weight")}
+
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        block_table = ops.depend(self.block_table, self.write_table(self.block_table, table_indices, table_values))
+        step = (
+            self.gather(self.cos_table, positions, 0),
+            self.gather(self.sin_table, positions, 0),
+            self.slots(block_table, positions, rows),
+            block_table,
+            rows,
+            ops.select(rows < 0, ops.zeros_like(positions), positions + 1),
+        )
+        hidden = self.gather(self.model(input_ids, step), logit_indices, 0)
+        logits = self.matmul(hidden, self.model.embed_tokens.weight) if self.tied else self.lm_head(hidden)
+        return ops.cast(logits, ms.float32)
+
+    def slots(self, block_table, positions, rows):
+        """Flat slot of each token in the pages, int32 [T]; -1 for padding, which is never written."""
+        entries = ops.maximum(rows, 0) * self.blocks_per_row + positions // self.block_size
+        blocks = self.gather(block_table.reshape(-1), entries, 0)
+        return ops.select(rows < 0, ops.zeros_like(rows) - 1, blocks * self.block_size + positions % self.block_size)

@@ -1,0 +1,194 @@
+"""LlamaForCausalLM over scattered pages against the float64 reference, within 1e-4."""
+
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.engine.step_inputs import StepInputs
+from mindspore_paged.errors import StepError
+from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
+from mindspore_paged.models.llama import LlamaForCausalLM
+from tests.reference import llama as reference
+
+BLOCK_SIZE, NUM_BLOCKS, ROWS, BLOCKS_PER_ROW = 16, 24, 6, 4
+UNUSED_ENTRY = (4, 3, 0)  # of block_table, and what it holds: a step states at least one
+TINY = MODEL_CONFIGS["tiny"]
+
+
+def shaped(heads, kv_heads, head_dim, **changes) -> ModelConfig:
+    return replace(
+        TINY,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        hidden_size=96,
+        **changes,
+    )
+
+
+CONFIGS = {
+    "grouped": TINY,
+    "H equals K, D 64, own lm_head": shaped(2, 2, 64, tie_word_embeddings=False),
+    "H is 8K, D 80": shaped(8, 1, 80),
+    "H is 4K, D 128, one layer": shaped(8, 2, 128, num_hidden_layers=1),
+    "linear rope": replace(TINY, rope_scaling=RopeScaling("linear", factor=4.0)),
+    "ntk rope": replace(TINY, rope_scaling=RopeScaling("ntk", factor=4.0)),
+    "llama3 rope": replace(
+        TINY,
+        rope_theta=500000.0,
+        rope_scaling=RopeScaling(
+            "llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=32,
+        ),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+
+
+def make_runner(config, weights, buckets, kv_cache_dtype="float32") -> ModelRunner:
+    """A runner whose pages hold NaN wherever nothing was written."""
+    shape = (ROWS, BLOCKS_PER_ROW)
+    pool = KVPagePool(
+        config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim,
+        kv_cache_dtype, shape,
+    )  # fmt: skip
+    for cache in (*pool.key_caches, *pool.value_caches):
+        cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
+    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE)
+    for name, weight in model.weights().items():
+        weight.set_data(Tensor(weights[name]))
+    return ModelRunner(model, pool, buckets)
+
+
+def step(*tokens, table=(), logits=None) -> StepInputs:
+    """A step of (row, position, token id) triples; by default every token's logits are wanted."""
+    rows, positions, input_ids = (np.array(column, np.int32) for column in zip(*tokens))
+    wanted = np.arange(len(tokens)) if logits is None else np.array(logits)
+    entries = np.array(table or [UNUSED_ENTRY], np.int32)
+    return StepInputs(input_ids, positions, rows, wanted.astype(np.int32), entries[:, :2], entries[:, 2])
+
+
+def row_tokens(row, start, token_ids):
+    return [(row, start + i, int(token)) for i, token in enumerate(token_ids)]
+
+
+def table_of(row, blocks):
+    return [(row, column, block) for column, block in enumerate(blocks)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prefill_and_decode_equal_the_reference(name):
+    config = CONFIGS[name]
+    weights = reference.random_weights(config, seed=1)
+    tokens = np.random.default_rng(2).integers(0, config.vocab_size, 40)
+    expected = reference.logits(config, weights, tokens)
+    runner = make_runner(config, weights, [1, 32])
+    got = []
+    for start in range(0, 36, 6):  # chunks of six, of which the third crosses a block's end
+        table = table_of(2, [17, 3, 9]) if start == 0 else ()
+        got.append(runner.run(step(*row_tokens(2, start, tokens[start : start + 6]), table=table)))
+    got += [runner.run(step((2, p, int(tokens[p])))) for p in range(36, 40)]
+    np.testing.assert_allclose(np.concatenate(got), expected, rtol=0, atol=1e-4)
+
+
+def test_a_mixed_step_equals_each_sequence_alone():
+    weights = reference.random_weights(TINY, seed=3)
+    generator = np.random.default_rng(4)
+    texts = [generator.integers(0, TINY.vocab_size, length) for length in (17, 33, 5)]
+    runner = make_runner(TINY, weights, [64])
+    tables = table_of(0, [5, 2]) + table_of(3, [11, 7, 1]) + table_of(5, [20])
+    first = row_tokens(0, 0, texts[0][:16]) + row_tokens(3, 0, texts[1][:20])
+    runner.run(step(*first, table=tables, logits=[0]))
+    mixed = row_tokens(3, 20, texts[1][20:]) + row_tokens(0, 16, texts[0][16:]) + row_tokens(5, 0, texts[2])
+    got = runner.run(step(*mixed, logits=[12, 13, 18]))
+    expected = [reference.logits(TINY, weights, text)[-1] for text in (texts[1], texts[0], texts[2])]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 5e-3), ("bfloat16", 4e-2)])
+def test_narrow_pages_stay_close(dtype, tolerance):
+    weights = reference.random_weights(TINY, seed=5)
+    tokens = np.random.default_rng(6).integers(0, TINY.vocab_size, 30)
+    runner = make_runner(TINY, weights, [32], dtype)
+    table = table_of(1, [4, 8])
+    got = [runner.run(step(*row_tokens(1, s, tokens[s : s + 6]), table=table)) for s in range(0, 30, 6)]
+    error = np.abs(np.concatenate(got) - reference.logits(TINY, weights, tokens)).max()
+    assert 1e-6 < error < tolerance  # below the lower bound the pages would not be narrow at all
+
+
+def test_more_table_changes_than_a_step_takes_are_written_before_it():
+    weights = reference.random_weights(TINY, seed=7)
+    runner = make_runner(TINY, weights, [1, 8])
+    tokens = [9, 8, 7]
+    table = [(row, column, 1 + row) for row in range(ROWS) for column in range(BLOCKS_PER_ROW)]
+    assert len(table) > 2 * runner.table_entries_per_step - BLOCKS_PER_ROW
+    got = runner.run(step(*row_tokens(5, 0, tokens), table=table))
+    np.testing.assert_allclose(got, reference.logits(TINY, weights, tokens), rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(runner.kv_pool.block_table.asnumpy()[:, 0], np.arange(ROWS) + 1)
+
+
+def test_copied_pages_serve_another_row_and_later_writes_stay_apart():
+    weights = reference.random_weights(TINY, seed=8)
+    runner = make_runner(TINY, weights, [1, 32])
+    tokens = [3, 1, 4, 1, 5, 9]
+    runner.run(step(*row_tokens(0, 0, tokens), table=table_of(0, [6])))
+    runner.copy_blocks([(6, 13)])
+    for row, block, token in ((0, 6, 20), (1, 13, 30)):
+        got = runner.run(step((row, 6, token), table=table_of(row, [block])))
+        np.testing.assert_allclose(got[0], reference.logits(TINY, weights, [*tokens, token])[-1], rtol=0, atol=1e-4)
+
+
+def test_nothing_compiles_after_warm_up():
+    runner = make_runner(TINY, reference.random_weights(TINY, seed=9), [1, 2, 8])
+    runner.warm_up(iter)
+    for length in (1, 2, 3, 8):
+        runner.run(step(*row_tokens(0, 0, range(length)), table=table_of(0, [1]), logits=[length - 1]))
+    runner.copy_blocks([(1, 2)] * 40)
+    assert runner.num_compiles == 4
+    assert runner.compiles_after_warmup == 0
+
+
+def test_a_shape_that_slips_through_is_counted():
+    runner = make_runner(TINY, reference.random_weights(TINY, seed=9), [1, 2])
+    runner.warm_up(iter)
+    runner.token_buckets = (1, 2, 4)
+    runner.run(step(*row_tokens(0, 0, [1, 2, 3]), table=table_of(0, [1])))
+    assert runner.compiles_after_warmup == 1
+
+
+def test_a_step_that_an_operator_refuses_says_why_and_the_next_one_runs():
+    weights = reference.random_weights(TINY, seed=12)
+    runner = make_runner(TINY, weights, [1, 4])
+    runner.warm_up(iter)
+    with pytest.raises(StepError, match=r"^reshape_and_cache: token 0: slot 1584 is outside \[-1, 384\)$"):
+        runner.run(step(*row_tokens(0, 0, [1, 2]), table=table_of(0, [99])))
+    got = runner.run(step(*row_tokens(0, 0, [1, 2]), table=table_of(0, [9])))
+    np.testing.assert_allclose(got, reference.logits(TINY, weights, [1, 2]), rtol=0, atol=1e-4)
+    assert runner.compiles_after_warmup == 1
+    with pytest.raises(StepError, match=r"^copy_blocks: pair 0: source block 99 is outside \[0, 24\)$"):
+        runner.copy_blocks([(99, 1)])
+    runner.copy_blocks([(9, 1)])
+
+
+@pytest.mark.slow
+def test_a_full_width_layer_of_llama_70b_equals_the_reference():
+    full = MODEL_CONFIGS["llama2-70b"]
+    config = replace(full, num_hidden_layers=1, vocab_size=64)
+    weights = reference.random_weights(config, seed=10)
+    tokens = [5, 60, 33, 7]
+    runner = make_runner(config, weights, [1, 4])
+    got = [runner.run(step(*row_tokens(0, 0, tokens[:3]), table=table_of(0, [2])))]
+    got.append(runner.run(step((0, 3, tokens[3]))))
+    np.testing.assert_allclose(np.concatenate(got), reference.logits(config, weights, tokens), rtol=0, atol=1e-4)

@@ -1,0 +1,1 @@
+"""Independent formulations that the tests compare the package with."""

@@ -1,0 +1,165 @@
+"""LLaMA in NumPy and float64, written from the papers: whole sequences, plain causal attention, no cache.
+
+Independent of the package but for the ModelConfig that says the sizes. Weights carry Hugging Face's names, matrices
+are [out, in]. T tokens, H query heads, K key/value heads, D head_dim.
+"""
+
+import math
+
+import numpy as np
+
+from mindspore_paged.model_config import ModelConfig
+
+BLOCK_ROWS = 1024
+"""Rows of a weight matrix that are held in float64 at a time: a 70B layer in float64 would not fit in memory."""
+
+
+def logits(config: ModelConfig, weights: dict[str, np.ndarray], token_ids) -> np.ndarray:
+    """Logits [T, vocab_size] float64 for the token after each of `token_ids` [T]."""
+    hidden = weights["model.embed_tokens.weight"][np.asarray(token_ids)].astype(np.float64)
+    for index in range(config.num_hidden_layers):
+        hidden = layer(config, layer_weights(weights, index), hidden)
+    hidden = rms_norm(hidden, weights["model.norm.weight"], config.rms_norm_eps)
+    output = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    return linear(hidden, weights[output])
+
+
+def greedy(config: ModelConfig, weights: dict[str, np.ndarray], prompt, count: int) -> list[int]:
+    """The `count` most likely tokens after `prompt`, one after the other."""
+    token_ids = list(prompt)
+    for _ in range(count):
+        token_ids.append(int(logits(config, weights, token_ids)[-1].argmax()))
+    return token_ids[len(prompt) :]
+
+
+def layer(config: ModelConfig, weights: dict[str, np.ndarray], hidden: np.ndarray) -> np.ndarray:
+    """One decoder layer over [T, hidden_size], with names as in `layer_weights`."""
+    normed = rms_norm(hidden, weights["input_layernorm.weight"], config.rms_norm_eps)
+    hidden = hidden + self_attention(config, weights, normed)
+    normed = rms_norm(hidden, weights["post_attention_layernorm.weight"], config.rms_norm_eps)
+    return hidden + feed_forward(weights, normed)
+
+
+def layer_weights(weights: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    """Weights of one layer, named from within it: `self_attn.q_proj.weight`."""
+    prefix = f"model.layers.{index}."
+    return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+
+
+def self_attention(config: ModelConfig, weights: dict[str, np.ndarray], hidden: np.ndarray) -> np.ndarray:
+    """Grouped-query attention (Ainslie et al. 2023) of each token to itself and those before it."""
+    shape = (len(hidden), -1, config.head_dim)
+    query = linear(hidden, weights["self_attn.q_proj.weight"]).reshape(shape)
+    key = linear(hidden, weights["self_attn.k_proj.weight"]).reshape(shape)
+    value = linear(hidden, weights["self_attn.v_proj.weight"]).reshape(shape)
+    positions = np.arange(len(hidden))
+    context = causal_attention(rotate(config, query, positions), rotate(config, key, positions), value)
+    return linear(context.reshape(len(hidden), -1), weights["self_attn.o_proj.weight"])
+
+
+def causal_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """softmax(q k / sqrt(D)) v for query [T,H,D], key and value [T,K,D]; H / K query heads share a key head."""
+    tokens, heads, head_dim = query.shape
+    group = heads // key.shape[1]
+    context = np.empty_like(query)
+    for head in range(heads):
+        scores = query[:, head] @ key[:, head // group].T / math.sqrt(head_dim)
+        scores[np.triu_indices(tokens, 1)] = -np.inf
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        context[:, head] = weights @ value[:, head // group]
+    return context
+
+
+def feed_forward(weights: dict[str, np.ndarray], hidden: np.ndarray) -> np.ndarray:
+    """SwiGLU (Shazeer 2020): down(silu(gate) * up)."""
+    gate = linear(hidden, weights["mlp.gate_proj.weight"])
+    up = linear(hidden, weights["mlp.up_proj.weight"])
+    return linear(gate / (1.0 + np.exp(-gate)) * up, weights["mlp.down_proj.weight"])
+
+
+def rms_norm(hidden: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    """x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019)."""
+    return hidden / np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + epsilon) * weight.astype(np.float64)
+
+
+def linear(hidden: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """hidden [T, in] times weight [out, in] transposed, summed in float64 a block of rows at a time."""
+    blocks = range(0, len(weight), BLOCK_ROWS)
+    return np.concatenate(
+        [hidden @ weight[start : start + BLOCK_ROWS].astype(np.float64).T for start in blocks], axis=1
+    )
+
+
+def rotate(config: ModelConfig, heads: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Rotary embedding (Su et al. 2021) of [T, heads, D]: dimension i turns together with dimension i + D/2."""
+    angles = np.outer(positions, rope_frequencies(config))[:, None, :]
+    first, second = np.split(heads, 2, axis=-1)
+    cosine, sine = np.cos(angles), np.sin(angles)
+    return np.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Radians a position for each of the D/2 pairs, stretched as `config.rope_scaling` says."""
+    scaling, head_dim, base = config.rope_scaling, config.head_dim, config.rope_theta
+    if scaling.type == "ntk":
+        base *= scaling.factor ** (head_dim / (head_dim - 2))
+    frequencies = np.array([base ** (-2 * pair / head_dim) for pair in range(head_dim // 2)])
+    if scaling.type == "linear":
+        return frequencies / scaling.factor
+    if scaling.type == "llama3":
+        return np.array([_llama3_frequency(frequency, scaling) for frequency in frequencies])
+    return frequencies
+
+
+def _llama3_frequency(frequency: float, scaling) -> float:
+    """Llama 3.1: waves that fit many times into the old context stay, long ones are stretched, a blend between."""
+    turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)
+    if turns > scaling.high_freq_factor:
+        return frequency
+    if turns < scaling.low_freq_factor:
+        return frequency / scaling.factor
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    return kept * frequency + (1 - kept) * frequency / scaling.factor
+
+
+def random_weights(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+    """A whole model in float32 whose logits have a standard deviation of about 2."""
+    rng = np.random.default_rng(seed)
+    size = (config.vocab_size, config.hidden_size)
+    weights = {"model.embed_tokens.weight": _normal(rng, *size) * np.float32(2.0)}
+    for index in range(config.num_hidden_layers):
+        for name, array in random_layer_weights(config, rng).items():
+            weights[f"model.layers.{index}.{name}"] = array
+    weights["model.norm.weight"] = _norm_weight(rng, config.hidden_size)
+    if not config.tie_word_embeddings:
+        weights["lm_head.weight"] = _normal(rng, *size) * np.float32(2.0)
+    return weights
+
+
+def random_layer_weights(config: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One layer in float32, named from within it; every projection keeps the scale of its input."""
+    hidden_size, intermediate_size = config.hidden_size, config.intermediate_size
+    query_size = config.num_attention_heads * config.head_dim
+    key_size = config.num_key_value_heads * config.head_dim
+    return {
+        "input_layernorm.weight": _norm_weight(rng, hidden_size),
+        "self_attn.q_proj.weight": _normal(rng, query_size, hidden_size),
+        "self_attn.k_proj.weight": _normal(rng, key_size, hidden_size),
+        "self_attn.v_proj.weight": _normal(rng, key_size, hidden_size),
+        "self_attn.o_proj.weight": _normal(rng, hidden_size, query_size),
+        "post_attention_layernorm.weight": _norm_weight(rng, hidden_size),
+        "mlp.gate_proj.weight": _normal(rng, intermediate_size, hidden_size),
+        "mlp.up_proj.weight": _normal(rng, intermediate_size, hidden_size),
+        "mlp.down_proj.weight": _normal(rng, hidden_size, intermediate_size),
+    }
+
+
+def _normal(rng: np.random.Generator, outputs: int, inputs: int) -> np.ndarray:
+    matrix = rng.standard_normal((outputs, inputs), dtype=np.float32)
+    matrix /= np.float32(math.sqrt(inputs))
+    return matrix
+
+
+def _norm_weight(rng: np.random.Generator, size: int) -> np.ndarray:
+    return (1.0 + 0.1 * rng.standard_normal(size)).astype(np.float32)
