@@ -1,0 +1,181 @@
+"""Command line: prompts in, text or JSON out. `scripts/run_generate.py` and `mindspore-paged` both end here."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.engine.outputs import RequestOutput
+from mindspore_paged.errors import ConfigError, PagedError, RequestError
+from mindspore_paged.prompts_file import read_prompts_file
+from mindspore_paged.sampling_params import SamplingParams
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+EPILOG = """examples:
+  run_generate.py --config configs/smollm2_135m.yaml --chat --prompt "Why is the sky blue?"
+  run_generate.py --weights model.gguf --prompt "Once upon a time" "The capital of France is" --max-tokens 64
+  run_generate.py --weights path/to/huggingface_folder --prompts-file prompts.jsonl --json answers.json
+  run_generate.py --config configs/smollm2_135m.yaml --set cache.block_size=32 scheduler.max_num_seqs=4 --prompt Hi
+
+a line of the prompts file is one of
+  {"prompt": "text"}   {"prompt_token_ids": [1, 2]}   {"messages": [{"role": "user", "content": "Hi"}]}
+and may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
+ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 1 if a request failed while running, or 2 (and one line on stderr) for bad input."""
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not for the user of a script
+    arguments = _parser().parse_args(argv)
+    try:
+        return _generate(arguments)
+    except PagedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_generate.py",
+        description="Generate text with a LLaMA model through PagedAttention in one static MindSpore graph.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    model = parser.add_argument_group("model (at least one)")
+    model.add_argument("--config", type=Path, metavar="FILE", help="YAML file, ours or a MindFormers predict YAML")
+    model.add_argument(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="GGUF file, Hugging Face folder, or MindSpore checkpoint; alone it is enough if it describes its model",
+    )
+    model.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="section.key=value",
+        help="change a key of the YAML, such as cache.num_blocks=512 or scheduler.max_num_seqs=16",
+    )
+    prompts = parser.add_argument_group("prompts (at least one)")
+    prompts.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="TEXT", help="one or more prompts")
+    prompts.add_argument("--prompts-file", type=Path, metavar="FILE.jsonl", help="one request a line, see below")
+    prompts.add_argument("--chat", action="store_true", help="put each --prompt through the model's chat template")
+    sampling = parser.add_argument_group("sampling (over the YAML's `sampling`, under the keys of a prompts-file line)")
+    sampling.add_argument("--max-tokens", type=int, metavar="N", help="tokens to generate at most")
+    sampling.add_argument("--temperature", type=float, metavar="X", help="0 is greedy")
+    sampling.add_argument("--ignore-eos", action="store_true", default=None, help="go on after end-of-sequence tokens")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="OUT", help="write answers and statistics to this file")
+    return parser
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    prompts = _prompts(arguments, _sampling(arguments, config.sampling))
+    _check_output(arguments.json)
+
+    from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
+
+    llm = LLM(config, show_progress=sys.stderr.isatty())
+    requests = [llm.make_request(prompt, params) for prompt, params in prompts]
+    if len(requests) == 1 and requests[0].params.n == 1 and arguments.json is None:
+        errors = _stream_answer(llm, requests[0])
+    else:
+        outputs = llm.run(requests)
+        errors = _print_answers(outputs)
+        if arguments.json is not None:
+            _write_json(arguments.json, outputs, llm.get_statistics())
+    _print_summary(llm.get_statistics())
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return EXIT_FAILED if errors else 0
+
+
+def _config(arguments: argparse.Namespace) -> EngineConfig:
+    if arguments.config is None and arguments.weights is None:
+        raise ConfigError("no model: give --config FILE, --weights PATH, or both")
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.weights is not None:
+        config = replace(config, model=replace(config.model, weights=arguments.weights))
+    return config
+
+
+def _sampling(arguments: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
+    flags = ("max_tokens", "temperature", "ignore_eos")
+    return replace(
+        defaults, **{flag: getattr(arguments, flag) for flag in flags if getattr(arguments, flag) is not None}
+    )
+
+
+def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[tuple[Any, SamplingParams]]:
+    prompts = [([{"role": "user", "content": text}] if arguments.chat else text, params) for text in arguments.prompt]
+    if arguments.prompts_file is not None:
+        prompts += read_prompts_file(arguments.prompts_file, params)
+    if not prompts:
+        raise RequestError("no prompt: give --prompt TEXT or --prompts-file FILE.jsonl")
+    return prompts
+
+
+def _check_output(path: Path | None) -> None:
+    """Find out before the work, not after it, that its result cannot be written."""
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        raise ConfigError(f"--json {path}: not a file in a folder that can be written to")
+
+
+def _stream_answer(llm, request) -> list[str]:
+    print(request.prompt or "", end="", flush=True)
+    errors = []
+    for update in llm.stream(request):
+        print(update.text, end="", flush=True)
+        errors += [update.error] if update.error else []
+    print(flush=True)
+    return errors
+
+
+def _print_answers(outputs: list[RequestOutput]) -> list[str]:
+    for output in outputs:
+        for answer in output.outputs:
+            print(f"--- {output.request_id} [{answer.index}], {len(answer.token_ids)} tokens, {answer.finish_reason}")
+            print(answer.text or answer.token_ids)
+    return [f"{output.request_id}: {output.error}" for output in outputs if output.error]
+
+
+def _print_summary(statistics: dict) -> None:
+    print(
+        f"\n{statistics['num_output_tokens']} tokens, {statistics['throughput']:.1f} tokens/s, "
+        f"first after {statistics['time_to_first_token_s']:.2f} s; "
+        f"memory {statistics['memory_usage_gb']:.2f} GB, block utilization {statistics['block_utilization']:.0%}, "
+        f"prefix cache hits {statistics['prefix_cache_hit_rate']:.0%}, preemptions {statistics['num_preemptions']}; "
+        f"{statistics['compiled_graphs']} graphs compiled, {statistics['compiles_after_warmup']} after warm-up",
+        file=sys.stderr,
+    )
+
+
+def _write_json(path: Path, outputs: list[RequestOutput], statistics: dict) -> None:
+    document = {"outputs": [_as_json(output) for output in outputs], "statistics": statistics}
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)  # a reader never sees half a file, an interrupted run leaves the old one
+
+
+def _as_json(output: RequestOutput) -> dict:
+    document = asdict(output)
+    for completion in document["outputs"]:
+        if completion["logprobs"] is None:
+            del completion["logprobs"]
+    if document["error"] is None:
+        del document["error"]
+    return document

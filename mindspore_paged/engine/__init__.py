@@ -1,0 +1,1 @@
+"""The engine: requests in, scheduled steps of one static graph, tokens out."""

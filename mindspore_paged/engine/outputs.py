@@ -1,0 +1,59 @@
+"""What the engine gives back: pieces of text while it runs, whole answers when it is done."""
+
+from dataclasses import dataclass
+
+from mindspore_paged.engine.sampler import SampledToken
+from mindspore_paged.engine.sequence import Request
+
+
+@dataclass(frozen=True)
+class SequenceUpdate:
+    """What one step added to one sequence.
+
+    text is safe to show: no half characters, nothing of a stop string; it may be empty while tokens arrive.
+    finish_reason: None while it goes on, then `stop`, `length`, `abort` or `error`, and for the last `error` says why.
+    """
+
+    request_id: str
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One of a request's n texts; logprobs one entry a token, if they were asked for."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    logprobs: list[SampledToken] | None = None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A finished request; `error` says why if it ended by an error of its own."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    error: str | None = None
+
+
+def request_output(request: Request) -> RequestOutput:
+    """The answer that a finished request gives."""
+    completions = [
+        CompletionOutput(
+            index=sequence.index,
+            text=sequence.detokenizer.text,
+            token_ids=sequence.output_token_ids,
+            finish_reason=sequence.finish_reason,
+            logprobs=None if request.params.logprobs is None else sequence.logprobs,
+        )
+        for sequence in request.sequences
+    ]
+    return RequestOutput(request.request_id, request.prompt, list(request.prompt_token_ids), completions, request.error)

@@ -1,0 +1,71 @@
+"""What one sequence carries from token to token so that its sampling depends on nobody else."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindspore_paged.sampling_params import SamplingParams
+
+
+class TokenCounts:
+    """The distinct tokens a sequence has seen, and how often it generated each; updated a token at a time.
+
+    Holds one entry per distinct token, not per vocabulary entry: a hundred sequences of a 128k vocabulary stay small.
+    """
+
+    def __init__(self, prompt_token_ids: Sequence[int]):
+        self._tokens = np.unique(np.asarray(prompt_token_ids, dtype=np.int64))
+        self._counts = np.zeros_like(self._tokens)
+        self._slots = {int(token): slot for slot, token in enumerate(self._tokens)}
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Distinct tokens of prompt and output, [S] int64."""
+        return self._tokens[: len(self._slots)]
+
+    @property
+    def generated(self) -> np.ndarray:
+        """How often each of `tokens` was generated, [S] int64; 0 for one that only the prompt holds."""
+        return self._counts[: len(self._slots)]
+
+    def add(self, token: int) -> None:
+        """Count one generated token."""
+        slot = self._slots.setdefault(token, len(self._slots))
+        if slot == len(self._tokens):
+            self._grow()
+        self._tokens[slot] = token
+        self._counts[slot] += 1
+
+    def _grow(self) -> None:
+        room = np.zeros(max(16, len(self._tokens)), dtype=np.int64)
+        self._tokens = np.concatenate([self._tokens, room])
+        self._counts = np.concatenate([self._counts, room])
+
+
+class SamplingState:
+    """The parameters, random stream and token counts of one sequence; it lives as long as the sequence.
+
+    Preemption must keep the object: the stream goes on where it stopped and no token is counted twice.
+
+    params: what the request asks for.
+    prompt_token_ids: tokens of the prompt, for the repetition penalty.
+    index: which of the request's `n` sequences this is; each has a random stream of its own.
+    generator: Philox (Salmon et al. 2011), one uniform number for each token drawn.
+    counts: None when no penalty is asked for.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], index: int = 0):
+        self.params = params
+        # spawn_key keeps (seed, index) pairs apart where a plain list of both would let large seeds collide.
+        seeds = np.random.SeedSequence(params.seed, spawn_key=(index,))
+        self.generator = np.random.Generator(np.random.Philox(seeds))
+        self.counts = TokenCounts(prompt_token_ids) if _has_penalty(params) else None
+
+    def observe(self, token: int) -> None:
+        """Take note of a token that was appended to the sequence; call once for each, after sampling it."""
+        if self.counts is not None:
+            self.counts.add(token)
+
+
+def _has_penalty(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0

@@ -1,0 +1,87 @@
+"""A request and its sequences: tokens known, tokens computed, and the row of block_table that holds them."""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+from mindspore_paged.cache.block_pool import extend_block_hashes
+from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.sampler import SampledToken, SamplingState
+from mindspore_paged.sampling_params import SamplingParams
+
+
+class Sequence:
+    """One text under way. It holds pages exactly while it has a row.
+
+    Tokens 0 .. num_computed_tokens - 1 are in the cache; the rest of token_ids must still go through the model. In
+    decode one token is left, the one sampled last; after a preemption all of them are.
+    """
+
+    def __init__(self, request: "Request", index: int, detokenizer: IncrementalDetokenizer):
+        self.request = request
+        self.index = index
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_computed_tokens = 0
+        self.row: int | None = None
+        self.block_hashes: list[bytes] = []
+        self.num_registered_blocks = 0
+        self.num_passed_over = 0
+        self.quarantined = False
+        self.finish_reason: str | None = None
+        self.sampling_state = SamplingState(request.params, request.prompt_token_ids, index)
+        self.detokenizer = detokenizer
+        self.logprobs: list[SampledToken] = []
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known: the prompt and what was generated."""
+        return len(self.token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens that the model has not seen since the sequence last got its row."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """What was generated so far."""
+        return self.token_ids[len(self.request.prompt_token_ids) :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        """How many tokens were generated so far."""
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """Place in the order of arrival; earlier ones are served first and preempted last."""
+        return self.request.arrival, self.index
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it ended, for whatever reason."""
+        return self.finish_reason is not None
+
+    def extend_hashes(self, block_size: int) -> list[bytes]:
+        """Names of all full blocks of its tokens, for the prefix index."""
+        extend_block_hashes(self.block_hashes, self.token_ids, block_size)
+        return self.block_hashes
+
+
+@dataclass
+class Request:
+    """What a user asked for: one prompt, `params.n` sequences. Times in seconds of time.perf_counter()."""
+
+    request_id: str
+    arrival: int
+    prompt: str | None
+    prompt_token_ids: SequenceOf[int]
+    params: SamplingParams
+    arrival_time: float
+    sequences: list[Sequence] = field(default_factory=list)
+    first_token_time: float | None = None
+    error: str | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every sequence ended."""
+        return all(sequence.is_finished for sequence in self.sequences)

@@ -1,0 +1,140 @@
+"""LLM: the one class that most users touch."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.engine.builder import build_engine
+from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate
+from mindspore_paged.engine.sequence import Request
+from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling_params import SamplingParams
+
+Prompt = str | Sequence[int] | Sequence[dict[str, Any]]
+"""Text, token ids, or chat messages (`{"role": …, "content": …}`)."""
+
+
+class LLM:
+    """A LLaMA model ready to write text: weights loaded, pages allocated, graphs compiled.
+
+    config: an EngineConfig, a YAML file, or None for the defaults; weights: a GGUF file, a Hugging Face folder or
+    another checkpoint, in place of model.weights; overrides: `section.key=value`; show_progress: bars on long work.
+    Raises ConfigError or CheckpointError, one line that says what is wrong.
+
+        llm = LLM("configs/smollm2_135m.yaml")
+        print(llm.generate("The capital of France is", SamplingParams(max_tokens=16))[0].outputs[0].text)
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig | str | Path | None = None,
+        *,
+        weights: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        show_progress: bool = True,
+    ):
+        if not isinstance(config, EngineConfig):
+            config = load_config(config, overrides)
+        if weights is not None:
+            config = replace(config, model=replace(config.model, weights=Path(weights)))
+        self.config = config
+        self.engine: LLMEngine = build_engine(config, show_progress)
+        self._show_progress = show_progress
+        self._inboxes: dict[str, deque[SequenceUpdate]] = {}
+        self._answers: dict[str, RequestOutput] = {}
+
+    @property
+    def tokenizer(self):
+        """The model's tokenizer, or None if its files hold none."""
+        return self.engine.tokenizer
+
+    def make_request(self, prompt: Prompt, params: SamplingParams | None = None) -> Request:
+        """Check a prompt, without running it; raises RequestError that says what is wrong with it."""
+        params = self.config.sampling if params is None else params
+        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], dict):
+            if self.tokenizer is None:
+                raise RequestError("messages need a tokenizer with a chat template; this model has none")
+            return self.engine.make_request(self.tokenizer.encode_chat(list(prompt)), params)
+        return self.engine.make_request(prompt, params)
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[RequestOutput]:
+        """Answer every prompt, in the order given; params one for all or one each (None: the config's `sampling`).
+
+        Raises RequestError before anything runs if any prompt cannot be run.
+        """
+        prompts = [prompts] if _is_one_prompt(prompts) else list(prompts)
+        each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise RequestError(f"{len(each)} sampling params for {len(prompts)} prompts; give one, or one each")
+        return self.run([self.make_request(prompt, param) for prompt, param in zip(prompts, each, strict=True)])
+
+    def chat(self, messages: Sequence[dict[str, Any]], params: SamplingParams | None = None) -> RequestOutput:
+        """Answer a chat through the model's chat template."""
+        return self.run([self.make_request(messages, params)])[0]
+
+    def run(self, requests: Sequence[Request]) -> list[RequestOutput]:
+        """Run requests made by `make_request` to their end; if this is interrupted, they are aborted."""
+        with tqdm(total=len(requests), desc="Generating", unit="request", disable=not self._show_progress) as bar:
+            try:
+                for request in requests:
+                    self._submit(request)
+                pending = {request.request_id for request in requests}
+                while pending:
+                    finished = self._step()
+                    bar.update(len(pending & finished))
+                    pending -= finished
+                return [self._answers[request.request_id] for request in requests]
+            finally:
+                for request in requests:
+                    self._forget(request)
+
+    def stream(self, prompt: Prompt | Request, params: SamplingParams | None = None) -> Iterator[SequenceUpdate]:
+        """Yield what each step adds, as it comes; several streams may be read in turn, closing one aborts its request.
+
+        The request is checked at once; it runs when the first piece is asked for.
+        """
+        return self._stream(prompt if isinstance(prompt, Request) else self.make_request(prompt, params))
+
+    def get_statistics(self) -> dict[str, float | int]:
+        """Memory, block utilization, throughput and the like since the engine was built (see `LLMEngine`)."""
+        return self.engine.get_statistics()
+
+    def _stream(self, request: Request) -> Iterator[SequenceUpdate]:
+        inbox = self._submit(request)
+        try:
+            while inbox or request.request_id not in self._answers:
+                if inbox:
+                    yield inbox.popleft()
+                else:
+                    self._step()
+        finally:
+            self._forget(request)
+
+    def _submit(self, request: Request) -> deque[SequenceUpdate]:
+        self.engine.add_request(request)
+        return self._inboxes.setdefault(request.request_id, deque())
+
+    def _step(self) -> set[str]:
+        """One step of the engine; what it brought goes to whoever asked. Returns the requests that it finished."""
+        output = self.engine.step()
+        for update in output.updates:
+            self._inboxes[update.request_id].append(update)
+        self._answers.update((answer.request_id, answer) for answer in output.finished)
+        return {answer.request_id for answer in output.finished}
+
+    def _forget(self, request: Request) -> None:
+        self.engine.abort(request.request_id)
+        self._inboxes.pop(request.request_id, None)
+        self._answers.pop(request.request_id, None)
+
+
+def _is_one_prompt(prompts) -> bool:
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], (int, dict)))

@@ -1,0 +1,73 @@
+"""Prompts from a JSON Lines file: one request a line, with sampling keys of its own."""
+
+import difflib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling_params import SamplingParams
+
+PROMPT_KEYS = ("prompt", "prompt_token_ids", "messages")
+SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
+
+
+def read_prompts_file(path: Path, defaults: SamplingParams) -> list[tuple[Any, SamplingParams]]:
+    """The prompts of the file and their sampling params, `defaults` changed by the keys of each line.
+
+    A line is `{"prompt": text}`, `{"prompt_token_ids": [..]}` or `{"messages": [{"role", "content"}, ..]}`; empty lines
+    are skipped. Raises RequestError that names the file and the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RequestError(f"{path}: cannot read the prompts: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{path}: not a prompts file: it is not UTF-8 text") from None
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                prompts.append(_parse_line(line, defaults))
+            except RequestError as error:
+                raise RequestError(f"{path} line {number}: {error}") from None
+    if not prompts:
+        raise RequestError(f"{path}: no prompts in it")
+    return prompts
+
+
+def _parse_line(line: str, defaults: SamplingParams) -> tuple[Any, SamplingParams]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"not JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(entry, dict):
+        raise RequestError("not a JSON object")
+    given = [key for key in PROMPT_KEYS if key in entry]
+    if len(given) != 1:
+        raise RequestError(f"it has {', '.join(given) or 'none'} of {', '.join(PROMPT_KEYS)}; exactly one is needed")
+    sampling = {key: value for key, value in entry.items() if key not in PROMPT_KEYS}
+    for key in sampling:
+        if key not in SAMPLING_KEYS:
+            near = difflib.get_close_matches(key, (*PROMPT_KEYS, *SAMPLING_KEYS), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join((*PROMPT_KEYS, *SAMPLING_KEYS))}"
+            raise RequestError(f"unknown key {key!r}; {hint}")
+    return _checked_prompt(given[0], entry[given[0]]), replace(defaults, **sampling)
+
+
+def _checked_prompt(key: str, value: Any) -> Any:
+    if key == "prompt":
+        holds = isinstance(value, str)
+    elif key == "prompt_token_ids":
+        holds = isinstance(value, list) and all(type(token) is int for token in value)
+    else:
+        holds = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
+    if not holds:
+        allowed = {
+            "prompt": "a string",
+            "prompt_token_ids": "a list of whole numbers",
+            "messages": "a list of objects with role and content",
+        }
+        raise RequestError(f"{key} must be {allowed[key]}")
+    return value

@@ -1,0 +1,84 @@
+"""The demo model against Hugging Face transformers (goldens/smollm2_135m.json, made once from the same file)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindspore_paged import SamplingParams
+from tests.e2e.models import make_llm
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "smollm2_135m.json").read_text(encoding="utf-8"))
+CASES = {case["name"]: case for case in GOLDENS["cases"]}
+GREEDY = SamplingParams(max_tokens=48, ignore_eos=True)
+
+
+def prompt_of(case):
+    return case["messages"] if "messages" in case else case["prompt"]
+
+
+@pytest.fixture(scope="module")
+def llm(demo_model):
+    return make_llm(
+        demo_model,
+        cache={"num_blocks": 128},
+        scheduler={"max_num_batched_tokens": 128, "token_buckets": [1, 8, 128], "max_model_len": 512},
+    )
+
+
+def test_greedy_tokens_of_a_batch_equal_those_of_transformers(llm):
+    outputs = llm.generate([prompt_of(case) for case in CASES.values()], GREEDY)
+    for case, output in zip(CASES.values(), outputs):
+        assert output.prompt_token_ids == case["prompt_token_ids"], case["name"]
+        assert output.outputs[0].token_ids == case["token_ids"], case["name"]
+        assert output.outputs[0].text == case["text"], case["name"]
+    assert llm.get_statistics()["compiles_after_warmup"] == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_last_logits_equal_those_of_transformers(llm, name, monkeypatch):
+    case, seen = CASES[name], []
+    run = llm.engine.runner.run
+    monkeypatch.setattr(llm.engine.runner, "run", lambda inputs: seen.append(run(inputs)) or seen[-1])
+    llm.generate(prompt_of(case), SamplingParams(max_tokens=1))
+    logits, expected = seen[-1][-1], case["last_logits"]
+    np.testing.assert_allclose(logits[expected["indices"]], expected["values"], rtol=0, atol=1e-3)
+    assert int(logits.argmax()) == expected["top_ids"][0]
+
+
+def test_a_stream_gives_the_text_of_the_whole(llm):
+    case = CASES["unicode"]
+    updates = list(llm.stream(case["prompt"], GREEDY))
+    assert "".join(update.text for update in updates) == case["text"]
+    assert [token for update in updates for token in update.token_ids] == case["token_ids"]
+    assert [update.finish_reason for update in updates] == [None] * 47 + ["length"]
+
+
+def test_a_stop_string_ends_the_text_before_it(llm):
+    case = CASES["capital"]
+    (output,) = llm.generate(case["prompt"], SamplingParams(max_tokens=48, stop=["answer is", "never seen"]))
+    assert output.outputs[0].text == case["text"][: case["text"].index("answer is")]
+    assert output.outputs[0].finish_reason == "stop"
+    assert len(output.outputs[0].token_ids) < 12
+
+
+def test_chat_ends_at_the_models_own_end(llm):
+    output = llm.chat([{"role": "user", "content": "What is 2 + 2? Answer with one number."}])
+    assert output.outputs[0].finish_reason == "stop"
+    assert llm.tokenizer.eos_token_ids[0] == output.outputs[0].token_ids[-1]
+    assert "<|im_end|>" not in output.outputs[0].text
+
+
+@pytest.mark.slow
+def test_output_is_the_same_when_every_request_is_preempted(demo_model):
+    case_list = [case for name, case in CASES.items() if name != "long"]
+    small = make_llm(
+        demo_model,
+        cache={"num_blocks": 14, "enable_prefix_caching": False},
+        scheduler={"max_num_batched_tokens": 32, "token_buckets": [1, 4, 32], "max_model_len": 100},
+    )
+    outputs = small.generate([prompt_of(case) for case in case_list], GREEDY)
+    assert small.get_statistics()["num_preemptions"] >= len(case_list) - 1
+    for case, output in zip(case_list, outputs):
+        assert output.outputs[0].token_ids == case["token_ids"], case["name"]

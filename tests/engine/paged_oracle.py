@@ -1,0 +1,95 @@
+"""A device of a few lines whose "model" is a digest of the sequence so far, read through block_table.
+
+It keeps token ids where a real device keeps keys and values. A wrong block, a stale table entry, a lost or repeated
+token, a page used after it was freed: each changes the digest, and so the answer, which `expected_tokens` knows
+without any paging.
+"""
+
+from types import SimpleNamespace
+from zlib import crc32
+
+import numpy as np
+
+from mindspore_paged.cache.block_pool import BlockPool
+from mindspore_paged.cache.block_table import BlockTable
+from mindspore_paged.cache.cache_manager import CacheManager
+from mindspore_paged.engine.engine import LLMEngine, ModelLimits
+from mindspore_paged.engine.scheduler import Scheduler
+from mindspore_paged.engine.step_inputs import StepInputs
+from mindspore_paged.errors import StepError
+
+VOCAB = 64
+UNWRITTEN = -7
+
+
+def next_token(context) -> int:
+    """The one token that can follow `context`."""
+    return crc32(np.asarray(context, np.int32).tobytes()) % VOCAB
+
+
+def expected_tokens(prompt, count: int) -> list[int]:
+    """What greedy decoding must answer."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+class OracleRunner:
+    """Stands in for ModelRunner; `poison` is a token that makes every step which holds it fail."""
+
+    weight_bytes = kv_cache_bytes = num_compiles = compiles_after_warmup = 0
+
+    def __init__(self, num_blocks: int, block_size: int, table_shape, poison: int | None = None):
+        self.pages = np.full((num_blocks, block_size), UNWRITTEN, np.int32)
+        self.block_table = np.zeros(table_shape, np.int32)
+        self.poison = poison
+        self.steps: list[StepInputs] = []
+
+    def copy_blocks(self, pairs):
+        """Copy pages in order."""
+        for source, destination in pairs:
+            self.pages[destination] = self.pages[source]
+
+    def run(self, inputs: StepInputs) -> np.ndarray:
+        """Write the tokens, then answer each wanted one from what its row holds."""
+        self.steps.append(inputs)
+        self.block_table[inputs.table_indices[:, 0], inputs.table_indices[:, 1]] = inputs.table_values
+        if self.poison is not None and self.poison in inputs.input_ids:
+            raise StepError(f"token {self.poison} is poison")
+        size = self.pages.shape[1]
+        blocks = self.block_table[inputs.rows, inputs.positions // size]
+        if (blocks == 0).any():
+            raise AssertionError("a token would be written to the null block")
+        self.pages[blocks, inputs.positions % size] = inputs.input_ids
+        logits = np.zeros((len(inputs.logit_indices), VOCAB), np.float32)
+        for place, token in enumerate(inputs.logit_indices):
+            context = self.pages[self.block_table[inputs.rows[token]]].reshape(-1)[: inputs.positions[token] + 1]
+            if (context == UNWRITTEN).any():
+                raise AssertionError("an unwritten slot is read")
+            logits[place, next_token(context)] = 1.0
+        return logits
+
+
+def make_engine(
+    num_blocks=64, block_size=4, max_num_seqs=8, max_num_batched_tokens=16, max_model_len=40, poison=None, **options
+) -> LLMEngine:
+    """An engine over an OracleRunner; `options` go to CacheManager and Scheduler by name."""
+    table = BlockTable(max_num_seqs, -(-max_model_len // block_size))
+    cache = CacheManager(BlockPool(num_blocks), table, block_size, options.get("enable_prefix_caching", True))
+    scheduler = Scheduler(cache, max_num_batched_tokens, options.get("enable_chunked_prefill", True))
+    runner = OracleRunner(num_blocks, block_size, table.block_tables.shape, poison)
+    limits = ModelLimits(VOCAB, max_model_len, options.get("eos_token_ids", ()))
+    return LLMEngine(scheduler, runner, options.get("tokenizer"), limits, debug=True)
+
+
+def run_to_end(engine: LLMEngine, check: bool = True) -> SimpleNamespace:
+    """Step until nothing is left; answers by request id, and every update, with integrity checked after each step."""
+    result = SimpleNamespace(answers={}, updates=[])
+    while engine.has_unfinished:
+        output = engine.step()
+        result.answers.update((answer.request_id, answer) for answer in output.finished)
+        result.updates += output.updates
+        if check:
+            engine.check_integrity()
+    return result
