@@ -5,7 +5,7 @@ Parameters carry Hugging Face's names.
 """
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import Zero
 
 from mindspore_paged.cache.kv_pool import KVPagePool
@@ -63,7 +63,7 @@ class RMSNorm(nn.Cell):
 class LlamaAttention(nn.Cell):
     """Grouped-query attention over the sequence's pages; this step's keys and values are written first."""
 
-    def __init__(self, config: ModelConfig, key_cache, value_cache, dtype, ops_backend):
+    def __init__(self, config: ModelConfig, dtype, ops_backend):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
@@ -72,20 +72,19 @@ class LlamaAttention(nn.Cell):
         self.k_proj = Linear(config.hidden_size, kv_size, dtype)
         self.v_proj = Linear(config.hidden_size, kv_size, dtype)
         self.o_proj = Linear(query_size, config.hidden_size, dtype)
-        self.key_cache, self.value_cache = key_cache, value_cache
         self.reshape_and_cache = ReshapeAndCache(ops_backend)
         self.paged_attention = PagedAttention(self.head_dim**-0.5, ops_backend)
         self.split_halves = ops.Split(axis=-1, output_num=2)
         self.concat = ops.Concat(axis=-1)
 
-    def construct(self, x, step):
+    def construct(self, x, key_cache, value_cache, step):
         cos, sin, slot_mapping, block_table, rows, context_lens = step
         query = self.rotate(self.q_proj(x).reshape(-1, self.num_heads, self.head_dim), cos, sin)
         key = self.rotate(self.k_proj(x).reshape(-1, self.num_kv_heads, self.head_dim), cos, sin)
         value = self.v_proj(x).reshape(-1, self.num_kv_heads, self.head_dim)
-        written = self.reshape_and_cache(key, value, self.key_cache, self.value_cache, slot_mapping)
+        written = self.reshape_and_cache(key, value, key_cache, value_cache, slot_mapping)
         query = ops.depend(query, written)
-        attended = self.paged_attention(query, self.key_cache, self.value_cache, block_table, rows, context_lens)
+        attended = self.paged_attention(query, key_cache, value_cache, block_table, rows, context_lens)
         return self.o_proj(attended.reshape(-1, self.num_heads * self.head_dim))
 
     def rotate(self, heads, cos, sin):
@@ -110,15 +109,15 @@ class LlamaMLP(nn.Cell):
 class LlamaDecoderLayer(nn.Cell):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, key_cache, value_cache, dtype, ops_backend):
+    def __init__(self, config: ModelConfig, dtype, ops_backend):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.self_attn = LlamaAttention(config, key_cache, value_cache, dtype, ops_backend)
+        self.self_attn = LlamaAttention(config, dtype, ops_backend)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
         self.mlp = LlamaMLP(config, dtype)
 
-    def construct(self, x, step):
-        x = x + self.self_attn(self.input_layernorm(x), step)
+    def construct(self, x, key_cache, value_cache, step):
+        x = x + self.self_attn(self.input_layernorm(x), key_cache, value_cache, step)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -128,19 +127,18 @@ class LlamaModel(nn.Cell):
     def __init__(self, config: ModelConfig, kv_pool: KVPagePool, dtype, ops_backend, share_layers):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype)
-        layers = [
-            LlamaDecoderLayer(config, key_cache, value_cache, dtype, ops_backend)
-            for key_cache, value_cache in zip(kv_pool.key_caches, kv_pool.value_caches, strict=True)
-        ]
+        num_layers = config.num_hidden_layers
         if share_layers:
-            layers = layers[:1] * config.num_hidden_layers
-        self.layers = nn.CellList(layers)
+            self.layers = nn.CellList([LlamaDecoderLayer(config, dtype, ops_backend)] * num_layers)
+        else:
+            self.layers = nn.CellList([LlamaDecoderLayer(config, dtype, ops_backend) for _ in range(num_layers)])
+        self.key_caches, self.value_caches = ParameterTuple(kv_pool.key_caches), ParameterTuple(kv_pool.value_caches)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
 
     def construct(self, input_ids, step):
         x = self.embed_tokens(input_ids)
-        for layer in self.layers:
-            x = layer(x, step)
+        for layer, key_cache, value_cache in zip(self.layers, self.key_caches, self.value_caches):  # noqa: B905
+            x = layer(x, key_cache, value_cache, step)
         return self.norm(x)
 
 
@@ -149,7 +147,7 @@ class LlamaForCausalLM(nn.Cell):
 
     config: dimensions; kv_pool: pages and block_table that the step reads and writes in place;
     num_positions: rows of the rotary table (max_model_len); dtype: of weights and activations;
-    share_layers: every layer is the pool's first, for compiling a graph whose weights would not fit.
+    share_layers: all layers have the weights of one, for compiling a graph whose own would not fit in memory.
 
     Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
     wanted; table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before anything

@@ -68,11 +68,4 @@ class ModelRunner:
 
     def _execute(self, bucket: int, inputs: StepInputs) -> np.ndarray:
         padded = inputs.padded(bucket, min(bucket, self.max_num_seqs), self.table_entries_per_step)
-        return self._step(
-            padded.input_ids,
-            padded.positions,
-            padded.rows,
-            padded.logit_indices,
-            padded.table_indices,
-            padded.table_values,
-        )
+        return self._step(*padded.arrays())

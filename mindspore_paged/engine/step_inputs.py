@@ -30,6 +30,17 @@ class StepInputs:
         """T, without padding."""
         return len(self.input_ids)
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The inputs of the graph, in the order that the model takes them."""
+        return (
+            self.input_ids,
+            self.positions,
+            self.rows,
+            self.logit_indices,
+            self.table_indices,
+            self.table_values,
+        )
+
     def padded(self, num_tokens: int, num_logits: int, num_entries: int) -> "StepInputs":
         """The same step with T, N and C as given: padding tokens have row -1, and the first entry is repeated."""
         return StepInputs(
