@@ -1,0 +1,1 @@
+"""Custom operators of PagedAttention, compiled ahead of time for each backend."""

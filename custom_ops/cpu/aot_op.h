@@ -1,0 +1,131 @@
+// What every op shares: its arguments as MindSpore's AOT interface passes them, and how it refuses bad ones.
+//
+// An op is a function
+//   int Name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void* stream, void* extra)
+// whose params are the inputs followed by the outputs. MindSpore catches a std::exception that leaves the function,
+// and raises RuntimeError in Python with its what() in the text. That is how an op refuses its input.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "dtypes.h"
+
+#define PAGED_OPS_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace paged_ops {
+
+template <typename... Parts>
+[[noreturn]] void Refuse(const char* op, const Parts&... parts) {
+  std::ostringstream message;
+  message << op << ": ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+struct Tensor {
+  const char* name;
+  void* data;
+  int rank;
+  const int64_t* shape;
+  const char* dtype_name;
+  DType dtype;
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+inline std::string ShapeText(const int64_t* shape, int rank) {
+  std::string text = "[";
+  for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+class Arguments {
+ public:
+  Arguments(const char* op, int expected, int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes)
+      : op_(op), params_(params), ndims_(ndims), shapes_(shapes), dtypes_(dtypes) {
+    if (nparam != expected) Refuse(op, "got ", nparam, " inputs and outputs, it takes ", expected);
+  }
+
+  // The next parameter, of rank `rank`, and of one of the types that `allowed` holds.
+  Tensor Next(const char* name, int rank, std::initializer_list<DType> allowed) {
+    const int i = next_++;
+    if (ndims_[i] != rank) {
+      Refuse(op_, name, " has shape ", ShapeText(shapes_[i], ndims_[i]), ", its rank must be ", rank);
+    }
+    const DType dtype = ParseDType(dtypes_[i]);
+    std::string names;
+    for (DType candidate : allowed) {
+      if (candidate == dtype) return {name, params_[i], rank, shapes_[i], dtypes_[i], dtype};
+      names += (names.empty() ? "" : ", ") + std::string(DTypeName(candidate));
+    }
+    Refuse(op_, name, " has dtype ", dtypes_[i], ", allowed: ", names);
+  }
+
+  Tensor NextFloat(const char* name, int rank) {
+    return Next(name, rank, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
+  }
+
+  Tensor NextInt32(const char* name, int rank) { return Next(name, rank, {DType::kInt32}); }
+
+ private:
+  const char* op_;
+  void** params_;
+  int* ndims_;
+  int64_t** shapes_;
+  const char** dtypes_;
+  int next_ = 0;
+};
+
+inline void RequireShape(const char* op, const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  bool same = static_cast<size_t>(tensor.rank) == expected.size();
+  for (int i = 0; same && i < tensor.rank; ++i) same = tensor.shape[i] == expected.begin()[i];
+  if (same) return;
+  Refuse(op, tensor.name, " has shape ", ShapeText(tensor.shape, tensor.rank), ", it must be ",
+         ShapeText(expected.begin(), static_cast<int>(expected.size())));
+}
+
+inline void RequireSameDType(const char* op, const Tensor& tensor, const Tensor& like) {
+  if (tensor.dtype == like.dtype) return;
+  Refuse(op, tensor.name, " has dtype ", tensor.dtype_name, ", it must be that of ", like.name, ", ", like.dtype_name);
+}
+
+// The pages of one layer: key_cache and value_cache, each [num_blocks, block_size, num_kv_heads, head_dim].
+struct Pages {
+  Tensor keys;
+  Tensor values;
+  int64_t num_blocks;
+  int64_t block_size;
+  int64_t num_kv_heads;
+  int64_t head_dim;
+
+  int64_t token_stride() const { return num_kv_heads * head_dim; }
+};
+
+// Kernels walk the cache in chunks of this many tokens: a chunk never crosses a block.
+constexpr int64_t kChunkTokens = 16;
+
+inline Pages NextPages(const char* op, Arguments& arguments) {
+  const Tensor keys = arguments.NextFloat("key_cache", 4);
+  const Tensor values = arguments.NextFloat("value_cache", 4);
+  RequireShape(op, values, {keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3]});
+  RequireSameDType(op, values, keys);
+  if (keys.shape[1] <= 0 || keys.shape[1] % kChunkTokens != 0) {
+    Refuse(op, "block_size ", keys.shape[1], " is not a multiple of ", kChunkTokens);
+  }
+  if (keys.shape[3] <= 0 || keys.shape[3] % 2 != 0) Refuse(op, "head_dim ", keys.shape[3], " is not a multiple of 2");
+  if (keys.shape[2] <= 0) Refuse(op, "key_cache has no KV heads: ", ShapeText(keys.shape, 4));
+  return {keys, values, keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3]};
+}
+
+// The smallest piece of work, in bytes moved, that is worth waking the other threads for: tens of microseconds.
+constexpr int64_t kParallelBytes = 512 * 1024;
+
+}  // namespace paged_ops

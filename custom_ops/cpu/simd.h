@@ -1,0 +1,159 @@
+// A vector of floats as wide as the target's registers, and the few operations that the kernels need on it.
+//
+// Vec is a GCC/Clang vector: + - * / and comparisons are the language's own, so one source serves AVX-512, AVX2 and
+// anything else (4 lanes). Only what the language cannot say, half precision and sums across lanes, is written per
+// target.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "dtypes.h"
+
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+#define PAGED_OPS_AVX512 1
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define PAGED_OPS_AVX2 1
+#endif
+
+#if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)
+#include <immintrin.h>
+#endif
+
+// Before a loop over a small array of vectors: GCC keeps the array in registers only if the loop is gone early.
+#define PAGED_OPS_UNROLL _Pragma("GCC unroll 4")
+
+namespace paged_ops {
+
+// kTileQueries: how many queries share one load of keys or values. With 4 tokens (or 4 vectors of a value) each, their
+// sums have to stay in registers: 4 x 4 of AVX-512's 32, 2 x 4 of the 16 that others have.
+#if defined(PAGED_OPS_AVX512)
+constexpr int kLanes = 16;
+constexpr int kTileQueries = 4;
+#elif defined(PAGED_OPS_AVX2)
+constexpr int kLanes = 8;
+constexpr int kTileQueries = 2;
+#else
+constexpr int kLanes = 4;
+constexpr int kTileQueries = 2;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t BitVec __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t ShortVec __attribute__((vector_size(kLanes * 2)));
+
+inline Vec Broadcast(float value) { return value - Vec{}; }  // x - 0 is x; x + 0 would be an addition, for -0
+
+// The same vector, held in a register. Left alone, GCC loads a vector again for each of its uses, and loads are scarcer
+// than multiplications.
+inline Vec InRegister(Vec vec) {
+#if defined(__x86_64__)
+  asm("" : "+v"(vec));
+#endif
+  return vec;
+}
+
+inline Vec Max(Vec a, Vec b) { return a > b ? a : b; }
+
+inline Vec Load(const float* source) {
+  Vec vec;
+  std::memcpy(&vec, source, sizeof vec);
+  return vec;
+}
+
+inline Vec Load(const BFloat16* source) {
+  ShortVec shorts;
+  std::memcpy(&shorts, source, sizeof shorts);
+  return (Vec)(__builtin_convertvector(shorts, BitVec) << 16);
+}
+
+inline Vec Load(const Half* source) {
+#if defined(PAGED_OPS_AVX512)
+  return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+#elif defined(PAGED_OPS_AVX2)
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+#else
+  Vec vec;
+  for (int i = 0; i < kLanes; ++i) vec[i] = HalfToFloat(source[i]);
+  return vec;
+#endif
+}
+
+inline void Store(float* target, Vec vec) { std::memcpy(target, &vec, sizeof vec); }
+
+inline void Store(BFloat16* target, Vec vec) {  // to nearest, ties to even; a NaN stays a NaN
+  const BitVec bits = (BitVec)vec;
+  const BitVec rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const BitVec quiet_nan = bits | 0x400000;
+  const ShortVec shorts = __builtin_convertvector((vec == vec ? rounded : quiet_nan) >> 16, ShortVec);
+  std::memcpy(target, &shorts, sizeof shorts);
+}
+
+inline void Store(Half* target, Vec vec) {
+#if defined(PAGED_OPS_AVX512)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm512_cvtps_ph((__m512)vec, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(PAGED_OPS_AVX2)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_cvtps_ph((__m256)vec, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes; ++i) target[i] = FloatToHalf(vec[i]);
+#endif
+}
+
+// The first `count` < kLanes elements, zeros in the other lanes; what lies behind them in memory is not touched.
+template <typename T>
+inline Vec LoadPart(const T* source, int64_t count) {
+  T padded[kLanes] = {};
+  std::memcpy(padded, source, count * sizeof(T));
+  return Load(padded);
+}
+
+template <typename T>
+inline void StorePart(T* target, Vec vec, int64_t count) {
+  T padded[kLanes];
+  Store(padded, vec);
+  std::memcpy(target, padded, count * sizeof(T));
+}
+
+// sums[i] = the sum over the lanes of vecs[i]. The order of additions is the same for each of the four.
+inline void SumLanes(const Vec vecs[4], float sums[4]) {
+#if defined(PAGED_OPS_AVX512)
+  const auto halves = [](Vec x, Vec y) {  // [x0+x2, x1+x3, y0+y2, y1+y3] in quarters of a register
+    const __m512 a = (__m512)x, b = (__m512)y;
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const __m512 low = halves(vecs[0], vecs[1]);
+  const __m512 high = halves(vecs[2], vecs[3]);
+  __m512 sum = _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+  sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4e));
+  sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xb1));
+  const __m512i first_of_quarters = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_quarters, sum)));
+#elif defined(PAGED_OPS_AVX2)
+  const __m256 low = _mm256_hadd_ps((__m256)vecs[0], (__m256)vecs[1]);
+  const __m256 high = _mm256_hadd_ps((__m256)vecs[2], (__m256)vecs[3]);
+  const __m256 sum = _mm256_hadd_ps(low, high);
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1)));
+#else
+  for (int i = 0; i < 4; ++i) sums[i] = (vecs[i][0] + vecs[i][2]) + (vecs[i][1] + vecs[i][3]);
+#endif
+}
+
+// e^x for x <= 0, within 2 units in the last place; 0 below -87.3, where the result would leave the normal numbers.
+inline Vec Exp(Vec x) {
+  // x = n ln 2 + r with |r| <= ln(2) / 2. Adding 1.5 * 2^23 drops the fraction bits: that is the rounding to n.
+  const Vec magic = Broadcast(0x1.8p23f);
+  const Vec n = (x * 1.44269504f + magic) - magic;
+  const Vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first with few bits
+  Vec p = Broadcast(1.0f / 720);
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const IntVec exponent = (__builtin_convertvector(n, IntVec) + 127) << 23;
+  return x < -87.3f ? Vec{} : p * (Vec)exponent;
+}
+
+}  // namespace paged_ops

@@ -1,0 +1,80 @@
+// A softmax in parts: the scores of a partition become weights, and partitions are joined by the online softmax.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "simd.h"
+
+namespace paged_ops {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+using Floats = std::unique_ptr<float[], decltype(&std::free)>;
+
+inline Floats AllocateFloats(int64_t count) {  // aligned to a cache line, not initialised
+  constexpr int64_t kCacheLine = 64;
+  const int64_t bytes = (count * static_cast<int64_t>(sizeof(float)) / kCacheLine + 1) * kCacheLine;
+  auto* floats = static_cast<float*>(std::aligned_alloc(kCacheLine, bytes));
+  if (floats == nullptr) throw std::bad_alloc();
+  return Floats(floats, &std::free);
+}
+
+// The unfinished softmax of some queries: the weights exp(score - max) summed in `sum`, the cached values so weighted
+// summed in `values`, a row of `stride` floats a query.
+struct Softmax {
+  float* values;
+  float* max;
+  float* sum;
+
+  static int64_t FloatCount(int64_t queries, int64_t stride) { return queries * (stride + 2); }
+
+  static Softmax In(float* floats, int64_t queries, int64_t stride) {
+    float* max = floats + queries * stride;
+    return {floats, max, max + queries};
+  }
+
+  Softmax OfQuery(int64_t query, int64_t stride) const { return {values + query * stride, max + query, sum + query}; }
+};
+
+// What to subtract from scores whose maximum is `max`: where all are -inf, they stay so, and weigh nothing.
+inline float Shift(float max) { return max == kMinusInfinity ? 0.0f : max; }
+
+// Scores -> weights, in place. Without a token, or with scores of -inf alone, the maximum is -inf and the sum 0.
+inline void ScoresToWeights(float* scores, int64_t count, Softmax result) {
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + count, scores + padded, kMinusInfinity);
+  Vec lane_max = Broadcast(kMinusInfinity);
+  for (int64_t i = 0; i < padded; i += kLanes) lane_max = Max(lane_max, Load(scores + i));
+  float total_max = lane_max[0];
+  for (int i = 1; i < kLanes; ++i) total_max = std::max(total_max, lane_max[i]);
+  const float shift = Shift(total_max);
+  Vec lane_sum = {};
+  for (int64_t i = 0; i < padded; i += kLanes) {
+    const Vec weights = Exp(Load(scores + i) - shift);
+    Store(scores + i, weights);
+    lane_sum += weights;
+  }
+  float total_sum = 0;
+  for (int i = 0; i < kLanes; ++i) total_sum += lane_sum[i];
+  *result.max = total_max;
+  *result.sum = total_sum;
+}
+
+// total += partition, by their log-sum-exp: both are brought to the larger maximum. Never inlined: whoever joins two
+// partitions, in whatever thread, runs these very instructions.
+__attribute__((noinline)) inline void Join(Softmax total, Softmax partition, int64_t stride) {
+  const float max = std::max(*total.max, *partition.max);
+  const float keep = Exp(Broadcast(*total.max - Shift(max)))[0];
+  const float add = Exp(Broadcast(*partition.max - Shift(max)))[0];
+  *total.max = max;
+  *total.sum = *total.sum * keep + *partition.sum * add;
+  for (int64_t d = 0; d < stride; d += kLanes) {
+    Store(total.values + d, Load(total.values + d) * keep + Load(partition.values + d) * add);
+  }
+}
+
+}  // namespace paged_ops

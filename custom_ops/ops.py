@@ -1,0 +1,101 @@
+"""The operators that models use, one signature each; the backend is chosen inside.
+
+Shapes: T tokens, H query heads, K KV heads, D head_dim, NB blocks, BS block_size, R rows, M blocks a row.
+A key_cache and a value_cache are [NB, BS, K, D], D even and BS a multiple of 16. Query, key and value may be float32,
+float16 or bfloat16; the two caches share one of these types, of their own choice. Sums are float32.
+
+Bad input (an index out of range, a wrong shape or type) makes the operator fail before it touches memory. In Python
+that is a RuntimeError whose text names the operator, the token, the value and what is allowed. MindSpore never runs a
+graph again once a step of it failed: the Cell's other graphs go on, and `cell.compile_cache.clear()` makes the next
+call compile anew. So check on the host what can be checked there.
+"""
+
+from collections.abc import Callable
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindspore_paged.custom_ops.build import BuildError, cpu_library
+from mindspore_paged.errors import ConfigError
+
+
+def _cpu_target(function: str) -> str:
+    try:
+        return f"{cpu_library()}:{function}"
+    except BuildError as error:
+        raise ConfigError(str(error)) from error
+
+
+# For each backend, what ops.Custom has to be given to find the operator of a name.
+_TARGETS: dict[str, Callable[[str], str]] = {"cpu": _cpu_target}
+
+
+def _custom_op(function: str, backend: str, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
+    if backend not in _TARGETS:
+        raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(_TARGETS)}")
+    return ops.Custom(_TARGETS[backend](function), out_shape, out_dtype, func_type="aot")
+
+
+def _cache_writer(function: str, backend: str) -> ops.Custom:
+    """Make an operator that writes into the caches, its own output a small dummy."""
+    op = _custom_op(function, backend, out_shape=lambda *_: [1], out_dtype=lambda *_: ms.int32)
+    # Without this, the graph compiler deletes a writer whose output nobody uses, and may move a read before the write.
+    op.add_prim_attr("side_effect_mem", True)
+    return op
+
+
+class ReshapeAndCache(nn.Cell):
+    """Store keys and values in their slots of the paged cache, in place.
+
+    Inputs: key, value [T, K, D]; key_cache, value_cache; slot_mapping [T] int32, block * BS + position in the block, or
+    -1 for a token that is not stored. Output: int32 [1], to depend on. Raises ConfigError for an unknown backend.
+    """
+
+    def __init__(self, backend: str):
+        super().__init__()
+        self.op = _cache_writer("ReshapeAndCache", backend)
+
+    def construct(self, key, value, key_cache, value_cache, slot_mapping):
+        """Write the slots."""
+        return self.op(key, value, key_cache, value_cache, slot_mapping)
+
+
+class PagedAttention(nn.Cell):
+    """Let each token attend to the first context_lens[t] tokens of its row, through the block table.
+
+    Inputs: query [T, H, D]; key_cache, value_cache; block_table [R, M] int32; rows [T] int32, -1 for padding;
+    context_lens [T] int32, 0 for padding. Output: [T, H, D] of the query's type, zeros for padding.
+
+    On CPU a token's result is bitwise the same whatever else is in the batch, wherever its blocks lie, in a decode step
+    or inside a prefill chunk, and for any number of threads. Raises ConfigError for an unknown backend.
+
+    Source: Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention"; online
+    softmax: Milakov and Gimelshein 2018.
+    """
+
+    def __init__(self, scale: float, backend: str):
+        super().__init__()
+        self.scale = float(scale)
+        self.op = _custom_op(
+            "PagedAttention", backend, out_shape=lambda query, *_: query, out_dtype=lambda query, *_: query
+        )
+
+    def construct(self, query, key_cache, value_cache, block_table, rows, context_lens):
+        """Compute the attention."""
+        return self.op(query, key_cache, value_cache, block_table, rows, context_lens, self.scale)
+
+
+class CopyBlocks(nn.Cell):
+    """Copy whole blocks within the caches, in place: for copy-on-write and compaction.
+
+    Inputs: key_cache, value_cache; pairs [P, 2] int32 of source and destination, done in order, (-1, -1) for none.
+    Output: int32 [1], to depend on. Raises ConfigError for an unknown backend.
+    """
+
+    def __init__(self, backend: str):
+        super().__init__()
+        self.op = _cache_writer("CopyBlocks", backend)
+
+    def construct(self, key_cache, value_cache, pairs):
+        """Copy the blocks."""
+        return self.op(key_cache, value_cache, pairs)

@@ -1,0 +1,73 @@
+"""Calls the compiled operators directly, without a graph: many shapes cost no compile."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from mindspore_paged.custom_ops.build import find_compiler
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
+
+
+def assert_same_bits(actual, expected, note=""):
+    """Equal to the last bit, which tells 0 from -0."""
+    bits = f"u{actual.itemsize}"
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual.view(bits), expected.view(bits), err_msg=note)
+
+
+class OpRefusedError(Exception):
+    """The operator refused its input; the message is its own."""
+
+
+def build_catcher(directory: Path) -> Path:
+    """Compile the C++ function that turns an operator's exception into a message."""
+    library = directory / "libcatching_call.so"
+    source = Path(__file__).with_name("catching_call.cc")
+    subprocess.run([*find_compiler(), "-shared", "-fPIC", "-O1", str(source), "-o", str(library)], check=True)
+    return library
+
+
+class Kernels:
+    """The operators of one compiled library, on NumPy arrays; caches are written in place."""
+
+    def __init__(self, library: Path, catcher: Path):
+        self._library = ctypes.CDLL(str(library))
+        self._catching_call = ctypes.CDLL(str(catcher)).CatchingCall
+
+    def call(self, function: str, *arrays: np.ndarray) -> None:
+        """Call `function` with inputs and outputs as MindSpore would; raises OpRefusedError."""
+        count = len(arrays)
+        shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+        message = ctypes.create_string_buffer(4096)
+        code = self._catching_call(
+            ctypes.cast(getattr(self._library, function), ctypes.c_void_p),
+            count,
+            (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
+            (ctypes.c_int * count)(*(array.ndim for array in arrays)),
+            (ctypes.c_void_p * count)(*(ctypes.addressof(shape) for shape in shapes)),
+            (ctypes.c_char_p * count)(*(array.dtype.name.encode() for array in arrays)),
+            message,
+            ctypes.c_int64(len(message)),
+        )
+        if code != 0:
+            raise OpRefusedError(message.value.decode())
+
+    def paged_attention(self, query, key_cache, value_cache, block_table, rows, context_lens, scale) -> np.ndarray:
+        """Return the output, which starts as NaN so that an element left unwritten shows."""
+        output = np.full(query.shape, np.nan, query.dtype)
+        inputs = (query, key_cache, value_cache, block_table, rows, context_lens, np.array(scale, np.float32))
+        self.call("PagedAttention", *inputs, output)
+        return output
+
+    def reshape_and_cache(self, key, value, key_cache, value_cache, slot_mapping) -> None:
+        """Write the slots."""
+        self.call("ReshapeAndCache", key, value, key_cache, value_cache, slot_mapping, np.empty(1, np.int32))
+
+    def copy_blocks(self, key_cache, value_cache, pairs) -> None:
+        """Copy the blocks."""
+        self.call("CopyBlocks", key_cache, value_cache, pairs, np.empty(1, np.int32))
