@@ -265,7 +265,7 @@ def test_no_file_is_left_untested():
 
 def test_the_demo_file_shows_every_key_and_states_the_true_defaults():
     shown = load_config(ROOT / "configs" / "smollm2_135m.yaml")
-    changed = {"weights": "demo", "memory_budget": 512 * 2**20, "max_model_len": 2048}
+    changed = {"weights": "demo", "memory_budget": 512 * 2**20, "max_model_len": 2048, "token_buckets": (1, 8, 64, 256)}
     defaults = EngineConfig()
     text = (ROOT / "configs" / "smollm2_135m.yaml").read_text(encoding="utf-8")
     for section in dataclasses.fields(EngineConfig):
