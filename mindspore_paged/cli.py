@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.outputs import RequestOutput
 from mindspore_paged.errors import ConfigError, PagedError, RequestError
-from mindspore_paged.prompts_file import read_prompts_file
+from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
 from mindspore_paged.sampling_params import SamplingParams
 
 EXIT_FAILED = 1
@@ -90,8 +89,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
 
     llm = LLM(config, show_progress=sys.stderr.isatty())
-    requests = [llm.make_request(prompt, params) for prompt, params in prompts]
-    if len(requests) == 1 and requests[0].params.n == 1 and arguments.json is None:
+    requests = [_request(llm, entry) for entry in prompts]
+    one_text = len(requests) == 1 and requests[0].params.n == 1 and llm.tokenizer is not None
+    if one_text and arguments.json is None:
         errors = _stream_answer(llm, requests[0])
     else:
         outputs = llm.run(requests)
@@ -107,10 +107,10 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace) -> EngineConfig:
     if arguments.config is None and arguments.weights is None:
         raise ConfigError("no model: give --config FILE, --weights PATH, or both")
-    config = load_config(arguments.config, arguments.overrides)
+    overrides = list(arguments.overrides)
     if arguments.weights is not None:
-        config = replace(config, model=replace(config.model, weights=arguments.weights))
-    return config
+        overrides.append(f"model.weights={json.dumps(str(arguments.weights))}")
+    return load_config(arguments.config, overrides)
 
 
 def _sampling(arguments: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
@@ -120,8 +120,11 @@ def _sampling(arguments: argparse.Namespace, defaults: SamplingParams) -> Sampli
     )
 
 
-def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[tuple[Any, SamplingParams]]:
-    prompts = [([{"role": "user", "content": text}] if arguments.chat else text, params) for text in arguments.prompt]
+def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[PromptEntry]:
+    prompts = [
+        PromptEntry([{"role": "user", "content": text}] if arguments.chat else text, params, f"--prompt {number}")
+        for number, text in enumerate(arguments.prompt, start=1)
+    ]
     if arguments.prompts_file is not None:
         prompts += read_prompts_file(arguments.prompts_file, params)
     if not prompts:
@@ -129,9 +132,19 @@ def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[tupl
     return prompts
 
 
+def _request(llm, entry: PromptEntry):
+    try:
+        return llm.make_request(entry.prompt, entry.params)
+    except RequestError as error:
+        raise RequestError(f"{entry.origin}: {error}") from None
+
+
 def _check_output(path: Path | None) -> None:
     """Find out before the work, not after it, that its result cannot be written."""
-    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"--json {path}: not a file in a folder that can be written to")
 
 

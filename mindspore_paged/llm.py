@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.builder import build_engine
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate
+from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
@@ -46,8 +46,7 @@ class LLM:
         self.config = config
         self.engine: LLMEngine = build_engine(config, show_progress)
         self._show_progress = show_progress
-        self._inboxes: dict[str, deque[SequenceUpdate]] = {}
-        self._answers: dict[str, RequestOutput] = {}
+        self._inboxes: dict[str, deque[SequenceUpdate]] = {}  # one for each stream under way
 
     @property
     def tokenizer(self):
@@ -57,6 +56,8 @@ class LLM:
     def make_request(self, prompt: Prompt, params: SamplingParams | None = None) -> Request:
         """Check a prompt, without running it; raises RequestError that says what is wrong with it."""
         params = self.config.sampling if params is None else params
+        if not isinstance(prompt, Sequence):
+            raise RequestError(f"the prompt is {prompt!r}; it must be text, a list of token ids, or a list of messages")
         if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], dict):
             if self.tokenizer is None:
                 raise RequestError("messages need a tokenizer with a chat template; this model has none")
@@ -83,18 +84,19 @@ class LLM:
     def run(self, requests: Sequence[Request]) -> list[RequestOutput]:
         """Run requests made by `make_request` to their end; if this is interrupted, they are aborted."""
         with tqdm(total=len(requests), desc="Generating", unit="request", disable=not self._show_progress) as bar:
+            submitted = []
             try:
                 for request in requests:
-                    self._submit(request)
-                pending = {request.request_id for request in requests}
-                while pending:
-                    finished = self._step()
-                    bar.update(len(pending & finished))
-                    pending -= finished
-                return [self._answers[request.request_id] for request in requests]
-            finally:
+                    self.engine.add_request(request)
+                    submitted.append(request)
                 for request in requests:
-                    self._forget(request)
+                    while not request.is_finished:
+                        self._step()
+                    bar.update()
+                return [request_output(request) for request in requests]
+            finally:
+                for request in submitted:
+                    self.engine.abort(request.request_id)
 
     def stream(self, prompt: Prompt | Request, params: SamplingParams | None = None) -> Iterator[SequenceUpdate]:
         """Yield what each step adds, as it comes; several streams may be read in turn, closing one aborts its request.
@@ -108,32 +110,23 @@ class LLM:
         return self.engine.get_statistics()
 
     def _stream(self, request: Request) -> Iterator[SequenceUpdate]:
-        inbox = self._submit(request)
+        self.engine.add_request(request)
+        inbox = self._inboxes[request.request_id] = deque()
         try:
-            while inbox or request.request_id not in self._answers:
+            while inbox or not request.is_finished:
                 if inbox:
                     yield inbox.popleft()
                 else:
                     self._step()
         finally:
-            self._forget(request)
+            self.engine.abort(request.request_id)
+            del self._inboxes[request.request_id]
 
-    def _submit(self, request: Request) -> deque[SequenceUpdate]:
-        self.engine.add_request(request)
-        return self._inboxes.setdefault(request.request_id, deque())
-
-    def _step(self) -> set[str]:
-        """One step of the engine; what it brought goes to whoever asked. Returns the requests that it finished."""
-        output = self.engine.step()
-        for update in output.updates:
-            self._inboxes[update.request_id].append(update)
-        self._answers.update((answer.request_id, answer) for answer in output.finished)
-        return {answer.request_id for answer in output.finished}
-
-    def _forget(self, request: Request) -> None:
-        self.engine.abort(request.request_id)
-        self._inboxes.pop(request.request_id, None)
-        self._answers.pop(request.request_id, None)
+    def _step(self) -> None:
+        """One step of the engine; what it brought goes to the streams that wait for it."""
+        for update in self.engine.step().updates:
+            if update.request_id in self._inboxes:
+                self._inboxes[update.request_id].append(update)
 
 
 def _is_one_prompt(prompts) -> bool:

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,24 @@ PROMPT_KEYS = ("prompt", "prompt_token_ids", "messages")
 SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
 
 
-def read_prompts_file(path: Path, defaults: SamplingParams) -> list[tuple[Any, SamplingParams]]:
+@dataclass(frozen=True)
+class PromptEntry:
+    """One request as it was given; origin says where, for errors that only the model can find."""
+
+    prompt: Any
+    params: SamplingParams
+    origin: str
+
+
+def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]:
     """The prompts of the file and their sampling params, `defaults` changed by the keys of each line.
 
     A line is `{"prompt": text}`, `{"prompt_token_ids": [..]}` or `{"messages": [{"role", "content"}, ..]}`; empty lines
     are skipped. Raises RequestError that names the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON text may hold other characters that end a line for Python.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise RequestError(f"{path}: cannot read the prompts: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -28,10 +38,11 @@ def read_prompts_file(path: Path, defaults: SamplingParams) -> list[tuple[Any, S
     prompts = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
+            origin = f"{path} line {number}"
             try:
-                prompts.append(_parse_line(line, defaults))
+                prompts.append(PromptEntry(*_parse_line(line, defaults), origin))
             except RequestError as error:
-                raise RequestError(f"{path} line {number}: {error}") from None
+                raise RequestError(f"{origin}: {error}") from None
     if not prompts:
         raise RequestError(f"{path}: no prompts in it")
     return prompts
@@ -42,6 +53,8 @@ def _parse_line(line: str, defaults: SamplingParams) -> tuple[Any, SamplingParam
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise RequestError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise RequestError(f"not JSON that can be read: {error}") from None
     if not isinstance(entry, dict):
         raise RequestError("not a JSON object")
     given = [key for key in PROMPT_KEYS if key in entry]

@@ -100,9 +100,11 @@ class LLMEngine:
         return request
 
     def add_request(self, request: Request) -> str:
-        """Queue a request made by `make_request`, and return its id; raises RequestError if the id is in use."""
+        """Queue a request of `make_request`, and return its id; raises RequestError if it is in use or has ended."""
         if request.request_id in self._requests:
             raise RequestError(f"request_id {request.request_id!r} is in use by a request under way")
+        if request.is_finished:
+            raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self._requests[request.request_id] = request
         self.scheduler.add(request.sequences[0])
         return request.request_id

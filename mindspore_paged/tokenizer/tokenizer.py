@@ -49,16 +49,24 @@ class Tokenizer:
 
         Special tokens that are spelled out in `text` become those tokens, as in Hugging Face transformers.
         """
-        return self.backend.encode(text, add_special_tokens=True).ids
+        return self._encode(text, add_special_tokens=True)
 
     def encode_chat(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """The token ids of a chat; a BOS comes from the template alone, so that there are never two."""
         text = self.apply_chat_template(messages, add_generation_prompt)
-        return self.backend.encode(text, add_special_tokens=False).ids
+        return self._encode(text, add_special_tokens=False)
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            # Half a surrogate pair, from JSON or from an argument that was not UTF-8.
+            raise RequestError(f"the prompt is not Unicode text: {text[error.start]!r} at {error.start}") from None
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         """The prompt that the model's chat template makes of `messages` (dicts with `role` and `content`).

@@ -81,6 +81,15 @@ def test_a_released_prefix_is_found_until_it_is_evicted_and_then_no_more():
     pool.check_integrity()
 
 
+def test_a_prefix_is_kept_while_there_are_free_blocks():
+    pool = BlockPool(5)
+    block_id = named(pool, b"a")
+    pool.release([block_id])
+    assert block_id not in pool.allocate(3)
+    assert pool.match_prefix([b"a"]) == [block_id]
+    assert pool.allocate(1) == [block_id]
+
+
 def test_the_least_recently_used_prefix_is_evicted_first():
     pool = BlockPool(4)
     blocks = [named(pool, name) for name in (b"a", b"b", b"c")]

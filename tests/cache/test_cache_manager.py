@@ -98,3 +98,15 @@ class PagedRows(RuleBasedStateMachine):
 
 TestPagedRows = PagedRows.TestCase
 TestPagedRows.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def test_a_copy_for_a_row_that_is_freed_is_not_done():
+    cache = CacheManager(BlockPool(NUM_BLOCKS), BlockTable(ROWS, LONGEST // BLOCK_SIZE), BLOCK_SIZE)
+    row, _ = cache.admit([], 2)
+    assert cache.grow(row, 0, 2)
+    freed, kept = cache.fork(row), cache.fork(row)
+    for child in (freed, kept):
+        assert cache.grow(child, 2, 3)
+    cache.free(freed)
+    assert cache.take_copies() == [(cache.table.blocks(row)[0], cache.table.blocks(kept)[0])]
+    assert cache.take_copies() == []

