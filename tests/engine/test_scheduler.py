@@ -72,6 +72,16 @@ class TestOrder:
         assert sim.scheduler.cache.pool.num_used == 2
         assert sim.scheduler.cache.pool.num_free == 63 - 2
 
+    def test_a_step_that_takes_pages_from_one_sequence_gives_none_to_another(self):
+        sim = SchedulerSim(num_blocks=7, rows=2, budget=64, longest=24)  # 6 blocks to hand out
+        for _ in range(2):
+            sim.add(12, answer=5)  # 3 blocks each, and a fourth for the first answer
+        small = sim.add(1)
+        sim.step()
+        assert sim.step() == [(0, 12, 1)]
+        assert sim.scheduler.num_preemptions == 1
+        assert sim.step() == [(0, 13, 1), (small, 0, 1)]
+
 
 class TestChunks:
     @pytest.mark.parametrize(
