@@ -99,3 +99,41 @@ class CopyBlocks(nn.Cell):
     def construct(self, key_cache, value_cache, pairs):
         """Copy the blocks."""
         return self.op(key_cache, value_cache, pairs)
+
+
+class ReadBlocks(nn.Cell):
+    """Copy whole blocks out of the caches: for the tiers below the pool.
+
+    Inputs: key_cache, value_cache; block_ids [P] int32. Output: [2, P, BS, K, D] of the caches' type, keys and then
+    values. Raises ConfigError for an unknown backend.
+    """
+
+    def __init__(self, backend: str):
+        super().__init__()
+        self.op = _custom_op(
+            "ReadBlocks",
+            backend,
+            out_shape=lambda cache, _, ids: [2, ids[0], *cache[1:]],
+            out_dtype=lambda cache, *_: cache,
+        )
+
+    def construct(self, key_cache, value_cache, block_ids):
+        """Copy the blocks."""
+        return self.op(key_cache, value_cache, block_ids)
+
+
+class WriteBlocks(nn.Cell):
+    """Put whole blocks that ReadBlocks gave back into one layer's caches, in place.
+
+    Inputs: key_cache, value_cache; pages [L, 2, P, BS, K, D] of all L layers, of the caches' type; block_ids [P] int32,
+    -1 for a page that is not written; layer, which of the L it is. Output: int32 [1], to depend on. Raises ConfigError
+    for an unknown backend.
+    """
+
+    def __init__(self, backend: str):
+        super().__init__()
+        self.op = _cache_writer("WriteBlocks", backend)
+
+    def construct(self, key_cache, value_cache, pages, block_ids, layer):
+        """Write the blocks."""
+        return self.op(key_cache, value_cache, pages, block_ids, layer)

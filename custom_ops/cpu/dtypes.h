@@ -6,13 +6,14 @@
 
 namespace paged_ops {
 
-enum class DType { kFloat32, kFloat16, kBFloat16, kInt32, kOther };
+enum class DType { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kOther };
 
 inline DType ParseDType(const char* name) {
   if (std::strcmp(name, "float32") == 0) return DType::kFloat32;
   if (std::strcmp(name, "float16") == 0) return DType::kFloat16;
   if (std::strcmp(name, "bfloat16") == 0) return DType::kBFloat16;
   if (std::strcmp(name, "int32") == 0) return DType::kInt32;
+  if (std::strcmp(name, "int64") == 0) return DType::kInt64;
   return DType::kOther;
 }
 
@@ -22,6 +23,7 @@ inline const char* DTypeName(DType dtype) {
     case DType::kFloat16: return "float16";
     case DType::kBFloat16: return "bfloat16";
     case DType::kInt32: return "int32";
+    case DType::kInt64: return "int64";
     case DType::kOther: break;
   }
   return "other";
