@@ -43,6 +43,18 @@ class StepError(PagedError):
     code = "ERROR_STEP_FAILED"
 
 
+class ForeignPageError(PagedError):
+    """A saved page of another model, or a file that is no page."""
+
+    code = "ERROR_FOREIGN_PAGE"
+
+
+class DamagedPageError(PagedError):
+    """A saved page whose bytes are not those that were written; its content is computed again, never used."""
+
+    code = "ERROR_DAMAGED_PAGE"
+
+
 class IntegrityError(PagedError):
     """A bookkeeping invariant does not hold: a bug of this package, never of its input."""
 

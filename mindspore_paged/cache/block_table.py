@@ -1,5 +1,7 @@
 """Host side of block_table: one row of block ids for each running sequence, and what the device does not know yet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mindspore_paged.cache.block_pool import NULL_BLOCK
@@ -17,8 +19,8 @@ class BlockTable:
 
     def __init__(self, max_num_seqs: int, max_blocks_per_seq: int):
         self.block_tables = np.full((max_num_seqs, max_blocks_per_seq), NO_BLOCK, np.int32)
-        self._lengths = np.zeros(max_num_seqs, np.int64)
-        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+        self._lengths = [0] * max_num_seqs
+        self._free_rows = dict.fromkeys(range(max_num_seqs - 1, -1, -1))  # the one freed last is taken first
         self._on_device = np.full_like(self.block_tables, NULL_BLOCK)
         self._changed_rows: set[int] = set()
 
@@ -35,13 +37,13 @@ class BlockTable:
     @property
     def num_held_blocks(self) -> int:
         """Entries of all rows that hold a block."""
-        return int(self._lengths.sum())
+        return sum(self._lengths)
 
     def acquire_row(self) -> int:
         """Take an empty row; raises InvalidBlockError when every row is in use."""
         if not self._free_rows:
             raise InvalidBlockError(f"all {len(self.block_tables)} rows of block_table are in use")
-        return self._free_rows.pop()
+        return self._free_rows.popitem()[0]
 
     def release_row(self, row: int) -> list[int]:
         """Empty the row, give it back, and return the blocks that it held."""
@@ -51,16 +53,24 @@ class BlockTable:
         self.block_tables[row, : len(blocks)] = NO_BLOCK
         self._lengths[row] = 0
         self._changed_rows.add(row)
-        self._free_rows.append(row)
+        self._free_rows[row] = None
         return blocks
 
     def num_blocks(self, row: int) -> int:
         """How many blocks the row holds."""
-        return int(self._lengths[row])
+        return self._lengths[row]
 
-    def blocks(self, row: int) -> list[int]:
-        """The row's blocks, in the order of the tokens that they hold."""
-        return self.block_tables[row, : self._lengths[row]].tolist()
+    def blocks(self, row: int, start: int = 0) -> list[int]:
+        """The row's blocks, in the order of the tokens that they hold, from place `start` on."""
+        return self.block_tables[row, start : self._lengths[row]].tolist()
+
+    def held_blocks(self) -> np.ndarray:
+        """Every entry that holds a block, int32 [E]; a shared block stands there once for each row."""
+        return self.block_tables[self.block_tables != NO_BLOCK]
+
+    def rows_with(self, block_ids: Sequence[int]) -> list[int]:
+        """The rows that hold any of the blocks."""
+        return np.flatnonzero(np.isin(self.block_tables, block_ids).any(axis=1)).tolist()
 
     def append(self, row: int, block_ids: list[int]) -> None:
         """Lengthen the row; raises InvalidBlockError if it would outgrow the table."""
@@ -77,6 +87,16 @@ class BlockTable:
             raise InvalidBlockError(f"row {row} has no block {index}; it holds {self._lengths[row]}")
         self.block_tables[row, index] = block_id
         self._changed_rows.add(row)
+
+    def relocate(self, moves: dict[int, int]) -> None:
+        """Put, wherever a row holds a block that is a key of `moves`, the block that it maps to."""
+        if not moves:
+            return
+        self._changed_rows.update(self.rows_with(list(moves)))
+        moved = np.arange(max(self.block_tables.max(), *moves) + 1, dtype=np.int32)
+        moved[list(moves)] = list(moves.values())
+        held = self.block_tables != NO_BLOCK
+        self.block_tables[held] = moved[self.block_tables[held]]
 
     def take_changes(self) -> tuple[np.ndarray, np.ndarray]:
         """Entries that the device must write to equal the host: indices int32 [C, 2], block ids int32 [C].
@@ -105,8 +125,8 @@ class BlockTable:
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless rows are filled from the left and free rows are empty."""
-        filled = np.arange(self.max_blocks_per_seq) < self._lengths[:, None]
+        filled = np.arange(self.max_blocks_per_seq) < np.array(self._lengths)[:, None]
         if not np.array_equal(filled, self.block_tables != NO_BLOCK):
             raise IntegrityError("a row of block_table has a hole, or blocks past its length")
-        if len(set(self._free_rows)) != len(self._free_rows) or self._lengths[self._free_rows].any():
-            raise IntegrityError("a free row of block_table is listed twice, or holds blocks")
+        if any(self._lengths[row] for row in self._free_rows):
+            raise IntegrityError("a free row of block_table holds blocks")

@@ -1,28 +1,74 @@
-"""Pages of whole sequences: rows of block_table over blocks of the pool, with sharing and copy-on-write."""
+"""Pages of whole sequences: rows of block_table over blocks of the pool, shared, copied, moved, swapped."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
 
 from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
-from mindspore_paged.errors import IntegrityError, OutOfBlocksError
+from mindspore_paged.cache.compaction import plan_moves
+from mindspore_paged.cache.elasticity import ElasticCapacity
+from mindspore_paged.errors import IntegrityError
+
+
+class PageTier(Protocol):
+    """Where the contents of evicted blocks may be found again by their names; HostTier is the real one."""
+
+    def match(self, hashes: Sequence[bytes]) -> int:
+        """How many of `hashes`, from the first on, it seems to hold."""
+
+    def get(self, block_hash: bytes) -> np.ndarray | None:
+        """The page, checked, or None if it is gone or damaged."""
+
+
+@dataclass
+class Transfers:
+    """What the device must do with whole pages before the next step writes, in this order.
+
+    saves: (block, name) whose content is about to be overwritten, and may be saved below the pool.
+    loads: (block, page) to write. copies: (source, destination), one after the other.
+    """
+
+    saves: list[tuple[int, bytes]] = field(default_factory=list)
+    loads: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
 
 
 class CacheManager:
-    """Gives rows their blocks; `admit`, `grow`, `fork`, `free` and `register` mutate, and each is all or nothing.
+    """Gives rows their blocks; each mutating call is all or nothing.
 
     A row covers its tokens with whole blocks::
 
         tokens      0 ........ 15 | 16 ....... 31 | 32 .. 36
         row         block 7       | block 3       | block 12
         shared?     with row 2    | with row 2    | own: only an own block is ever written
+
+    `admit`, `grow`, `fork`, `free`, `register`, `compact`, `forget_blocks`, `adjust_capacity`, `take_transfers` mutate.
+    host_tier: where the content of evicted blocks may be found again. capacity: how much of the pool may be used.
     """
 
-    def __init__(self, pool: BlockPool, table: BlockTable, block_size: int, enable_prefix_caching: bool = True):
+    def __init__(
+        self,
+        pool: BlockPool,
+        table: BlockTable,
+        block_size: int,
+        enable_prefix_caching: bool = True,
+        host_tier: PageTier | None = None,
+        capacity: ElasticCapacity | None = None,
+    ):
         self.pool = pool
         self.table = table
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
+        self.host_tier = host_tier
+        self.capacity = capacity
+        self.missed_run = 0  # length of the longest run that was asked for in vain since the last compaction
+        self._writable: dict[int, int] = {}  # row -> end of the tokens whose blocks it has for itself, while it has
+        self._reserved: dict[int, int] = {}  # row -> blocks that it got ahead of need, as one run
+        self._loads: list[tuple[int, np.ndarray]] = []
         self._copies: list[tuple[int, int]] = []
 
     def blocks_for(self, num_tokens: int) -> int:
@@ -34,58 +80,69 @@ class CacheManager:
         """Slots in the blocks of all rows, a shared block counted for each row."""
         return self.table.num_held_blocks * self.block_size
 
-    def admit(self, hashes: Sequence[bytes], num_tokens: int) -> tuple[int, int] | None:
+    def admit(self, hashes: Sequence[bytes], num_tokens: int, contiguous_tokens: int = 0) -> tuple[int, int] | None:
         """Start a row for a sequence of `num_tokens` known tokens whose full blocks are named by `hashes`.
 
-        Returns the row and how many leading tokens the prefix cache already holds, or None if no row is free or the
-        pool could not hold all of its tokens now. The last token is never taken from the cache: its logits are needed.
+        Returns the row and how many leading tokens the pool, or the tier below it, holds already; or None if no row is
+        free or the pool could not hold all of its tokens now. The last token is never taken from there: its logits are
+        needed. With `contiguous_tokens`, blocks for so many tokens are taken at once, as one run if there is one.
         """
         if self.table.num_free_rows == 0:
             return None
-        cached = self.pool.match_prefix(hashes[: (num_tokens - 1) // self.block_size])
-        revived = sum(self.pool.references(block_id) == 0 for block_id in cached)
-        if self.blocks_for(num_tokens) - len(cached) > self.pool.num_available - revived:
-            return None
+        hashes = hashes[: (num_tokens - 1) // self.block_size]
+        cached = self.pool.match_prefix(hashes)
         self.pool.retain(cached)
+        missing = self.blocks_for(num_tokens) - len(cached)
+        if not self._make_room(missing):
+            self.pool.release(cached)
+            return None
         row = self.table.acquire_row()
         self.table.append(row, cached)
-        return row, len(cached) * self.block_size
+        if contiguous_tokens:
+            self._reserve_run(row, max(missing, self.blocks_for(contiguous_tokens) - len(cached)))
+        num_loaded = self._load(row, len(cached), hashes[len(cached) :])
+        return row, (len(cached) + num_loaded) * self.block_size
 
     def grow(self, row: int, num_computed_tokens: int, num_tokens: int) -> bool:
         """Make the row ready to write tokens num_computed_tokens .. num_tokens - 1; False, and no change, if it cannot.
 
-        New blocks are appended; a shared block that would be written is replaced by a copy (see `take_copies`).
+        New blocks are appended; a shared block that would be written is replaced by a copy.
         """
-        first_written = num_computed_tokens // self.block_size
-        held = self.table.blocks(row)
-        shared = [i for i in range(first_written, len(held)) if self.pool.references(held[i]) > 1]
-        missing = self.blocks_for(num_tokens) - len(held)
-        try:
-            fresh = self.pool.allocate(len(shared) + missing)
-        except OutOfBlocksError:
+        if num_tokens <= self._writable.get(row, 0):
+            return True  # most decodes: the next token goes into a block that was made ready for an earlier one
+        first_written, end = num_computed_tokens // self.block_size, self.blocks_for(num_tokens)
+        written = self.table.blocks(row, first_written)[: end - first_written]
+        shared = self.pool.shared_among(written)
+        missing = end - first_written - len(written)
+        if not self._make_room(len(shared) + missing):
             return False
-        for index, block_id in zip(shared, fresh, strict=False):  # the rest of `fresh` is appended
-            self._copies.append((held[index], block_id))
-            self.table.replace(row, index, block_id)
-            self.pool.release([held[index]])
-        self.table.append(row, fresh[len(shared) :])
+        for source, copy in zip(shared, self.pool.allocate(len(shared)), strict=True):
+            self._copies.append((source, copy))
+            self.table.replace(row, first_written + written.index(source), copy)
+            self.pool.release([source])
+        if missing:
+            self.table.append(row, self._next_blocks(row, missing))
+        self._writable[row] = end * self.block_size
         return True
 
-    def fork(self, row: int) -> int | None:
-        """Start another row with the same blocks, shared; None if every row is in use."""
+    def fork(self, row: int, num_tokens: int) -> int | None:
+        """Start another row that shares the blocks of the first `num_tokens` tokens; None if every row is in use."""
         if self.table.num_free_rows == 0:
             return None
-        blocks = self.table.blocks(row)
+        blocks = self.table.blocks(row)[: self.blocks_for(num_tokens)]
         self.pool.retain(blocks)
         child = self.table.acquire_row()
         self.table.append(child, blocks)
+        self._writable.pop(row, None)  # the last block is no longer its own
         return child
 
     def free(self, row: int) -> None:
         """Give the row and its references back; blocks in the prefix index stay there until they are evicted."""
-        blocks = self.table.release_row(row)
-        self.pool.release(blocks)
-        # A copy into a block that is no longer held must not land in its next owner's page.
+        self._writable.pop(row, None)
+        self._reserved.pop(row, None)
+        self.pool.release(self.table.release_row(row))
+        # What was to be written into a block that nobody holds any more must not land in its next owner's page.
+        self._loads = [load for load in self._loads if self.pool.references(load[0])]
         self._copies = [pair for pair in self._copies if self.pool.references(pair[1])]
 
     def register(self, row: int, hashes: Sequence[bytes], first_block: int, num_full_blocks: int) -> None:
@@ -95,18 +152,104 @@ class CacheManager:
         for index in range(first_block, num_full_blocks):
             self.pool.register(int(self.table.block_tables[row, index]), hashes[index])
 
-    def take_copies(self) -> list[tuple[int, int]]:
-        """Block copies (source, destination) that the device must do, in this order, before the next step writes."""
-        copies, self._copies = self._copies, []
-        return copies
+    def compact(self, max_moves: int) -> list[tuple[int, int]]:
+        """Move live blocks together, at most `max_moves`, in pool, table and index; returns (source, destination).
 
-    def check_integrity(self) -> None:
-        """Raise IntegrityError unless references equal the rows that hold each block, and pool and table are sound."""
+        The caller copies the pages, in this order, before anything else is done with the pool; it may be called only
+        when no transfer is pending.
+        """
+        held = set(self.table.held_blocks().tolist()) | set(self.pool.pinned_blocks()) | set(self.pool.cached_blocks())
+        moves = plan_moves(self.pool.free_runs, sorted(held, reverse=True), max_moves)
+        self.pool.move(moves)
+        self.table.relocate(dict(moves))
+        self.missed_run = 0
+        return moves
+
+    def forget_blocks(self, block_ids: Sequence[int]) -> list[int]:
+        """The content of these blocks is lost: take their names away, and return the rows that hold one of them."""
+        for block_id in block_ids:
+            self.pool.forget(block_id)
+        return self.table.rows_with(block_ids)
+
+    def adjust_capacity(self) -> int:
+        """Follow the load: shrink or grow the usable part of the pool; returns the blocks usable from now on."""
+        if self.capacity is not None:
+            change = self.capacity.advise(self.pool.num_used, self.pool.num_usable) - self.pool.num_usable
+            if change > 0:
+                self.pool.restore(change)
+            else:
+                self.pool.withhold(-change)
+        return self.pool.num_usable
+
+    def take_transfers(self) -> Transfers:
+        """What the device must do with whole pages before the next step, handed over once."""
+        transfers = Transfers(self.pool.take_evictions(), self._loads, self._copies)
+        self._loads, self._copies = [], []
+        return transfers
+
+    def check_integrity(self, rows: dict[int, tuple[int, str]]) -> None:
+        """Raise IntegrityError unless pool and table are sound and agree, and every row covers its tokens exactly.
+
+        rows: for each row in use, its tokens in the cache and whose it is, to name who leaks.
+        """
         self.pool.check_integrity()
         self.table.check_integrity()
-        held = Counter(block for row in range(len(self.table.block_tables)) for block in self.table.blocks(row))
+        held = Counter(self.table.held_blocks().tolist())
+        pins = Counter(self.pool.pinned_blocks())
         for block_id in range(1, self.pool.num_blocks):
-            if self.pool.references(block_id) != held[block_id]:
+            if self.pool.references(block_id) != held[block_id] + pins[block_id]:
                 raise IntegrityError(
-                    f"block {block_id} has {self.pool.references(block_id)} references, {held[block_id]} rows hold it"
+                    f"block {block_id} has {self.pool.references(block_id)} references, "
+                    f"{held[block_id]} rows and {pins[block_id]} pins hold it"
                 )
+        for row, (num_tokens, owner) in rows.items():
+            wanted = max(self.blocks_for(num_tokens), self._reserved.get(row, 0))
+            if self.table.num_blocks(row) != wanted:
+                raise IntegrityError(
+                    f"{owner} holds {self.table.num_blocks(row)} blocks for {num_tokens} tokens instead of {wanted}"
+                )
+            if row in self._writable and self.pool.shared_among(self.table.blocks(row, num_tokens // self.block_size)):
+                raise IntegrityError(f"{owner} would write into a block that it shares")
+
+    def _make_room(self, count: int) -> bool:
+        """Whether `count` blocks can be had, withheld ones put back into use for it."""
+        lacking = count - self.pool.num_available
+        if lacking > self.pool.num_withheld:
+            return False
+        self.pool.restore(max(0, lacking))
+        return True
+
+    def _reserve_run(self, row: int, count: int) -> None:
+        run = self.pool.allocate_run(count)
+        if run is None:
+            self.missed_run = max(self.missed_run, count)
+            return
+        self.table.append(row, run)
+        self._reserved[row] = self.table.num_blocks(row)
+
+    def _next_blocks(self, row: int, count: int) -> list[int]:
+        """More blocks for a row; one that has a run is continued behind it while the neighbours are free."""
+        blocks: list[int] = []
+        if row in self._reserved:
+            last = self.table.blocks(row)[-1]
+            while len(blocks) < count and (neighbour := self.pool.extend_run(last)) is not None:
+                blocks.append(neighbour)
+                last = neighbour
+        return blocks + self.pool.allocate(count - len(blocks))
+
+    def _load(self, row: int, first_block: int, hashes: Sequence[bytes]) -> int:
+        """Let blocks of the row be filled from the tier below; returns how many of `hashes`, from the first on."""
+        if self.host_tier is None:
+            return 0
+        pages = []
+        for block_hash in hashes[: self.host_tier.match(hashes)]:
+            page = self.host_tier.get(block_hash)
+            if page is None:  # gone or damaged meanwhile: computed again, like all behind it
+                break
+            pages.append(page)
+        missing = first_block + len(pages) - self.table.num_blocks(row)
+        if missing > 0:
+            self.table.append(row, self.pool.allocate(missing))
+        blocks = self.table.blocks(row)[first_block : first_block + len(pages)]
+        self._loads += zip(blocks, pages, strict=True)
+        return len(pages)

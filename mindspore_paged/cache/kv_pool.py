@@ -5,7 +5,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Zero
 
-from mindspore_paged.custom_ops.ops import CopyBlocks
+from mindspore_paged.custom_ops.ops import CopyBlocks, ReadBlocks, WriteBlocks
 from mindspore_paged.errors import ConfigError
 
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -27,7 +27,7 @@ class KVPagePool:
 
     key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`.
     block_table: Parameter int32 [max_num_seqs, max_blocks_per_seq]; the null block where a row has no block.
-    copier: Cell that copies pages within all of them.
+    copier, reader, writer: Cells that copy pages within the pool, read them out and write them back.
     """
 
     def __init__(self, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu"):
@@ -36,7 +36,10 @@ class KVPagePool:
         self.key_caches = [_zeros(page_shape, dtype, f"{i}.key_cache") for i in range(num_layers)]
         self.value_caches = [_zeros(page_shape, dtype, f"{i}.value_cache") for i in range(num_layers)]
         self.block_table = _zeros(table_shape, "int32", "block_table")
+        self.dtype = dtype
         self.copier = CopyPages(self.key_caches, self.value_caches, backend)
+        self.reader = ReadPages(self.key_caches, self.value_caches, backend)
+        self.writer = WritePages(self.key_caches, self.value_caches, backend)
         self.num_bytes = 2 * num_layers * int(np.prod(page_shape)) * ITEM_SIZES[dtype]
 
 
@@ -54,6 +57,46 @@ class CopyPages(nn.Cell):
         done = ops.zeros((1,), ms.int32)
         for key_cache, value_cache in zip(self.key_caches, self.value_caches):  # noqa: B905, a graph knows no `strict`
             done = done + self.copy_blocks(key_cache, value_cache, pairs)
+        return done
+
+
+class ReadPages(nn.Cell):
+    """Whole pages of every layer: block_ids int32 [P] -> [layers, 2, P, BS, K, D], keys and then values.
+
+    bfloat16 pages come as float32, which holds them exactly: NumPy has no bfloat16 to receive them in.
+    """
+
+    def __init__(self, key_caches, value_caches, backend):
+        super().__init__()
+        self.key_caches = ms.ParameterTuple(key_caches)
+        self.value_caches = ms.ParameterTuple(value_caches)
+        self.widen = key_caches[0].dtype == ms.bfloat16
+        self.read_blocks = ReadBlocks(backend)
+        self.stack = ops.Stack()
+
+    def construct(self, block_ids):
+        """Read in every layer."""
+        layers = ()
+        for key_cache, value_cache in zip(self.key_caches, self.value_caches):  # noqa: B905, a graph knows no `strict`
+            pages = self.read_blocks(key_cache, value_cache, block_ids)
+            layers += (ops.cast(pages, ms.float32) if self.widen else pages,)
+        return self.stack(layers)
+
+
+class WritePages(nn.Cell):
+    """Whole pages into every layer: block_ids int32 [P], -1 for none, pages [layers, 2, P, BS, K, D] -> int32 [1]."""
+
+    def __init__(self, key_caches, value_caches, backend):
+        super().__init__()
+        self.key_caches = ms.ParameterTuple(key_caches)
+        self.value_caches = ms.ParameterTuple(value_caches)
+        self.write_blocks = WriteBlocks(backend)
+
+    def construct(self, block_ids, pages):
+        """Write in every layer."""
+        done = ops.zeros((1,), ms.int32)
+        for layer in range(len(self.key_caches)):
+            done = done + self.write_blocks(self.key_caches[layer], self.value_caches[layer], pages, block_ids, layer)
         return done
 
 
