@@ -57,6 +57,7 @@ setup(
         "setuptools<81",  # mindformers imports pkg_resources
         "gguf==0.19.0",
         "jinja2>=3.1",
+        "matplotlib>=3.8,<4",
         "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy; 0.6 asks for NumPy 2
         "pydantic>=2.10,<3",
         "pyyaml>=6",

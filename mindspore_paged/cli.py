@@ -26,7 +26,7 @@ EPILOG = """examples:
 a line of the prompts file is one of
   {"prompt": "text"}   {"prompt_token_ids": [1, 2]}   {"messages": [{"role": "user", "content": "Hi"}]}
 and may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
-ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty
+ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty; and priority, request_class
 """
 
 
@@ -88,20 +88,24 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
 
-    llm = LLM(config, show_progress=sys.stderr.isatty())
-    requests = [_request(llm, entry) for entry in prompts]
-    one_text = len(requests) == 1 and requests[0].params.n == 1 and llm.tokenizer is not None
-    if one_text and arguments.json is None:
-        errors = _stream_answer(llm, requests[0])
-    else:
-        outputs = llm.run(requests)
-        errors = _print_answers(outputs)
-        if arguments.json is not None:
-            _write_json(arguments.json, outputs, llm.get_statistics())
-    _print_summary(llm.get_statistics())
+    with LLM(config, show_progress=sys.stderr.isatty()) as llm:
+        requests = [_request(llm, entry) for entry in prompts]
+        errors = _answer(llm, requests, arguments.json)
+        _print_summary(llm.get_statistics())
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return EXIT_FAILED if errors else 0
+
+
+def _answer(llm, requests: list, json_path: Path | None) -> list[str]:
+    """Run the requests and print their answers, as they come if there is one; returns what went wrong."""
+    if len(requests) == 1 and requests[0].params.n == 1 and llm.tokenizer is not None and json_path is None:
+        return _stream_answer(llm, requests[0])
+    outputs = llm.run(requests)
+    errors = _print_answers(outputs)
+    if json_path is not None:
+        _write_json(json_path, outputs, llm.get_statistics())
+    return errors
 
 
 def _config(arguments: argparse.Namespace) -> EngineConfig:
@@ -134,7 +138,7 @@ def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[Prom
 
 def _request(llm, entry: PromptEntry):
     try:
-        return llm.make_request(entry.prompt, entry.params)
+        return llm.make_request(entry.prompt, entry.params, entry.priority, entry.request_class)
     except RequestError as error:
         raise RequestError(f"{entry.origin}: {error}") from None
 

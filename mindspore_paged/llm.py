@@ -12,6 +12,7 @@ from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.builder import build_engine
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.prefix_store import export_prefix, import_prefix, pin_prefix
 from mindspore_paged.engine.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
@@ -53,16 +54,38 @@ class LLM:
         """The model's tokenizer, or None if its files hold none."""
         return self.engine.tokenizer
 
-    def make_request(self, prompt: Prompt, params: SamplingParams | None = None) -> Request:
-        """Check a prompt, without running it; raises RequestError that says what is wrong with it."""
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files and threads; nothing may run afterwards."""
+        self.engine.close()
+
+    def make_request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        priority: int = 0,
+        request_class: str | None = None,
+    ) -> Request:
+        """Check a prompt, without running it; raises RequestError that says what is wrong with it.
+
+        priority: the higher, the sooner, for the policy `priority`. request_class: requests of one class are expected
+        to get answers of like length.
+        """
         params = self.config.sampling if params is None else params
+        if not isinstance(request_class, str | None):
+            raise RequestError(f"request_class is {request_class!r}; it must be text")
         if not isinstance(prompt, Sequence):
             raise RequestError(f"the prompt is {prompt!r}; it must be text, a list of token ids, or a list of messages")
         if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], dict):
             if self.tokenizer is None:
                 raise RequestError("messages need a tokenizer with a chat template; this model has none")
-            return self.engine.make_request(self.tokenizer.encode_chat(list(prompt)), params)
-        return self.engine.make_request(prompt, params)
+            prompt = self.tokenizer.encode_chat(list(prompt))
+        return self.engine.make_request(prompt, params, priority=priority, request_class=request_class)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -104,6 +127,18 @@ class LLM:
         The request is checked at once; it runs when the first piece is asked for.
         """
         return self._stream(prompt if isinstance(prompt, Request) else self.make_request(prompt, params))
+
+    def pin_prefix(self, prompt: str | Sequence[int]) -> int:
+        """Compute a text that many prompts begin with, and keep its pages; returns the tokens kept."""
+        return pin_prefix(self.engine, prompt)
+
+    def export_prefix(self, prompt: str | Sequence[int], path: str | Path | None = None) -> bytes:
+        """The pages of a text, to be imported by another engine of the same model; also written to `path`."""
+        return export_prefix(self.engine, prompt, path)
+
+    def import_prefix(self, source: bytes | str | Path) -> int:
+        """Take pages that `export_prefix` gave; returns their tokens. Raises CheckpointError if they do not fit."""
+        return import_prefix(self.engine, source)
 
     def get_statistics(self) -> dict[str, float | int]:
         """Memory, block utilization, throughput and the like since the engine was built (see `LLMEngine`)."""

@@ -10,6 +10,7 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
 
 PROMPT_KEYS = ("prompt", "prompt_token_ids", "messages")
+REQUEST_KEYS = ("priority", "request_class")
 SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
 
 
@@ -20,13 +21,16 @@ class PromptEntry:
     prompt: Any
     params: SamplingParams
     origin: str
+    priority: int = 0
+    request_class: str | None = None
 
 
 def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]:
     """The prompts of the file and their sampling params, `defaults` changed by the keys of each line.
 
-    A line is `{"prompt": text}`, `{"prompt_token_ids": [..]}` or `{"messages": [{"role", "content"}, ..]}`; empty lines
-    are skipped. Raises RequestError that names the file and the line.
+    A line is `{"prompt": text}`, `{"prompt_token_ids": [..]}` or `{"messages": [{"role", "content"}, ..]}`, with
+    `priority`, `request_class` and sampling keys if it likes; empty lines are skipped. Raises RequestError that names
+    the file and the line.
     """
     try:
         # Not splitlines(): JSON text may hold other characters that end a line for Python.
@@ -40,7 +44,7 @@ def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]
         if line.strip():
             origin = f"{path} line {number}"
             try:
-                prompts.append(PromptEntry(*_parse_line(line, defaults), origin))
+                prompts.append(_parse_line(line, defaults, origin))
             except RequestError as error:
                 raise RequestError(f"{origin}: {error}") from None
     if not prompts:
@@ -48,7 +52,7 @@ def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]
     return prompts
 
 
-def _parse_line(line: str, defaults: SamplingParams) -> tuple[Any, SamplingParams]:
+def _parse_line(line: str, defaults: SamplingParams, origin: str) -> PromptEntry:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -60,13 +64,16 @@ def _parse_line(line: str, defaults: SamplingParams) -> tuple[Any, SamplingParam
     given = [key for key in PROMPT_KEYS if key in entry]
     if len(given) != 1:
         raise RequestError(f"it has {', '.join(given) or 'none'} of {', '.join(PROMPT_KEYS)}; exactly one is needed")
-    sampling = {key: value for key, value in entry.items() if key not in PROMPT_KEYS}
-    for key in sampling:
-        if key not in SAMPLING_KEYS:
-            near = difflib.get_close_matches(key, (*PROMPT_KEYS, *SAMPLING_KEYS), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join((*PROMPT_KEYS, *SAMPLING_KEYS))}"
+    others = {key: value for key, value in entry.items() if key not in PROMPT_KEYS}
+    known = (*PROMPT_KEYS, *SAMPLING_KEYS, *REQUEST_KEYS)
+    for key in others:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             raise RequestError(f"unknown key {key!r}; {hint}")
-    return _checked_prompt(given[0], entry[given[0]]), replace(defaults, **sampling)
+    of_request = {key: others.pop(key) for key in REQUEST_KEYS if key in others}
+    prompt = _checked_prompt(given[0], entry[given[0]])
+    return PromptEntry(prompt, replace(defaults, **others), origin, **of_request)
 
 
 def _checked_prompt(key: str, value: Any) -> Any:

@@ -33,12 +33,12 @@ def test_unknown_key_names_the_nearest_right_one(data, message):
 @pytest.mark.parametrize(
     ("section", "key", "value", "allowed"),
     [
-        ("cache", "block_size", "abc", "a whole number"),
-        ("cache", "block_size", "16", "a whole number"),
-        ("cache", "block_size", True, "a whole number"),
-        ("cache", "block_size", 16.0, "a whole number"),
-        ("cache", "block_size", 24, "a multiple of 16"),
-        ("cache", "block_size", 0, "greater than or equal to 16"),
+        ("cache", "block_size", "abc", "a multiple of 16, or auto"),
+        ("cache", "block_size", "16", "a multiple of 16, or auto"),
+        ("cache", "block_size", True, "a multiple of 16, or auto"),
+        ("cache", "block_size", 16.0, "a multiple of 16, or auto"),
+        ("cache", "block_size", 24, "a multiple of 16, or auto"),
+        ("cache", "block_size", 0, "a multiple of 16, or auto"),
         ("cache", "num_blocks", 1, "greater than or equal to 2"),
         ("cache", "memory_budget", True, "a size such as 512MiB, or a whole number of bytes"),
         ("cache", "memory_budget", "lots", "a size such as 512MiB, or a whole number of bytes"),
@@ -128,7 +128,9 @@ def test_fewer_tokens_in_a_step_than_sequences():
 
 def test_other_problems_are_counted():
     data = {"cache": {"block_size": 1}, "runtime": {"jit": 1, "debug": 3}, "sampling": {"n": 0}}
-    assert message_of(config_from_dict, data) == "cache.block_size is 1; it must be a multiple of 16 (and 3 more)"
+    assert (
+        message_of(config_from_dict, data) == "cache.block_size is 1; it must be a multiple of 16, or auto (and 3 more)"
+    )
 
 
 # Files that are no configuration

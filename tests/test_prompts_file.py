@@ -34,6 +34,12 @@ def test_sampling_keys_of_a_line_are_for_that_line_alone(read):
     assert second.params == DEFAULTS
 
 
+def test_priority_and_class_of_a_line_are_for_that_line_alone(read):
+    first, second = read('{"prompt": "a", "priority": -3, "request_class": "summary", "n": 2}\n{"prompt": "b"}')
+    assert (first.priority, first.request_class, first.params.n) == (-3, "summary", 2)
+    assert (second.priority, second.request_class) == (0, None)
+
+
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
 def test_what_ends_a_line_for_python_alone_may_stand_in_a_text(read, character):
     assert read(f'{{"prompt": "a{character}b"}}')[0].prompt == f"a{character}b"
@@ -55,6 +61,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(read):
         ("{}", "it has none of prompt, prompt_token_ids, messages; exactly one is needed"),
         ('{"prompt": "a", "messages": []}', "it has prompt, messages of prompt, prompt_token_ids, messages"),
         ('{"prompt": "a", "temprature": 1}', "unknown key 'temprature'; did you mean temperature?"),
+        ('{"prompt": "a", "priorty": 1}', "unknown key 'priorty'; did you mean priority?"),
         ('{"promt": "a", "prompt": "b"}', "unknown key 'promt'; did you mean prompt?"),
         ('{"prompt": "a", "zzz": 1}', "unknown key 'zzz'; known keys: prompt, prompt_token_ids, messages, max_tokens"),
         ('{"prompt": 5}', "prompt must be a string"),

@@ -37,13 +37,14 @@ _KEYS = {
         "model.config.rope_scaling": RopeScaling,
     }.items()
 }
+_PATHS = (("model", "weights"), ("model", "tokenizer"), ("cache", "page_files"), ("runtime", "event_log"))
 _SECTIONS = [key.name for key in fields(EngineConfig)]
 
 
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> EngineConfig:
     """The configuration in the YAML file at `path` (None: the defaults), changed by `section.key=value` overrides.
 
-    A relative `weights` or `tokenizer` starts at the file's own folder; one in an override, at the working directory.
+    A relative path in it starts at the file's own folder; one in an override, at the working directory.
     A MindFormers predict YAML is accepted too (see `mindformers_config`), and overrides take our own keys there as
     well. Raises ConfigError, one line, for a file, key or value that cannot be used.
     """
@@ -74,11 +75,12 @@ def _read_sections(path: Path, chosen: dict) -> dict:
         from mindspore_paged.config.mindformers import map_predict_config
 
         return map_predict_config(data, chosen)
-    if isinstance(model, dict):
-        for key in ("weights", "tokenizer"):
-            value = model.get(key)
-            if isinstance(value, str) and value and value[0] != "~" and value not in (DEMO_WEIGHTS, RANDOM_WEIGHTS):
-                model[key] = path.parent / value
+    for section, key in _PATHS:
+        values = data.get(section)
+        value = values.get(key) if isinstance(values, dict) else None
+        words = (DEMO_WEIGHTS, RANDOM_WEIGHTS) if key == "weights" else ()
+        if isinstance(value, str) and value and value[0] != "~" and value not in words:
+            values[key] = path.parent / value
     return data
 
 

@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     PlainValidator,
     StrictBool,
+    StrictFloat,
     StrictInt,
     TypeAdapter,
     ValidationError,
@@ -60,6 +61,12 @@ def _byte_size(value: Any) -> ByteSize:
     except ValidationError:
         pass
     raise ValueError("a size such as 512MiB, or a whole number of bytes")
+
+
+def _block_size(value: Any) -> int | str:
+    if value != "auto" and (type(value) is not int or value < 16 or value % 16):
+        raise ValueError("a multiple of 16, or auto")
+    return value
 
 
 def _sentence(text: str) -> PydanticCustomError:
@@ -147,16 +154,32 @@ def _dimensions(name: str | None, described: ModelConfig | None, config: Any) ->
 
 @dataclass(frozen=True, config=_SECTION)
 class CacheSection:
-    """The pool of KV pages: its size by `num_blocks` or by `memory_budget` (bytes), not both.
+    """The pool of KV pages: its size by `num_blocks` or by `memory_budget` (bytes), not both; and what lies below it.
 
-    block_size: tokens in a page, a multiple of 16. kv_cache_dtype: `auto` is the model's dtype.
+    block_size: tokens in a page, a multiple of 16, or `auto`. kv_cache_dtype: `auto` is the model's dtype.
+    host_memory: bytes for pages that the pool evicts; page_files: a folder for those that host memory evicts, of at
+    most page_files_budget bytes. swap: whether evicted pages are saved there, `auto` by measured cost.
+    contiguous_priority: requests of this priority and above get their pages as one run where there is one.
+    compaction: move pages together when the free ones are scattered, a run is missed, or steps have become slower.
+    elastic_min_blocks: use as few blocks as this while the load is low; None always uses all.
+    preload_prefixes: texts whose pages are computed at start and kept. response_cache_entries: answers kept for
+    identical deterministic requests.
     """
 
-    block_size: StrictInt = Field(16, ge=16, multiple_of=16)
+    block_size: Annotated[int | str, BeforeValidator(_block_size)] = 16
     num_blocks: Annotated[StrictInt, Field(ge=2)] | None = None
     memory_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
     kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     enable_prefix_caching: StrictBool = True
+    host_memory: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
+    page_files: Annotated[Path, BeforeValidator(_path)] | None = None
+    page_files_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] = ByteSize(4 * 2**30)
+    swap: Literal["auto", "always", "never"] = "auto"
+    contiguous_priority: StrictInt | None = None
+    compaction: StrictBool = False
+    elastic_min_blocks: Annotated[StrictInt, Field(ge=1)] | None = None
+    preload_prefixes: tuple[str, ...] = ()
+    response_cache_entries: StrictInt = Field(0, ge=0)
 
     @field_validator("memory_budget")
     @classmethod
@@ -164,6 +187,20 @@ class CacheSection:
         if memory_budget is not None and info.data.get("num_blocks") is not None:
             raise ValueError("left out where cache.num_blocks is given: they size the same pool")
         return memory_budget
+
+    @field_validator("host_memory", "preload_prefixes")
+    @classmethod
+    def _names_are_needed(cls, value, info):
+        if value and not info.data.get("enable_prefix_caching", True):
+            raise ValueError("left out where cache.enable_prefix_caching is false: pages are found by their prefix")
+        return value
+
+    @field_validator("page_files")
+    @classmethod
+    def _files_lie_below_host_memory(cls, page_files, info):
+        if page_files is not None and info.data.get("host_memory") is None:
+            raise ValueError("left out where cache.host_memory is not given: pages reach the files through it")
+        return page_files
 
     @property
     def pool_bytes(self) -> int | None:
@@ -178,6 +215,10 @@ class SchedulerSection:
     max_num_seqs: sequences that run at once. max_num_batched_tokens: tokens of a step, prefill and decode together.
     max_model_len: tokens of a sequence, prompt and output; None is as many as the model and the pool allow.
     token_buckets: the static graphs, by their number of tokens; None chooses them (`resolved_token_buckets`).
+    policy: who goes first; ageing_steps: steps of waiting that make up for a level of priority, or a token of work.
+    predict_lengths: admit a request only where its answer, as long as answers of its class lately were, fits too.
+    long_prefill_share: most of a few steps' tokens that prompts longer than long_prompt_tokens may take while others
+    want them; None is no limit. long_prompt_tokens: None is max_num_batched_tokens.
     """
 
     max_num_seqs: StrictInt = Field(8, ge=1)
@@ -185,6 +226,11 @@ class SchedulerSection:
     max_model_len: Annotated[StrictInt, Field(ge=1)] | None = None
     enable_chunked_prefill: StrictBool = True
     token_buckets: tuple[Annotated[StrictInt, Field(ge=1)], ...] | None = None
+    policy: Literal["fcfs", "priority", "shortest"] = "fcfs"
+    ageing_steps: Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)] | None = None
+    predict_lengths: StrictBool = False
+    long_prefill_share: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    long_prompt_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
 
     @field_validator("max_num_batched_tokens")
     @classmethod
@@ -211,6 +257,13 @@ class SchedulerSection:
         if not buckets or any(a >= b for a, b in itertools.pairwise(buckets)) or buckets[-1] != tokens:
             raise ValueError(f"ascending numbers that end at scheduler.max_num_batched_tokens ({tokens})")
         return buckets
+
+    @field_validator("long_prefill_share")
+    @classmethod
+    def _only_what_can_be_cut_is_shared_out(cls, share, info):
+        if share is not None and not info.data.get("enable_chunked_prefill", True):
+            raise ValueError("left out where scheduler.enable_chunked_prefill is false: whole prompts cannot be spread")
+        return share
 
     def resolved_token_buckets(self) -> tuple[int, ...]:
         """The graphs' token counts: powers of two up to `max_num_seqs`, then times four up to the largest step.
@@ -253,11 +306,16 @@ def _unchunked_limit(longest: int, tokens: int) -> str:
 
 @dataclass(frozen=True, config=_SECTION)
 class RuntimeSection:
-    """Where and how the graphs run; `debug` checks every bookkeeping invariant whenever the engine is idle."""
+    """Where and how the graphs run.
+
+    event_log: a file that receives each step's use of the pool, for scripts/show_cache.py. debug: check every
+    bookkeeping invariant whenever the engine is idle.
+    """
 
     device_target: Literal["CPU", "Ascend"] = "CPU"
     ops_backend: Literal["cpu"] = "cpu"
     jit_level: Literal["O0", "O1"] = "O0"
+    event_log: Annotated[Path, BeforeValidator(_path)] | None = None
     debug: StrictBool = False
 
 

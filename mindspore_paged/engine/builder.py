@@ -1,45 +1,59 @@
 """From a configuration to an engine: find the model, load its weights, allocate the pool, compile the graphs."""
 
 import math
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Iterable
 from functools import partial
 
-import mindspore as ms
-import numpy as np
-from mindspore import Tensor
 from tqdm import tqdm
 
 from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
-from mindspore_paged.cache.kv_pool import ITEM_SIZES, KVPagePool, num_blocks_for_budget
-from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig
-from mindspore_paged.engine.engine import LLMEngine, ModelLimits
+from mindspore_paged.cache.compaction import CompactionTrigger
+from mindspore_paged.cache.elasticity import ElasticCapacity
+from mindspore_paged.cache.event_log import PoolEventLog
+from mindspore_paged.cache.file_tier import FileTier
+from mindspore_paged.cache.host_tier import HostTier
+from mindspore_paged.cache.kv_pool import ITEM_SIZES, num_blocks_for_budget
+from mindspore_paged.config import EngineConfig
+from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.metrics import Metrics
+from mindspore_paged.engine.model_building import (
+    build_kv_pool,
+    build_model,
+    load_weights,
+    model_fingerprint,
+    open_weights,
+    resolve_model_config,
+    set_context,
+    with_block_size,
+)
 from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.engine.page_mover import PageMover
+from mindspore_paged.engine.policies import policy_by_name
+from mindspore_paged.engine.prefill_window import PrefillWindow
+from mindspore_paged.engine.prefix_store import pin_prefix
+from mindspore_paged.engine.request_check import ModelLimits
+from mindspore_paged.engine.response_cache import ResponseCache
 from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import ModelConfig, model_config_by_name
-from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.tokenizer import load_tokenizer
-from mindspore_paged.weights.check import check_weights
-from mindspore_paged.weights.checkpoint import Checkpoint, open_checkpoint
-from mindspore_paged.weights.demo_model import fetch_demo_model
-from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
-
-NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
-"""Fields in which checkpoints of one model differ: the weights' own values are taken."""
 
 
 def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
     """An engine that is ready to run: every graph is compiled.
 
-    Everything that can be refused is refused before weights are read. Raises ConfigError, CheckpointError.
+    What can be refused before weights are read is refused then. Raises ConfigError and CheckpointError.
     """
     progress = partial(tqdm, disable=not show_progress, leave=False)
     set_context(config)
-    checkpoint = _open(config)
-    model_config = _model_config(config, checkpoint)
+    checkpoint = open_weights(config)
+    model_config = resolve_model_config(config, checkpoint)
+    config = with_block_size(config, model_config, show_progress)
     num_blocks = _num_blocks(config, model_config)
     block_size = config.cache.block_size
     max_model_len = config.scheduler.resolved_max_model_len(
@@ -47,94 +61,102 @@ def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
     )
     tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
     table = BlockTable(config.scheduler.max_num_seqs, math.ceil(max_model_len / block_size))
+    capacity = _capacity(config, num_blocks, table.max_blocks_per_seq)
     kv_pool = build_kv_pool(config, model_config, num_blocks, table.block_tables.shape)
     model = build_model(config, model_config, kv_pool, max_model_len)
     load_weights(model, checkpoint, progress)
     runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets())
     runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
 
-    cache = CacheManager(BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching)
-    scheduler = Scheduler(cache, config.scheduler.max_num_batched_tokens, config.scheduler.enable_chunked_prefill)
-    eos_token_ids = model_config.eos_token_ids or (tokenizer.eos_token_ids if tokenizer else ())
-    limits = ModelLimits(model_config.vocab_size, max_model_len, eos_token_ids)
-    return LLMEngine(scheduler, runner, tokenizer, limits, config.runtime.debug)
+    fingerprint = model_fingerprint(config, model_config, model)
+    host_tier = _host_tier(config, fingerprint)
+    cache = CacheManager(
+        BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching, host_tier, capacity
+    )
+    scheduler = build_scheduler(config, cache, max_model_len)
+    trigger = CompactionTrigger() if config.cache.compaction else None
+    engine = LLMEngine(
+        scheduler,
+        runner,
+        tokenizer,
+        ModelLimits(
+            model_config.vocab_size,
+            max_model_len,
+            model_config.eos_token_ids or (tokenizer.eos_token_ids if tokenizer else ()),
+        ),
+        mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
+        response_cache=_response_cache(config),
+        event_log=PoolEventLog(config.runtime.event_log, num_blocks, block_size) if config.runtime.event_log else None,
+        model_fingerprint=fingerprint,
+        debug=config.runtime.debug,
+    )
+    _preload(engine, progress(config.cache.preload_prefixes, desc="Preloading prefixes", unit="prefix"))
+    engine.metrics = Metrics()  # figures are of the users' requests
+    return engine
 
 
-def set_context(config: EngineConfig) -> None:
-    """Put MindSpore into graph mode on the configured device; raises ConfigError if the kernels do not run there."""
-    runtime = config.runtime
-    if runtime.device_target != "CPU":
-        raise ConfigError(
-            f"runtime.device_target is {runtime.device_target}, but runtime.ops_backend {runtime.ops_backend} "
-            "runs on CPU only; set runtime.device_target to CPU"
+def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: int) -> Scheduler:
+    """The scheduler with the policies that the configuration names."""
+    options = config.scheduler
+    predictor = LengthPredictor()  # it learns in any case: shortest first asks it too
+
+    def expected_output(request: Request) -> int:
+        return predictor.predict(class_of(request), 0, output_limit(request, max_model_len))
+
+    window = None
+    if options.long_prefill_share is not None:
+        window = PrefillWindow(
+            options.max_num_batched_tokens,
+            cache.block_size,
+            options.long_prompt_tokens or options.max_num_batched_tokens,
+            options.long_prefill_share,
         )
-    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": runtime.jit_level})
-    if ms.get_context("device_target") != runtime.device_target:  # MindSpore refuses even the same device once in use
-        ms.set_device(runtime.device_target)
-    ms.set_recursion_limit(10_000)  # an unrolled graph of 80 layers is deep
-
-
-def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: int, table_shape) -> KVPagePool:
-    """The pages and block_table for a model, allocated."""
-    return KVPagePool(
-        num_layers=model_config.num_hidden_layers,
-        num_blocks=num_blocks,
-        block_size=config.cache.block_size,
-        num_kv_heads=model_config.num_key_value_heads,
-        head_dim=model_config.head_dim,
-        dtype=config.kv_cache_dtype,
-        table_shape=table_shape,
-        backend=config.runtime.ops_backend,
+    return Scheduler(
+        cache,
+        options.max_num_batched_tokens,
+        options.enable_chunked_prefill,
+        max_model_len=max_model_len,
+        policy=policy_by_name(options.policy, expected_output, options.ageing_steps),
+        predictor=predictor,
+        reserve_predicted=options.predict_lengths,
+        prefill_window=window,
+        contiguous_priority=config.cache.contiguous_priority,
     )
 
 
-def build_model(config: EngineConfig, model_config: ModelConfig, kv_pool: KVPagePool, max_model_len: int, **kwargs):
-    """The model over the pool, its weights not set yet."""
-    dtype = getattr(ms, config.model.dtype)
-    return LlamaForCausalLM(model_config, kv_pool, max_model_len, dtype, config.runtime.ops_backend, **kwargs)
+def _host_tier(config: EngineConfig, fingerprint: str) -> HostTier | None:
+    if config.cache.host_memory is None:
+        return None
+    below = None
+    if config.cache.page_files is not None:
+        below = FileTier(config.cache.page_files, config.cache.page_files_budget, fingerprint)
+    return HostTier(config.cache.host_memory, below)
 
 
-def load_weights(model: LlamaForCausalLM, checkpoint: Checkpoint, progress: Callable) -> None:
-    """Set every weight, one tensor at a time; raises CheckpointError, and sets none, if any misfits."""
-    weights = model.weights()
-    check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in weights.items()})
-    for name, weight in progress(weights.items(), desc="Loading weights", unit="tensor"):
-        weight.set_data(Tensor(np.ascontiguousarray(checkpoint.read(name), np.float32), weight.dtype))
+def _response_cache(config: EngineConfig) -> ResponseCache | None:
+    entries = config.cache.response_cache_entries
+    return ResponseCache(entries) if entries else None
 
 
-def _open(config: EngineConfig) -> Checkpoint:
-    weights = config.model.weights
-    if weights is None:
-        raise ConfigError("model.weights is not set; give a file, a folder, `demo` or `random`")
-    if weights == RANDOM_WEIGHTS:
-        return RandomCheckpoint(config.model.dimensions(), config.model.seed)
-    if weights == DEMO_WEIGHTS:
-        weights = fetch_demo_model(report=lambda line: None)
-    return open_checkpoint(weights, config.model.dimensions())
+def _capacity(config: EngineConfig, num_blocks: int, max_blocks_per_seq: int) -> ElasticCapacity | None:
+    smallest = config.cache.elastic_min_blocks
+    if smallest is None:
+        return None
+    if not max_blocks_per_seq <= smallest < num_blocks:
+        raise ConfigError(
+            f"cache.elastic_min_blocks is {smallest}; it must be from {max_blocks_per_seq}, the longest sequence, "
+            f"to {num_blocks - 1}, the pool"
+        )
+    return ElasticCapacity(smallest, num_blocks - 1)
 
 
-def _model_config(config: EngineConfig, checkpoint: Checkpoint) -> ModelConfig:
-    """What the weights say of themselves, or else the YAML, with the keys of model.config on top."""
-    described = checkpoint.model_config
-    if config.model.name is not None and described is not None:
-        _check_name(config, described)
-    model_config = config.model.dimensions(described)
-    if model_config is None:
-        raise ConfigError(f"{checkpoint.path} does not describe its model; set model.name, or all of model.config")
-    return model_config
-
-
-def _check_name(config: EngineConfig, described: ModelConfig) -> None:
-    """Refuse a model.name that the weights contradict: equal shapes with other frequencies give fluent nonsense."""
-    named = model_config_by_name(config.model.name)
-    for field in fields(ModelConfig):
-        ours, theirs = getattr(named, field.name), getattr(described, field.name)
-        same = math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(ours, float) else ours == theirs
-        if not (same or config.model.overrides(field.name) or field.name in NOT_OF_THE_SHAPE):
-            raise ConfigError(
-                f"model.name {config.model.name} has {field.name} {ours}, but the weights say {theirs}; "
-                "leave model.name out"
-            )
+def _preload(engine: LLMEngine, prefixes: Iterable[str]) -> None:
+    for place, prefix in enumerate(prefixes):
+        try:
+            pin_prefix(engine, prefix)
+        except RequestError as error:
+            engine.close()
+            raise ConfigError(f"cache.preload_prefixes[{place}]: {error}") from None
 
 
 def _num_blocks(config: EngineConfig, model_config: ModelConfig) -> int:

@@ -1,51 +1,29 @@
 """The engine: requests come in, steps run, tokens come out; it owns the scheduler, the device never sees a request."""
 
 import itertools
+import logging
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
+from mindspore_paged.cache.event_log import PoolEventLog, block_owners
 from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
-from mindspore_paged.engine.metrics import Metrics
-from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.metrics import Metrics, collect_statistics
+from mindspore_paged.engine.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.page_mover import PageMover
+from mindspore_paged.engine.request_check import ModelLimits, check_options, check_prompt, token_ids_of
+from mindspore_paged.engine.response_cache import ResponseCache
+from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.sampler import SampledToken, Sampler
-from mindspore_paged.engine.scheduler import Scheduler, StepPlan
+from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request, Sequence
-from mindspore_paged.engine.step_inputs import StepInputs, build_step_inputs
+from mindspore_paged.engine.step_inputs import build_step_inputs
+from mindspore_paged.engine.step_plan import StepPlan
 from mindspore_paged.errors import IntegrityError, RequestError, StepError
 from mindspore_paged.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
-
-
-class Runner(Protocol):
-    """What the engine needs of a device; ModelRunner is the real one.
-
-    weight_bytes, kv_cache_bytes: memory that the weights and the pages take.
-    num_compiles, compiles_after_warmup: graphs compiled in all, and since the engine was ready.
-    """
-
-    weight_bytes: int
-    kv_cache_bytes: int
-    num_compiles: int
-    compiles_after_warmup: int
-
-    def run(self, inputs: StepInputs) -> np.ndarray:
-        """Compute one step and return its logits float32 [N, vocab_size]; raises StepError."""
-
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
-        """Copy pages (source, destination) in order; raises StepError."""
-
-
-@dataclass(frozen=True)
-class ModelLimits:
-    """What a request is checked against: token ids below vocab_size, at most max_model_len tokens in a sequence."""
-
-    vocab_size: int
-    max_model_len: int
-    eos_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,24 +34,45 @@ class StepOutput:
     finished: list[RequestOutput] = field(default_factory=list)
 
 
+log = logging.getLogger("mindspore_paged")
+
+
 class LLMEngine:
     """Runs requests to their end; `add_request`, `abort` and `step` mutate.
 
     scheduler: owns pages and queues. runner: computes steps. tokenizer: None if prompts are given as token ids.
+    mover: moves whole pages around the steps; None makes one without tiers. response_cache: answers of identical
+    requests; None keeps none. event_log: where each step's use of the pool is written; None writes nothing.
+    model_fingerprint: equal for engines that can exchange pages.
     debug: check every invariant whenever nothing is left to do.
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer | None, limits: ModelLimits, debug=False
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        tokenizer: Tokenizer | None,
+        limits: ModelLimits,
+        *,
+        mover: PageMover | None = None,
+        response_cache: ResponseCache | None = None,
+        event_log: PoolEventLog | None = None,
+        model_fingerprint: str = "",
+        debug: bool = False,
     ):
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
         self.limits = limits
+        self.mover = mover or PageMover(scheduler, runner)
+        self.response_cache = response_cache
+        self.event_log = event_log
+        self.model_fingerprint = model_fingerprint
         self.debug = debug
         self.metrics = Metrics()
         self._sampler = Sampler()
         self._requests: dict[str, Request] = {}
+        self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
         self._arrivals = itertools.count()
 
     @property
@@ -82,16 +81,31 @@ class LLMEngine:
         return bool(self._requests)
 
     def make_request(
-        self, prompt: str | SequenceOf[int], params: SamplingParams, request_id: str | None = None
+        self,
+        prompt: str | SequenceOf[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        priority: int = 0,
+        request_class: str | None = None,
     ) -> Request:
-        """Check a request and make it ready, without queueing it; raises RequestError that says what is wrong."""
-        text = prompt if isinstance(prompt, str) else None
-        token_ids = self._encode(prompt) if text is not None else list(prompt)
-        self._check_prompt(token_ids)
-        if params.stop and self.tokenizer is None:
-            raise RequestError(f"stop is {list(params.stop)}; stop strings need a tokenizer, and this model has none")
+        """Check a request and make it ready, without queueing it; raises RequestError that says what is wrong.
+
+        priority, request_class: see `Request`.
+        """
+        token_ids = token_ids_of(prompt, self.tokenizer)
+        check_prompt(token_ids, self.limits)
+        check_options(params, priority, self.tokenizer)
         arrival = next(self._arrivals)
-        request = Request(request_id or f"request-{arrival}", arrival, text, token_ids, params, perf_counter())
+        request = Request(
+            request_id=request_id or f"request-{arrival}",
+            arrival=arrival,
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=token_ids,
+            params=params,
+            arrival_time=perf_counter(),
+            priority=priority,
+            request_class=request_class,
+        )
         decoder = self.tokenizer.backend if self.tokenizer is not None else None
         request.sequences = [
             Sequence(request, index, IncrementalDetokenizer(decoder, params.stop, token_ids))
@@ -106,7 +120,11 @@ class LLMEngine:
         if request.is_finished:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self._requests[request.request_id] = request
-        self.scheduler.add(request.sequences[0])
+        known = self.response_cache and self.response_cache.get(request.prompt_token_ids, request.params)
+        if known:
+            self._known.append((request, known))
+        else:
+            self.scheduler.add(request.sequences[0])
         return request.request_id
 
     def abort(self, request_id: str) -> RequestOutput | None:
@@ -121,66 +139,49 @@ class LLMEngine:
     def step(self) -> StepOutput:
         """Schedule, compute, sample and append: one turn for everything that runs."""
         started = perf_counter()
+        if self._known:
+            return self._answer_known()
+        self.mover.before_schedule()
         plan = self.scheduler.schedule()
         if not plan.chunks:
             return StepOutput()
         try:
             logits = self._compute(plan)
+            self.scheduler.commit(plan)
+            self._count_pages()
+            output = self._append_tokens(self._sequences_to_sample(plan), logits)
         except StepError as error:
             return self._recover(plan, error)
         except BaseException:
             self._roll_back(plan)
             raise
-        self.scheduler.commit(plan)
-        self._count_pages()
-        output = self._append_tokens(self._sequences_to_sample(plan), logits)
         self._count(plan, perf_counter() - started)
+        self._log_step()
         if self.debug and not self.has_unfinished:
             self.check_integrity()
         return output
 
     def get_statistics(self) -> dict[str, float | int]:
-        """Figures since the engine was built.
+        """Figures since the engine was built; see `collect_statistics`."""
+        return collect_statistics(self.metrics, self.scheduler, self.mover, self.runner)
 
-        memory_usage_gb: weights and pages, in 10^9 bytes. block_utilization: share of the slots in used pages that hold
-        a token, over all steps; pool_utilization: most of the pool's pages in use at once. throughput: generated tokens
-        a second of the time in steps. prefix_cache_hit_rate: share of the tokens of starting (and restarting)
-        sequences that were found in the cache. time_to_first_token_s: mean, from arrival. The rest are counts.
-        """
-        metrics, scheduler, runner = self.metrics, self.scheduler, self.runner
-        num_blocks = scheduler.cache.pool.num_blocks
-        return {
-            "memory_usage_gb": (runner.weight_bytes + runner.kv_cache_bytes) / 1e9,
-            "weights_gb": runner.weight_bytes / 1e9,
-            "kv_cache_gb": runner.kv_cache_bytes / 1e9,
-            "block_utilization": metrics.block_utilization,
-            "pool_utilization": metrics.peak_used_blocks / (num_blocks - 1),
-            "throughput": metrics.throughput,
-            "time_to_first_token_s": metrics.time_to_first_token_s,
-            "prefix_cache_hit_rate": scheduler.prefix_cache_hit_rate,
-            "num_blocks": num_blocks,
-            "num_preemptions": scheduler.num_preemptions,
-            "num_steps": metrics.num_steps,
-            "num_computed_tokens": metrics.num_computed_tokens,
-            "num_output_tokens": metrics.num_output_tokens,
-            "num_requests_finished": metrics.num_requests_finished,
-            "num_requests_failed": metrics.num_requests_failed,
-            "compiled_graphs": runner.num_compiles,
-            "compiles_after_warmup": runner.compiles_after_warmup,
-        }
+    def close(self) -> None:
+        """Let go of files and threads; nothing may run afterwards."""
+        if self.event_log is not None:
+            self.event_log.close()
+        if self.mover.host_tier is not None:
+            self.mover.host_tier.close()
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless pages, rows, queues and requests agree; when idle, every page must be back."""
         self.scheduler.check_integrity()
-        if not self.has_unfinished and (self.scheduler.has_unfinished or self.scheduler.cache.pool.num_used):
-            raise IntegrityError(f"no request is left, but {self.scheduler.cache.pool.num_used} blocks are held")
+        pool = self.scheduler.cache.pool
+        if not self.has_unfinished and pool.num_used != len(set(pool.pinned_blocks())):
+            raise IntegrityError(f"no request is left, but {pool.num_used} blocks are held")
 
     def _compute(self, plan: StepPlan) -> np.ndarray:
-        cache = self.scheduler.cache
-        copies = cache.take_copies()
-        if copies:
-            self.runner.copy_blocks(copies)
-        return self.runner.run(build_step_inputs(plan, cache.table.take_changes()))
+        self.mover.transfer()
+        return self.runner.run(build_step_inputs(plan, self.scheduler.cache.table.take_changes()))
 
     def _sequences_to_sample(self, plan: StepPlan) -> list[tuple[Sequence, int]]:
         """Sequences that get a token from this step, each with its row of logits; a prompt's siblings start here."""
@@ -248,7 +249,7 @@ class LLMEngine:
         return output
 
     def _roll_back(self, plan: StepPlan) -> list[Sequence]:
-        self.scheduler.cache.take_copies()
+        self.scheduler.cache.take_transfers()  # whose rows are given up next
         self.scheduler.cache.table.forget_device()
         return self.scheduler.roll_back(plan)
 
@@ -274,34 +275,51 @@ class LLMEngine:
             del self._requests[request.request_id]
             self.metrics.num_requests_finished += 1
             output.finished.append(request_output(request))
+            if self.response_cache is not None:
+                self.response_cache.put(request.prompt_token_ids, request.params, output.finished[-1].outputs)
 
     def _count(self, plan: StepPlan, seconds: float) -> None:
         self.metrics.num_steps += 1
         self.metrics.num_computed_tokens += plan.num_tokens
         self.metrics.busy_seconds += seconds
+        self.mover.after_step(plan, seconds)
+
+    def _answer_known(self) -> StepOutput:
+        """End the requests whose answers the response cache had."""
+        output = StepOutput()
+        for request, completions in self._known:
+            if request.request_id not in self._requests:
+                continue  # aborted meanwhile
+            request.answer = completions
+            for sequence, known in zip(request.sequences, completions, strict=True):
+                sequence.finish_reason = known.finish_reason
+                output.updates.append(
+                    SequenceUpdate(request.request_id, sequence.index, known.text, known.token_ids, known.finish_reason)
+                )
+            self.metrics.num_response_cache_hits += 1
+            self._retire(request, output)
+        self._known.clear()
+        return output
+
+    def _log_step(self) -> None:
+        if self.event_log is None:
+            return
+        scheduler = self.scheduler
+        owners = block_owners(scheduler.cache, {s.row: s.request.arrival + 1 for s in scheduler.running})
+        try:
+            self.event_log.record(
+                self.metrics.num_steps,
+                owners,
+                running=len(scheduler.running),
+                waiting=len(scheduler.waiting),
+                preemptions=scheduler.num_preemptions,
+                host_pages=self.mover.num_host_pages,
+            )
+        except OSError as error:  # a full disk ends the record, not the run
+            log.warning("the pool's event log ends at step %d: %s", self.metrics.num_steps, error)
+            self.event_log = None
 
     def _count_pages(self) -> None:
         cache = self.scheduler.cache
         tokens = sum(sequence.num_computed_tokens for sequence in self.scheduler.running)
         self.metrics.record_pool(cache.pool.num_used, cache.block_size, cache.num_reserved_tokens - tokens)
-
-    def _encode(self, prompt: str) -> list[int]:
-        if self.tokenizer is None:
-            raise RequestError("the prompt is text, but this model has no tokenizer; give token ids")
-        return self.tokenizer.encode(prompt)
-
-    def _check_prompt(self, token_ids: list[int]) -> None:
-        if not token_ids:
-            raise RequestError("the prompt is empty; at least one token is needed")
-        if not all(type(token_id) is int for token_id in token_ids):
-            raise RequestError("prompt_token_ids must be a list of whole numbers")
-        worst = min(token_ids) if min(token_ids) < 0 else max(token_ids)
-        if not 0 <= worst < self.limits.vocab_size:
-            raise RequestError(
-                f"prompt token {worst} is no token of this model; allowed: 0..{self.limits.vocab_size - 1}"
-            )
-        if len(token_ids) >= self.limits.max_model_len:
-            raise RequestError(
-                f"the prompt has {len(token_ids)} tokens; max_model_len {self.limits.max_model_len} "
-                "leaves no room for an answer"
-            )

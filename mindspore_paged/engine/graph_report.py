@@ -11,7 +11,7 @@ from mindspore.graph.api import _cell_graph_executor
 from mindspore.train import anf_ir_pb2
 
 from mindspore_paged.config import EngineConfig
-from mindspore_paged.engine.builder import build_kv_pool, build_model, set_context
+from mindspore_paged.engine.model_building import build_kv_pool, build_model, set_context, with_block_size
 from mindspore_paged.engine.step_inputs import table_only
 from mindspore_paged.errors import ConfigError
 
@@ -39,6 +39,7 @@ def compile_without_weights(config: EngineConfig, num_tokens: int) -> GraphRepor
     if model_config is None:
         raise ConfigError("the model's shape is not known; set model.name, or all of model.config")
     set_context(config)
+    config = with_block_size(config, model_config, report=False)
     max_model_len = config.scheduler.resolved_max_model_len(
         model_config.max_position_embeddings, model_config.max_position_embeddings
     )

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from mindspore_paged.engine.page_mover import PageMover
+from mindspore_paged.engine.runner import Runner
+from mindspore_paged.engine.scheduler import Scheduler
+
 
 @dataclass
 class Metrics:
@@ -10,6 +14,7 @@ class Metrics:
     num_steps: int = 0
     num_requests_finished: int = 0
     num_requests_failed: int = 0
+    num_response_cache_hits: int = 0
     num_output_tokens: int = 0
     num_computed_tokens: int = 0
     busy_seconds: float = 0.0
@@ -44,6 +49,45 @@ class Metrics:
     def time_to_first_token_s(self) -> float:
         """Mean over the requests that got a token."""
         return _ratio(self.time_to_first_token_sum, self.num_first_tokens)
+
+
+def collect_statistics(
+    metrics: Metrics, scheduler: Scheduler, mover: PageMover, runner: Runner
+) -> dict[str, float | int]:
+    """Figures since the engine was built.
+
+    memory_usage_gb: weights and pages, in 10^9 bytes. block_utilization: share of the slots in used pages that hold
+    a token, over all steps; pool_utilization: most of the pool's pages in use at once. throughput: generated tokens
+    a second of the time in steps. prefix_cache_hit_rate: share of the tokens of starting (and restarting)
+    sequences that were found in the cache. time_to_first_token_s: mean, from arrival. The rest are counts.
+    """
+    num_blocks = scheduler.cache.pool.num_blocks
+    return {
+        "memory_usage_gb": (runner.weight_bytes + runner.kv_cache_bytes) / 1e9,
+        "weights_gb": runner.weight_bytes / 1e9,
+        "kv_cache_gb": runner.kv_cache_bytes / 1e9,
+        "block_utilization": metrics.block_utilization,
+        "pool_utilization": metrics.peak_used_blocks / (num_blocks - 1),
+        "throughput": metrics.throughput,
+        "time_to_first_token_s": metrics.time_to_first_token_s,
+        "prefix_cache_hit_rate": scheduler.prefix_cache_hit_rate,
+        "num_blocks": num_blocks,
+        "num_usable_blocks": scheduler.cache.pool.num_usable,
+        "fragmentation": scheduler.cache.pool.free_runs.fragmentation,
+        "num_preemptions": scheduler.num_preemptions,
+        "num_compactions": mover.num_compactions,
+        "num_blocks_moved": mover.num_blocks_moved,
+        "num_pages_saved": mover.num_pages_saved,
+        "num_pages_loaded": mover.num_pages_loaded,
+        "num_response_cache_hits": metrics.num_response_cache_hits,
+        "num_steps": metrics.num_steps,
+        "num_computed_tokens": metrics.num_computed_tokens,
+        "num_output_tokens": metrics.num_output_tokens,
+        "num_requests_finished": metrics.num_requests_finished,
+        "num_requests_failed": metrics.num_requests_failed,
+        "compiled_graphs": runner.num_compiles,
+        "compiles_after_warmup": runner.compiles_after_warmup,
+    }
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -3,15 +3,18 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
+import ml_dtypes
 import numpy as np
 
+from mindspore_paged.cache.block_pool import NULL_BLOCK
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.engine.compiled_cell import CompiledCell
 from mindspore_paged.engine.step_inputs import StepInputs, table_only
 from mindspore_paged.models.llama import LlamaForCausalLM
 
 COPIES_PER_CALL = 16
-"""Pairs that the graph of copy_blocks takes; more are done in several calls."""
+PAGES_PER_CALL = 8
+"""Pairs, and pages, that the graphs of whole pages take; more are done in several calls."""
 
 
 class ModelRunner:
@@ -26,12 +29,15 @@ class ModelRunner:
         self.kv_pool = kv_pool
         self._step = CompiledCell(model)
         self._copy_pages = CompiledCell(kv_pool.copier)
+        self._read_pages = CompiledCell(kv_pool.reader)
+        self._write_pages = CompiledCell(kv_pool.writer)
         self.token_buckets = tuple(token_buckets)
         self.max_num_seqs, max_blocks_per_seq = kv_pool.block_table.shape
         # Room for one row that changes as a whole, as on admission, beside one new block for each other row.
         self.table_entries_per_step = self.max_num_seqs + max_blocks_per_seq
         self.weight_bytes = sum(weight.nbytes for weight in model.weights().values())
         self.kv_cache_bytes = kv_pool.num_bytes
+        self._page_dtype = np.dtype(getattr(ml_dtypes, kv_pool.dtype, kv_pool.dtype))
         self._compiles_at_start = 0
 
     def warm_up(self, progress: Callable[[Sequence[int]], Iterable[int]]) -> None:
@@ -40,12 +46,14 @@ class ModelRunner:
         for bucket in progress(self.token_buckets):
             self._execute(bucket, nothing)
         self.copy_blocks([(-1, -1)])
+        self.write_pages([NULL_BLOCK], self.read_pages([NULL_BLOCK]))
         self._compiles_at_start = self.num_compiles
 
     @property
     def num_compiles(self) -> int:
         """Graphs compiled so far, that of copy_blocks included."""
-        return self._step.num_compiles + self._copy_pages.num_compiles
+        cells = (self._step, self._copy_pages, self._read_pages, self._write_pages)
+        return sum(cell.num_compiles for cell in cells)
 
     @property
     def compiles_after_warmup(self) -> int:
@@ -65,6 +73,26 @@ class ModelRunner:
         for start in range(0, len(pairs), COPIES_PER_CALL):
             part = pairs[start : start + COPIES_PER_CALL]
             self._copy_pages(np.array(part + [(-1, -1)] * (COPIES_PER_CALL - len(part)), np.int32))
+
+    def read_pages(self, block_ids: list[int]) -> list[np.ndarray]:
+        """Whole pages, each [layers, 2, block_size, num_kv_heads, head_dim] of the pages' type; raises StepError."""
+        pages: list[np.ndarray] = []
+        for start in range(0, len(block_ids), PAGES_PER_CALL):
+            part = block_ids[start : start + PAGES_PER_CALL]
+            read = self._read_pages(np.array(part + [NULL_BLOCK] * (PAGES_PER_CALL - len(part)), np.int32))
+            pages += [np.ascontiguousarray(read[:, :, i], self._page_dtype) for i in range(len(part))]
+        return pages
+
+    def write_pages(self, block_ids: list[int], pages: list[np.ndarray]) -> None:
+        """Put pages that `read_pages` gave into blocks; raises StepError."""
+        for start in range(0, len(block_ids), PAGES_PER_CALL):
+            part = pages[start : start + PAGES_PER_CALL]
+            padded = block_ids[start : start + PAGES_PER_CALL] + [-1] * (PAGES_PER_CALL - len(part))
+            num_layers, two, *page_shape = part[0].shape
+            stacked = np.empty((num_layers, two, PAGES_PER_CALL, *page_shape), self._page_dtype)
+            for place, page in enumerate(part):
+                stacked[:, :, place] = page
+            self._write_pages(np.array(padded, np.int32), stacked)
 
     def _execute(self, bucket: int, inputs: StepInputs) -> np.ndarray:
         padded = inputs.padded(bucket, min(bucket, self.max_num_seqs), self.table_entries_per_step)

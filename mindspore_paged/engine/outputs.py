@@ -46,7 +46,7 @@ class RequestOutput:
 
 def request_output(request: Request) -> RequestOutput:
     """The answer that a finished request gives."""
-    completions = [
+    completions = request.answer or [
         CompletionOutput(
             index=sequence.index,
             text=sequence.detokenizer.text,

@@ -1,65 +1,59 @@
 """Which sequences run in the next step, how many tokens of each, and whose pages go when there are too few."""
 
 from bisect import insort
-from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from mindspore_paged.cache.cache_manager import CacheManager
+from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.policies import SchedulingPolicy, policy_by_name
+from mindspore_paged.engine.prefill_window import PrefillWindow
 from mindspore_paged.engine.sequence import Sequence
-from mindspore_paged.errors import IntegrityError
+from mindspore_paged.engine.step_plan import Chunk, StepPlan
+from mindspore_paged.errors import ConfigError, IntegrityError
 
 MAX_PASSED_OVER = 16
 """A waiting sequence that does not fit is overtaken by later ones this often; then they wait behind it."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens start .. start + num_tokens - 1 of a sequence, computed in one step."""
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-
-    @property
-    def end(self) -> int:
-        """First token after the chunk."""
-        return self.start + self.num_tokens
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing is left to compute after it, so that its last logits give the next token."""
-        return self.end == self.sequence.num_tokens
-
-
-@dataclass
-class StepPlan:
-    """The chunks of one step, in the order in which their tokens are laid out."""
-
-    chunks: list[Chunk] = field(default_factory=list)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the step computes."""
-        return sum(chunk.num_tokens for chunk in self.chunks)
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """The sequences that take part."""
-        return [chunk.sequence for chunk in self.chunks]
-
-
 class Scheduler:
-    """Continuous batching, first come first served, chunked prefill beside decode, preemption by recompute.
+    """Continuous batching in order of rank, chunked prefill beside decode, preemption of the worst ranked.
 
-    `add`, `schedule`, `commit`, `roll_back` and `finish` mutate. The earliest unfinished sequence is never preempted
-    for a later one, so it always goes on and no two sequences can evict each other for ever.
+    `add`, `schedule`, `commit`, `fork`, `roll_back`, `give_up` and `finish` mutate. The best ranked unfinished sequence
+    is never preempted, so it always goes on and no two sequences can evict each other for ever (see `policies`).
+
+    max_model_len: bounds an answer's length where prediction asks. policy: ranks requests; None is first come, first
+    served. predictor: learns how long answers are; with reserve_predicted a sequence is admitted only where its
+    expected length fits beside those that run. prefill_window: keeps long prefills to a share of the steps.
+    contiguous_priority: requests of this priority and above get their pages as one run, if there is one.
     """
 
-    def __init__(self, cache: CacheManager, max_num_batched_tokens: int, enable_chunked_prefill: bool = True):
+    def __init__(
+        self,
+        cache: CacheManager,
+        max_num_batched_tokens: int,
+        enable_chunked_prefill: bool = True,
+        *,
+        max_model_len: int | None = None,
+        policy: SchedulingPolicy | None = None,
+        predictor: LengthPredictor | None = None,
+        reserve_predicted: bool = True,
+        prefill_window: PrefillWindow | None = None,
+        contiguous_priority: int | None = None,
+    ):
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
         self.enable_chunked_prefill = enable_chunked_prefill
-        self.waiting: list[Sequence] = []  # both lists in order of arrival
+        self.max_model_len = max_model_len or cache.table.max_blocks_per_seq * cache.block_size
+        self.policy = policy or policy_by_name("fcfs", lambda request: 0)
+        self.predictor = predictor
+        self.reserve_predicted = reserve_predicted and predictor is not None
+        self.prefill_window = prefill_window
+        self.contiguous_priority = contiguous_priority
+        if prefill_window is not None and not enable_chunked_prefill:
+            raise ConfigError("scheduler.long_prefill_share needs scheduler.enable_chunked_prefill")
+        self.waiting: list[Sequence] = []  # both lists in order of rank
         self.running: list[Sequence] = []
+        self.num_steps = 0
         self.num_preemptions = 0
         self._num_admitted_tokens = 0
         self._num_cached_tokens = 0
@@ -75,23 +69,29 @@ class Scheduler:
         return self._num_cached_tokens / self._num_admitted_tokens if self._num_admitted_tokens else 0.0
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence that holds no pages."""
-        insort(self.waiting, sequence, key=_arrival)
+        """Queue a sequence that holds no pages; its request is ranked the first time."""
+        if sequence.request.rank is None:
+            sequence.request.rank = self.policy.rank(sequence.request, self.num_steps)
+        insort(self.waiting, sequence, key=_order)
 
     def schedule(self) -> StepPlan:
         """Plan the next step and allocate its pages; raises IntegrityError if work is left but none can run."""
         plan = self._plan_quarantine() or self._plan_step()
         if not plan.chunks and self.has_unfinished:
             raise IntegrityError("sequences are left, but none of them can run")
+        self.num_steps += 1
+        if self.prefill_window is not None:
+            self.prefill_window.record(plan.num_long_prefill_tokens)
         return plan
 
     def commit(self, plan: StepPlan) -> None:
         """Record that the plan's tokens are in the cache; blocks that are now full enter the prefix index."""
         for chunk in plan.chunks:
-            sequence = chunk.sequence
-            sequence.num_computed_tokens = chunk.end
+            sequence, end = chunk.sequence, chunk.end
+            sequence.num_computed_tokens = end
             sequence.quarantined = sequence.quarantined and not chunk.is_last
-            num_full_blocks = chunk.end // self.cache.block_size
+            sequence.is_long_prefill = sequence.is_long_prefill and not chunk.is_last
+            num_full_blocks = end // self.cache.block_size
             if num_full_blocks > sequence.num_registered_blocks:
                 hashes = sequence.extend_hashes(self.cache.block_size)
                 self.cache.register(sequence.row, hashes, sequence.num_registered_blocks, num_full_blocks)
@@ -99,13 +99,13 @@ class Scheduler:
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Let a new sequence share all of a running one's pages; False if no row is free, and it must be added."""
-        row = self.cache.fork(parent.row)
+        row = self.cache.fork(parent.row, parent.num_computed_tokens)
         if row is None:
             return False
         child.row = row
         child.num_computed_tokens = parent.num_computed_tokens
         child.num_registered_blocks = parent.num_registered_blocks
-        insort(self.running, child, key=_arrival)
+        insort(self.running, child, key=_order)
         return True
 
     def roll_back(self, plan: StepPlan) -> list[Sequence]:
@@ -116,49 +116,55 @@ class Scheduler:
         """
         culprits = [sequence for sequence in plan.sequences if sequence.quarantined]
         for sequence in plan.sequences:
-            self._give_up_pages(sequence)
-            sequence.quarantined = True
-            self.add(sequence)
+            if sequence.row is not None:  # an interrupt may come when some have ended already
+                self.give_up(sequence)
+                sequence.quarantined = True
         return culprits
+
+    def give_up(self, sequence: Sequence) -> None:
+        """Take a running sequence's pages and queue it again; it is computed again from its tokens, none lost."""
+        self._take_pages(sequence)
+        self.add(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence, running or waiting or neither yet, and take its pages back."""
         sequence.finish_reason = reason
         if sequence.row is not None:
-            self._give_up_pages(sequence)
+            self._take_pages(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+        if self.predictor is not None and reason in ("stop", "length"):
+            self.predictor.observe(class_of(sequence.request), sequence.num_output_tokens)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError unless exactly the running sequences hold rows, each covered by its blocks."""
-        self.cache.check_integrity()
-        rows = [sequence.row for sequence in self.running]
-        if None in rows or len(set(rows)) != len(rows) or any(s.row is not None for s in self.waiting):
+        rows = {sequence.row: sequence for sequence in self.running}
+        if None in rows or len(rows) != len(self.running) or any(s.row is not None for s in self.waiting):
             raise IntegrityError("a running sequence has no row of its own, or a waiting one has one")
         if self.cache.table.num_free_rows + len(rows) != len(self.cache.table.block_tables):
             raise IntegrityError("a row of block_table belongs to no sequence")
-        for sequence in self.running:
-            blocks = self.cache.table.num_blocks(sequence.row)
-            if blocks != self.cache.blocks_for(sequence.num_computed_tokens):
-                raise IntegrityError(
-                    f"request {sequence.request.request_id} holds {blocks} blocks for "
-                    f"{sequence.num_computed_tokens} tokens"
-                )
+        self.cache.check_integrity({row: (s.num_computed_tokens, s.request.request_id) for row, s in rows.items()})
 
     def _plan_step(self) -> StepPlan:
         plan = StepPlan()
-        budget = self.max_num_batched_tokens
         preempted_before = self.num_preemptions
-        # Decodes first: a long prompt must not hold up those who are already answering. A prompt that cannot be cut
-        # into chunks keeps its place instead, or later arrivals would leave it too small a budget for ever.
-        decodes_first = self.enable_chunked_prefill
-        for sequence in sorted(self.running, key=lambda s: decodes_first and s.num_uncomputed_tokens > 1):
-            if sequence.row is not None:  # it may have been preempted for an earlier one meanwhile
-                budget = self.max_num_batched_tokens - plan.num_tokens
-                self._plan_chunk(plan, sequence, budget)
+        allowance = self._long_prefill_allowance()
+        for sequence in self._running_in_turn():
+            if sequence.row is not None:  # it may have been preempted for a better ranked one meanwhile
+                self._plan_chunk(plan, sequence, allowance)
         if self.num_preemptions == preempted_before:
-            self._admit_waiting(plan)
+            self._admit_waiting(plan, allowance)
         return plan
+
+    def _running_in_turn(self) -> list[Sequence]:
+        """Decodes first, so that a long prompt does not hold up those who are answering; then what is left of prompts.
+
+        A long prefill goes before short ones: the share that it gets of a window is a promise as well as a limit.
+        A prompt that cannot be cut keeps its rank instead, or later ones would leave it too small a budget for ever.
+        """
+        if not self.enable_chunked_prefill:
+            return list(self.running)
+        return sorted(self.running, key=lambda s: s.num_uncomputed_tokens > 1 and 1 + (not s.is_long_prefill))
 
     def _plan_quarantine(self) -> StepPlan | None:
         """A step of one suspect of an earlier failure, alone; None if there is no suspect, or no room for it yet."""
@@ -171,26 +177,39 @@ class Scheduler:
         self._plan_chunk(plan, suspect, self.max_num_batched_tokens)
         return plan if plan.chunks else None
 
-    def _plan_chunk(self, plan: StepPlan, sequence: Sequence, budget: int) -> None:
-        """Add the sequence's next tokens to the plan, preempting the latest arrivals until their pages fit."""
-        num_tokens = min(sequence.num_uncomputed_tokens, budget)
-        if num_tokens == 0 or (num_tokens < sequence.num_uncomputed_tokens and not self.enable_chunked_prefill):
+    def _plan_chunk(self, plan: StepPlan, sequence: Sequence, allowance: int) -> None:
+        """Add the sequence's next tokens to the plan, preempting the worst ranked until their pages fit."""
+        wanted = sequence.num_uncomputed_tokens
+        num_tokens = min(wanted, self._budget(plan, sequence, allowance))
+        if num_tokens == 0 or (num_tokens < wanted and not self.enable_chunked_prefill):
             return
         start = sequence.num_computed_tokens
         while not self.cache.grow(sequence.row, start, start + num_tokens):
             victim = self.running[-1]
-            self._preempt(victim, plan)
+            plan.drop(victim)
+            self.give_up(victim)
+            self.num_preemptions += 1
             if victim is sequence:
                 return
-        plan.chunks.append(Chunk(sequence, start, num_tokens))
+        plan.add(Chunk(sequence, start, num_tokens))
 
-    def _admit_waiting(self, plan: StepPlan) -> None:
+    def _budget(self, plan: StepPlan, sequence: Sequence, allowance: int) -> int:
+        budget = self.max_num_batched_tokens - plan.num_tokens
+        return min(budget, allowance - plan.num_long_prefill_tokens) if sequence.is_long_prefill else budget
+
+    def _admit_waiting(self, plan: StepPlan, allowance: int) -> None:
+        if not self.waiting or self.cache.table.num_free_rows == 0:
+            return
+        room = self._room_for_newcomers()
         for sequence in list(self.waiting):
-            budget = self.max_num_batched_tokens - plan.num_tokens
-            if budget == 0 or self.cache.table.num_free_rows == 0:
+            if plan.num_tokens == self.max_num_batched_tokens or self.cache.table.num_free_rows == 0:
                 return
-            if self._admit(sequence):
-                self._plan_chunk(plan, sequence, budget)
+            if self._is_long(sequence) and plan.num_long_prefill_tokens >= allowance:
+                continue  # its turn comes with the window's, not with room
+            wanted = self._wanted_blocks(sequence)
+            if (wanted <= room or not self.running) and self._admit(sequence):
+                room -= wanted
+                self._plan_chunk(plan, sequence, allowance)
             elif sequence.num_passed_over < MAX_PASSED_OVER:
                 sequence.num_passed_over += 1
             else:
@@ -199,32 +218,66 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence a row, with the blocks that the prefix cache has for it; False if it does not fit."""
         hashes = sequence.extend_hashes(self.cache.block_size) if self.cache.enable_prefix_caching else []
-        admitted = self.cache.admit(hashes, sequence.num_tokens)
+        admitted = self.cache.admit(hashes, sequence.num_tokens, self._contiguous_tokens(sequence))
         if admitted is None:
             return False
         sequence.row, sequence.num_computed_tokens = admitted
         sequence.num_registered_blocks = sequence.num_computed_tokens // self.cache.block_size
         sequence.num_passed_over = 0
+        sequence.is_long_prefill = self._is_long(sequence)
         self._num_admitted_tokens += sequence.num_tokens
         self._num_cached_tokens += sequence.num_computed_tokens
         self.waiting.remove(sequence)
-        insort(self.running, sequence, key=_arrival)
+        insort(self.running, sequence, key=_order)
         return True
 
-    def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
-        """Take a sequence's pages; it is computed again from its tokens, none of which is lost."""
-        plan.chunks = [chunk for chunk in plan.chunks if chunk.sequence is not sequence]
-        self._give_up_pages(sequence)
-        self.num_preemptions += 1
-        self.add(sequence)
+    def _room_for_newcomers(self) -> int:
+        """Blocks that are left when those who run have grown to their predicted length."""
+        pool, table = self.cache.pool, self.cache.table
+        room = pool.num_available + pool.num_withheld
+        if self.reserve_predicted:
+            room -= sum(max(0, self._wanted_blocks(s) - table.num_blocks(s.row)) for s in self.running)
+        return room
 
-    def _give_up_pages(self, sequence: Sequence) -> None:
+    def _wanted_blocks(self, sequence: Sequence) -> int:
+        """Blocks to set aside for a sequence: for its predicted length, or without prediction none ahead of need."""
+        return self.cache.blocks_for(self._expected_tokens(sequence)) if self.reserve_predicted else 0
+
+    def _expected_tokens(self, sequence: Sequence) -> int:
+        """Tokens that a sequence will have in the cache when it ends, as far as anyone knows."""
+        request = sequence.request
+        length = limit = output_limit(request, self.max_model_len)
+        if self.predictor is not None:
+            length = self.predictor.predict(class_of(request), sequence.num_output_tokens, limit)
+        return len(request.prompt_token_ids) + length - 1  # the last token of an answer is never computed
+
+    def _contiguous_tokens(self, sequence: Sequence) -> int:
+        if self.contiguous_priority is None or sequence.request.priority < self.contiguous_priority:
+            return 0
+        return self._expected_tokens(sequence)
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        return self.prefill_window is not None and self.prefill_window.is_long(sequence.num_uncomputed_tokens)
+
+    def _long_prefill_allowance(self) -> int:
+        """Tokens that long prefills may take in the coming step."""
+        if self.prefill_window is None:
+            return self.max_num_batched_tokens
+        short_newcomers = (s for s in self.waiting if not self._is_long(s))
+        others = chain(
+            (s for s in self.running if not s.is_long_prefill),
+            islice(short_newcomers, self.cache.table.num_free_rows),  # the rest cannot come in anyway
+        )
+        return self.prefill_window.allowance(sum(s.num_uncomputed_tokens for s in others))
+
+    def _take_pages(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self.cache.free(sequence.row)
         sequence.row = None
         sequence.num_computed_tokens = 0
         sequence.num_registered_blocks = 0
+        sequence.is_long_prefill = False
 
 
-def _arrival(sequence: Sequence) -> tuple[int, int]:
-    return sequence.arrival
+def _order(sequence: Sequence) -> tuple:
+    return sequence.order

@@ -26,6 +26,7 @@ class Sequence:
         self.num_registered_blocks = 0
         self.num_passed_over = 0
         self.quarantined = False
+        self.is_long_prefill = False
         self.finish_reason: str | None = None
         self.sampling_state = SamplingState(request.params, request.prompt_token_ids, index)
         self.detokenizer = detokenizer
@@ -52,9 +53,9 @@ class Sequence:
         return len(self.token_ids) - len(self.request.prompt_token_ids)
 
     @property
-    def arrival(self) -> tuple[int, int]:
-        """Place in the order of arrival; earlier ones are served first and preempted last."""
-        return self.request.arrival, self.index
+    def order(self) -> tuple[float, int, int]:
+        """Place in the order of service: the smallest is served first and preempted last. Fixed once it is queued."""
+        return (*self.request.rank, self.index)
 
     @property
     def is_finished(self) -> bool:
@@ -69,7 +70,11 @@ class Sequence:
 
 @dataclass
 class Request:
-    """What a user asked for: one prompt, `params.n` sequences. Times in seconds of time.perf_counter()."""
+    """What a user asked for: one prompt, `params.n` sequences. Times in seconds of time.perf_counter().
+
+    priority: the higher, the more it matters to policies that ask. request_class: requests of one class are expected
+    to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
+    """
 
     request_id: str
     arrival: int
@@ -77,9 +82,13 @@ class Request:
     prompt_token_ids: SequenceOf[int]
     params: SamplingParams
     arrival_time: float
+    priority: int = 0
+    request_class: str | None = None
+    rank: tuple[float, int] | None = None
     sequences: list[Sequence] = field(default_factory=list)
     first_token_time: float | None = None
     error: str | None = None
+    answer: list | None = None  # the completions, where they were known without running it
 
     @property
     def is_finished(self) -> bool:

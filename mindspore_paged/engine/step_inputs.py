@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from mindspore_paged.engine.scheduler import StepPlan
+from mindspore_paged.engine.step_plan import StepPlan
 
 PADDING_ROW = -1
 
@@ -68,11 +68,11 @@ def table_only(table_indices: np.ndarray, table_values: np.ndarray) -> StepInput
 
 def build_step_inputs(plan: StepPlan, table_changes: tuple[np.ndarray, np.ndarray]) -> StepInputs:
     """Lay the plan's tokens side by side, a sequence's together and in order; the last of each chunk gives logits."""
-    counts = np.array([chunk.num_tokens for chunk in plan.chunks], np.int32)
-    starts = np.array([chunk.start for chunk in plan.chunks], np.int32)
-    rows = np.array([chunk.sequence.row for chunk in plan.chunks], np.int32)
+    counts = np.array([num_tokens for _, _, num_tokens in plan.chunks], np.int32)
+    starts = np.array([start for _, start, _ in plan.chunks], np.int32)
+    rows = np.array([sequence.row for sequence, _, _ in plan.chunks], np.int32)
     ends = np.cumsum(counts, dtype=np.int32)
-    tokens = chain.from_iterable(chunk.sequence.token_ids[chunk.start : chunk.end] for chunk in plan.chunks)
+    tokens = chain.from_iterable(sequence.token_ids[start : start + count] for sequence, start, count in plan.chunks)
     input_ids = np.fromiter(tokens, np.int32, count=plan.num_tokens)
     positions = np.arange(plan.num_tokens, dtype=np.int32) + np.repeat(starts - (ends - counts), counts)
     return StepInputs(input_ids, positions, np.repeat(rows, counts), ends - 1, *table_changes)

@@ -1,25 +1,49 @@
 """LLMs for whole runs, their pages filled with NaN wherever nothing was written."""
 
+from unittest.mock import patch
+
 import numpy as np
 from mindspore import Tensor
 
 from mindspore_paged import LLM
-from mindspore_paged.config import config_from_dict
+from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.config import EngineConfig, config_from_dict
+from mindspore_paged.engine import builder
 
 
 def make_llm(weights="random", name=None, cache=None, scheduler=None, **sections) -> LLM:
     """An LLM from sections of the configuration; random weights are those of the tiny model."""
-    model = {"weights": weights, "name": "tiny" if weights == "random" else name}
-    config = config_from_dict(
-        {"model": model, "cache": cache or {}, "scheduler": scheduler or {}, "runtime": {"debug": True}, **sections}
-    )
-    llm = LLM(config, show_progress=False)
-    poison_pages(llm)
+    llm = LLM(_config(weights, name, cache, scheduler, sections), show_progress=False)
+    poison_pages(llm.engine.runner.kv_pool)
     return llm
 
 
-def poison_pages(llm: LLM) -> None:
+def make_llm_over(other: LLM, cache=None, scheduler=None, **sections) -> LLM:
+    """Another LLM over the model, pages and graphs of `other`, which is not to be used again: nothing is compiled.
+
+    The pool and the rows must have the shape that `other` gave them; the rest of the configuration is free.
+    """
+    runner, model = other.engine.runner, other.config.model
+    poison_pages(runner.kv_pool)
+    runner.kv_pool.block_table.set_data(Tensor(np.zeros(runner.kv_pool.block_table.shape, np.int32)))
+    with patch.multiple(
+        builder,
+        build_kv_pool=lambda *arguments: runner.kv_pool,
+        build_model=lambda *arguments: runner.model,
+        load_weights=lambda *arguments: None,
+        ModelRunner=lambda *arguments: runner,
+    ):
+        return LLM(_config(model.weights, model.name, cache, scheduler, sections), show_progress=False)
+
+
+def _config(weights, name, cache, scheduler, sections) -> EngineConfig:
+    model = {"weights": weights, "name": "tiny" if weights == "random" else name}
+    return config_from_dict(
+        {"model": model, "cache": cache or {}, "scheduler": scheduler or {}, "runtime": {"debug": True}, **sections}
+    )
+
+
+def poison_pages(pool: KVPagePool) -> None:
     """Fill every page with NaN: what was not written must not count, not even times zero."""
-    pool = llm.engine.runner.kv_pool
     for cache in (*pool.key_caches, *pool.value_caches):
         cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))

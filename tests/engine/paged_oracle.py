@@ -13,7 +13,9 @@ import numpy as np
 from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
-from mindspore_paged.engine.engine import LLMEngine, ModelLimits
+from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.page_mover import PageMover
+from mindspore_paged.engine.request_check import ModelLimits
 from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.step_inputs import StepInputs
 from mindspore_paged.errors import StepError
@@ -51,6 +53,14 @@ class OracleRunner:
         for source, destination in pairs:
             self.pages[destination] = self.pages[source]
 
+    def read_pages(self, block_ids):
+        """Pages of one layer, of the size of a block."""
+        return [self.pages[block_id].copy() for block_id in block_ids]
+
+    def write_pages(self, block_ids, pages):
+        """Put pages into blocks."""
+        self.pages[block_ids] = pages
+
     def run(self, inputs: StepInputs) -> np.ndarray:
         """Write the tokens, then answer each wanted one from what its row holds."""
         self.steps.append(inputs)
@@ -72,15 +82,41 @@ class OracleRunner:
 
 
 def make_engine(
-    num_blocks=64, block_size=4, max_num_seqs=8, max_num_batched_tokens=16, max_model_len=40, poison=None, **options
+    num_blocks=64,
+    block_size=4,
+    max_num_seqs=8,
+    max_num_batched_tokens=16,
+    max_model_len=40,
+    poison=None,
+    eos_token_ids=(),
+    tokenizer=None,
+    enable_prefix_caching=True,
+    enable_chunked_prefill=True,
+    host_tier=None,
+    capacity=None,
+    trigger=None,
+    swap_cost=None,
+    response_cache=None,
+    event_log=None,
+    **scheduling,
 ) -> LLMEngine:
-    """An engine over an OracleRunner; `options` go to CacheManager and Scheduler by name."""
+    """An engine over an OracleRunner; `scheduling` goes to the Scheduler."""
     table = BlockTable(max_num_seqs, -(-max_model_len // block_size))
-    cache = CacheManager(BlockPool(num_blocks), table, block_size, options.get("enable_prefix_caching", True))
-    scheduler = Scheduler(cache, max_num_batched_tokens, options.get("enable_chunked_prefill", True))
+    cache = CacheManager(BlockPool(num_blocks), table, block_size, enable_prefix_caching, host_tier, capacity)
+    scheduler = Scheduler(
+        cache, max_num_batched_tokens, enable_chunked_prefill, max_model_len=max_model_len, **scheduling
+    )
     runner = OracleRunner(num_blocks, block_size, table.block_tables.shape, poison)
-    limits = ModelLimits(VOCAB, max_model_len, options.get("eos_token_ids", ()))
-    return LLMEngine(scheduler, runner, options.get("tokenizer"), limits, debug=True)
+    return LLMEngine(
+        scheduler,
+        runner,
+        tokenizer,
+        ModelLimits(VOCAB, max_model_len, eos_token_ids),
+        mover=PageMover(scheduler, runner, host_tier, trigger, swap_cost),
+        response_cache=response_cache,
+        event_log=event_log,
+        debug=True,
+    )
 
 
 def run_to_end(engine: LLMEngine, check: bool = True) -> SimpleNamespace:

@@ -16,7 +16,14 @@ TABLE_ENTRIES = ROWS + BLOCKS_PER_ROW
 def runner():
     """A runner over graphs that only note down what they are called with (`steps`, `copies`)."""
     model = SimpleNamespace(weights=dict)
-    pool = SimpleNamespace(copier=None, block_table=np.zeros((ROWS, BLOCKS_PER_ROW)), num_bytes=0)
+    pool = SimpleNamespace(
+        copier=None,
+        reader=None,
+        writer=None,
+        block_table=np.zeros((ROWS, BLOCKS_PER_ROW)),
+        num_bytes=0,
+        dtype="float32",
+    )
     runner = ModelRunner(model, pool, BUCKETS)
     runner.steps, runner.copies = [], []
 

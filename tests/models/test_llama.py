@@ -150,13 +150,28 @@ def test_copied_pages_serve_another_row_and_later_writes_stay_apart():
         np.testing.assert_allclose(got[0], reference.logits(TINY, weights, [*tokens, token])[-1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_pages_that_were_read_out_serve_again_elsewhere(dtype):
+    weights = reference.random_weights(TINY, seed=13)
+    runner = make_runner(TINY, weights, [1, 32], dtype)
+    tokens = np.random.default_rng(14).integers(0, TINY.vocab_size, 33)
+    runner.run(step(*row_tokens(0, 0, tokens[:32]), table=table_of(0, [6, 3, 1]), logits=[31]))
+    stayed = runner.run(step((0, 32, int(tokens[32]))))
+    pages = runner.read_pages([6, 3])
+    runner.write_pages([6, 3], [np.full_like(page, np.nan) for page in pages])
+    runner.write_pages([20, 11], pages)
+    moved = runner.run(step((1, 32, int(tokens[32])), table=table_of(1, [20, 11, 2])))
+    np.testing.assert_array_equal(moved, stayed)
+
+
 def test_nothing_compiles_after_warm_up():
     runner = make_runner(TINY, reference.random_weights(TINY, seed=9), [1, 2, 8])
     runner.warm_up(iter)
     for length in (1, 2, 3, 8):
         runner.run(step(*row_tokens(0, 0, range(length)), table=table_of(0, [1]), logits=[length - 1]))
     runner.copy_blocks([(1, 2)] * 40)
-    assert runner.num_compiles == 4
+    runner.write_pages([1, 2] * 10, runner.read_pages([1, 2] * 10))
+    assert runner.num_compiles == 3 + 3  # steps; and pages copied, read and written
     assert runner.compiles_after_warmup == 0
 
 

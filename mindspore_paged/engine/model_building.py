@@ -1,0 +1,126 @@
+"""The model behind an engine: found, described, built over its pages, and filled with weights."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from hashlib import sha256
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from tqdm import tqdm
+
+from mindspore_paged.cache.block_size import choose_block_size
+from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.model_config import ModelConfig, model_config_by_name
+from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.weights.check import check_weights
+from mindspore_paged.weights.checkpoint import Checkpoint, open_checkpoint
+from mindspore_paged.weights.demo_model import fetch_demo_model
+from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
+
+NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
+"""Fields in which checkpoints of one model differ: the weights' own values are taken."""
+
+
+def set_context(config: EngineConfig) -> None:
+    """Put MindSpore into graph mode on the configured device; raises ConfigError if the kernels do not run there."""
+    runtime = config.runtime
+    if runtime.device_target != "CPU":
+        raise ConfigError(
+            f"runtime.device_target is {runtime.device_target}, but runtime.ops_backend {runtime.ops_backend} "
+            "runs on CPU only; set runtime.device_target to CPU"
+        )
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": runtime.jit_level})
+    if ms.get_context("device_target") != runtime.device_target:  # MindSpore refuses even the same device once in use
+        ms.set_device(runtime.device_target)
+    ms.set_recursion_limit(10_000)  # an unrolled graph of 80 layers is deep
+
+
+def with_block_size(config: EngineConfig, model_config: ModelConfig, report: bool) -> EngineConfig:
+    """The configuration with `block_size: auto` decided, and if `report` the reason printed."""
+    if config.cache.block_size != "auto":
+        return config
+    expected_len = config.scheduler.max_model_len or model_config.max_position_embeddings
+    size, reason = choose_block_size(expected_len, model_config.head_dim, config.runtime.device_target)
+    if report:
+        tqdm.write(f"block_size: {size} ({reason})", file=sys.stderr)
+    return replace(config, cache=replace(config.cache, block_size=size))
+
+
+def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: int, table_shape) -> KVPagePool:
+    """The pages and block_table for a model, allocated."""
+    return KVPagePool(
+        num_layers=model_config.num_hidden_layers,
+        num_blocks=num_blocks,
+        block_size=config.cache.block_size,
+        num_kv_heads=model_config.num_key_value_heads,
+        head_dim=model_config.head_dim,
+        dtype=config.kv_cache_dtype,
+        table_shape=table_shape,
+        backend=config.runtime.ops_backend,
+    )
+
+
+def build_model(config: EngineConfig, model_config: ModelConfig, kv_pool: KVPagePool, max_model_len: int, **kwargs):
+    """The model over the pool, its weights not set yet."""
+    dtype = getattr(ms, config.model.dtype)
+    return LlamaForCausalLM(model_config, kv_pool, max_model_len, dtype, config.runtime.ops_backend, **kwargs)
+
+
+def load_weights(model: LlamaForCausalLM, checkpoint: Checkpoint, progress: Callable) -> None:
+    """Set every weight, one tensor at a time; raises CheckpointError, and sets none, if any misfits."""
+    weights = model.weights()
+    check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in weights.items()})
+    for name, weight in progress(weights.items(), desc="Loading weights", unit="tensor"):
+        weight.set_data(Tensor(np.ascontiguousarray(checkpoint.read(name), np.float32), weight.dtype))
+
+
+def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: LlamaForCausalLM) -> str:
+    """A text that differs between models, weights, and types of pages: only equal ones can exchange pages.
+
+    Of each weight the first 4 KiB count: a model that was trained further differs there too.
+    """
+    digest = sha256(repr((model_config, config.model.dtype, config.kv_cache_dtype, config.cache.block_size)).encode())
+    for name, weight in model.weights().items():
+        digest.update(name.encode() + weight.flatten()[:1024].asnumpy().tobytes())
+    return digest.hexdigest()
+
+
+def open_weights(config: EngineConfig) -> Checkpoint:
+    """The checkpoint that `model.weights` names; raises ConfigError if it names none, CheckpointError for a bad one."""
+    weights = config.model.weights
+    if weights is None:
+        raise ConfigError("model.weights is not set; give a file, a folder, `demo` or `random`")
+    if weights == RANDOM_WEIGHTS:
+        return RandomCheckpoint(config.model.dimensions(), config.model.seed)
+    if weights == DEMO_WEIGHTS:
+        weights = fetch_demo_model(report=lambda line: None)
+    return open_checkpoint(weights, config.model.dimensions())
+
+
+def resolve_model_config(config: EngineConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """What the weights say of themselves, or else the YAML, with the keys of model.config on top."""
+    described = checkpoint.model_config
+    if config.model.name is not None and described is not None:
+        _check_name(config, described)
+    model_config = config.model.dimensions(described)
+    if model_config is None:
+        raise ConfigError(f"{checkpoint.path} does not describe its model; set model.name, or all of model.config")
+    return model_config
+
+
+def _check_name(config: EngineConfig, described: ModelConfig) -> None:
+    """Refuse a model.name that the weights contradict: equal shapes with other frequencies give fluent nonsense."""
+    named = model_config_by_name(config.model.name)
+    for field in fields(ModelConfig):
+        ours, theirs = getattr(named, field.name), getattr(described, field.name)
+        same = math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(ours, float) else ours == theirs
+        if not (same or config.model.overrides(field.name) or field.name in NOT_OF_THE_SHAPE):
+            raise ConfigError(
+                f"model.name {config.model.name} has {field.name} {ours}, but the weights say {theirs}; "
+                "leave model.name out"
+            )

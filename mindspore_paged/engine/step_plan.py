@@ -1,0 +1,60 @@
+"""What one step computes: chunks of sequences, laid side by side."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mindspore_paged.engine.sequence import Sequence
+
+
+class Chunk(NamedTuple):
+    """Tokens start .. start + num_tokens - 1 of a sequence, computed in one step."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+
+    @property
+    def end(self) -> int:
+        """First token after the chunk."""
+        return self.start + self.num_tokens
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is left to compute after it, so that its last logits give the next token."""
+        return self.start + self.num_tokens == len(self.sequence.token_ids)
+
+
+@dataclass
+class StepPlan:
+    """The chunks of one step, in the order in which their tokens are laid out; `add` and `drop` mutate."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    num_tokens: int = field(default=0, init=False)
+    num_long_prefill_tokens: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        for chunk in self.chunks:
+            self._count(chunk, 1)
+
+    def add(self, chunk: Chunk) -> None:
+        """Put a chunk at the end."""
+        self.chunks.append(chunk)
+        self._count(chunk, 1)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Take a sequence's chunk out again, if it has one."""
+        for chunk in self.chunks:
+            if chunk.sequence is sequence:
+                self.chunks.remove(chunk)
+                self._count(chunk, -1)
+                return
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """The sequences that take part."""
+        return [chunk.sequence for chunk in self.chunks]
+
+    def _count(self, chunk: Chunk, sign: int) -> None:
+        self.num_tokens += sign * chunk.num_tokens
+        if chunk.sequence.is_long_prefill:
+            self.num_long_prefill_tokens += sign * chunk.num_tokens
