@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: install
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python scripts/run_generate.py --config configs/smollm2_135m.yaml --chat \
-	  --prompt "Why is the sky blue? Answer in two sentences." --max-tokens 96
+	  --prompt "Why is the sky blue? Answer in two sentences." --max-tokens 128
 
 install: $(INSTALLED)
 

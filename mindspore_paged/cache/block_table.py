@@ -64,6 +64,10 @@ class BlockTable:
         """The row's blocks, in the order of the tokens that they hold, from place `start` on."""
         return self.block_tables[row, start : self._lengths[row]].tolist()
 
+    def rows_in_use(self) -> list[int]:
+        """The rows that were acquired and not released."""
+        return [row for row in range(len(self.block_tables)) if row not in self._free_rows]
+
     def held_blocks(self) -> np.ndarray:
         """Every entry that holds a block, int32 [E]; a shared block stands there once for each row."""
         return self.block_tables[self.block_tables != NO_BLOCK]

@@ -53,6 +53,7 @@ class Scheduler:
             raise ConfigError("scheduler.long_prefill_share needs scheduler.enable_chunked_prefill")
         self.waiting: list[Sequence] = []  # both lists in order of rank
         self.running: list[Sequence] = []
+        self._holder_of_row: dict[int, str] = {}  # to name who leaks
         self.num_steps = 0
         self.num_preemptions = 0
         self._num_admitted_tokens = 0
@@ -103,6 +104,7 @@ class Scheduler:
         if row is None:
             return False
         child.row = row
+        self._holder_of_row[row] = child.request.request_id
         child.num_computed_tokens = parent.num_computed_tokens
         child.num_registered_blocks = parent.num_registered_blocks
         insort(self.running, child, key=_order)
@@ -141,8 +143,11 @@ class Scheduler:
         rows = {sequence.row: sequence for sequence in self.running}
         if None in rows or len(rows) != len(self.running) or any(s.row is not None for s in self.waiting):
             raise IntegrityError("a running sequence has no row of its own, or a waiting one has one")
-        if self.cache.table.num_free_rows + len(rows) != len(self.cache.table.block_tables):
-            raise IntegrityError("a row of block_table belongs to no sequence")
+        for row in self.cache.table.rows_in_use():
+            if row not in rows:
+                holder = self._holder_of_row.get(row, "nobody known")
+                blocks = self.cache.table.num_blocks(row)
+                raise IntegrityError(f"{holder} does not run, but its row {row} still holds {blocks} blocks: a leak")
         self.cache.check_integrity({row: (s.num_computed_tokens, s.request.request_id) for row, s in rows.items()})
 
     def _plan_step(self) -> StepPlan:
@@ -222,6 +227,7 @@ class Scheduler:
         if admitted is None:
             return False
         sequence.row, sequence.num_computed_tokens = admitted
+        self._holder_of_row[sequence.row] = sequence.request.request_id
         sequence.num_registered_blocks = sequence.num_computed_tokens // self.cache.block_size
         sequence.num_passed_over = 0
         sequence.is_long_prefill = self._is_long(sequence)
@@ -273,6 +279,7 @@ class Scheduler:
     def _take_pages(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self.cache.free(sequence.row)
+        del self._holder_of_row[sequence.row]
         sequence.row = None
         sequence.num_computed_tokens = 0
         sequence.num_registered_blocks = 0

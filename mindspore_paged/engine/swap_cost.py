@@ -1,7 +1,5 @@
 """Whether an evicted page is worth saving: moving it twice against computing it again."""
 
-SWAP_MODES = ("auto", "always", "never")
-
 
 class SwapCost:
     """Means of what it takes to move a page and to compute a token, measured as the engine runs; `observe_*` mutate.

@@ -267,6 +267,15 @@ def test_a_leak_is_found_when_the_engine_is_idle():
         engine.check_integrity()
 
 
+def test_a_sequence_that_ended_without_giving_its_pages_back_is_named():
+    engine = make_engine()
+    request_id = submit(engine, [1, 2, 3, 4, 5], 3)
+    engine.step()
+    engine.scheduler.running.clear()
+    with pytest.raises(IntegrityError, match=f"{request_id} does not run, but its row . still holds 2 blocks: a leak"):
+        engine.check_integrity()
+
+
 def test_statistics_count_what_happened():
     engine = make_engine(block_size=4)
     submit(engine, [1, 2, 3, 4, 5, 6], 3)
