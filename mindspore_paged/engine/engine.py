@@ -120,8 +120,10 @@ class LLMEngine:
         if request.is_finished:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self._requests[request.request_id] = request
-        known = self.response_cache and self.response_cache.get(request.prompt_token_ids, request.params)
-        if known:
+        known = None
+        if self.response_cache is not None:
+            known = self.response_cache.get(request.prompt_token_ids, request.params)
+        if known is not None:
             self._known.append((request, known))
         else:
             self.scheduler.add(request.sequences[0])
