@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.outputs import RequestOutput
-from mindspore_paged.errors import ConfigError, PagedError, RequestError
+from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
 from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.script import exit_code_of
 
 EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
 
 EPILOG = """examples:
   run_generate.py --config configs/smollm2_135m.yaml --chat --prompt "Why is the sky blue?"
@@ -34,14 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 if a request failed while running, or 2 (and one line on stderr) for bad input."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not for the user of a script
     arguments = _parser().parse_args(argv)
-    try:
-        return _generate(arguments)
-    except PagedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code_of(lambda: _generate(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

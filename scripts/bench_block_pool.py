@@ -27,6 +27,7 @@ from mindspore_paged.engine.prefill_window import PrefillWindow
 from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request, Sequence
 from mindspore_paged.engine.step_inputs import build_step_inputs
+from mindspore_paged.script import exit_code_of
 
 BLOCK_SIZE, STEP_TOKENS = 16, 256
 SMALL_POOL, LARGE_POOL, MAX_RATIO = 1_000, 1_000_000, 2.0
@@ -280,19 +281,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args()
+    return exit_code_of(lambda: run(arguments.json))
+
+
+def run(json_path: Path | None) -> None:
+    """Measure everything, and print and write the figures."""
+    if json_path:
+        json_path.touch()  # a wrong path is told now, not at the end
     load_average = os.getloadavg()
     parts = (measure_pool, measure_step, measure_compaction, measure_waiting, measure_prefixes)
-    try:
-        if arguments.json:
-            arguments.json.touch()  # a wrong path is told now, not at the end
-        results = {measure.__name__.removeprefix("measure_"): measure() for measure in parts}
-        print(f"{report(results)}\nload average at the start: {load_average[0]:.2f} on {os.cpu_count()} cores")
-        if arguments.json:
-            arguments.json.write_text(json.dumps({"load_average": load_average, **results}, indent=2) + "\n")
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    results = {measure.__name__.removeprefix("measure_"): measure() for measure in parts}
+    print(f"{report(results)}\nload average at the start: {load_average[0]:.2f} on {os.cpu_count()} cores")
+    if json_path:
+        json_path.write_text(json.dumps({"load_average": load_average, **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mindspore_paged.custom_ops.build import cpu_library
 from mindspore_paged.custom_ops.ops import PagedAttention
-from mindspore_paged.errors import PagedError
+from mindspore_paged.script import exit_code_of
 
 ROWS, CONTEXT, BLOCK_SIZE = 8, 4096, 16
 BLOCKS_A_ROW = CONTEXT // BLOCK_SIZE
@@ -188,21 +188,23 @@ def report(figures: dict) -> str:
 
 
 def main() -> int:
-    """Run the benchmark; returns the exit code, 2 if the operators are not compiled."""
+    """Run the benchmark; returns the exit code, 2 if the operators are not compiled or FILE cannot be written."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args()
+    return exit_code_of(lambda: run(arguments.json))
+
+
+def run(json_path: Path | None) -> None:
+    """Measure every shape, and print and write the figures."""
+    if json_path:
+        json_path.touch()  # a wrong path is told now, not at the end
     ms.set_context(mode=ms.GRAPH_MODE)
-    try:
-        with tqdm(total=len(SHAPES) * ROUNDS, desc="rounds", file=sys.stderr) as progress:
-            results = [measure(shape, bandwidth_reader(), progress) for shape in SHAPES]
-    except PagedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with tqdm(total=len(SHAPES) * ROUNDS, desc="rounds", file=sys.stderr) as progress:
+        results = [measure(shape, bandwidth_reader(), progress) for shape in SHAPES]
     print("\n".join(map(report, results)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"results": results}, indent=2) + "\n")
-    return 0
+    if json_path:
+        json_path.write_text(json.dumps({"results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

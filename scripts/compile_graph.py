@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from mindspore_paged.config import load_config
-from mindspore_paged.errors import ConfigError, PagedError
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Compile a step of a model as one static graph, without room for its weights, and report its size.
 
@@ -26,12 +27,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=1, metavar="T", help="tokens of the step (default 1)")
     parser.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="section.key=value")
     arguments = parser.parse_args()
-    try:
-        report(arguments)
-    except PagedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code_of(lambda: report(arguments))
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mindspore_paged.errors import PagedError
+from mindspore_paged.script import exit_code_of
 from mindspore_paged.weights.demo_model import CACHE_VARIABLE, fetch_demo_model
 
 
@@ -12,12 +12,8 @@ def main() -> int:
     parser.add_argument(
         "--cache-dir", help=f"where the model is kept (default: ${CACHE_VARIABLE}, or ~/.cache/mindspore_paged)"
     )
-    try:
-        print(fetch_demo_model(parser.parse_args().cache_dir))
-    except PagedError as error:
-        print(f"{error.code}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = parser.parse_args()
+    return exit_code_of(lambda: print(fetch_demo_model(arguments.cache_dir)))
 
 
 if __name__ == "__main__":

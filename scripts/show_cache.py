@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from mindspore_paged.cache.event_log import read_event_log
-from mindspore_paged.errors import PagedError
 from mindspore_paged.pool_picture import render_text, save_picture
+from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Draw what happened to every block of the pool over a run, from the event log that the engine wrote.
 
@@ -35,12 +35,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, metavar="PNG", help="file to write (default LOG.png)")
     parser.add_argument("--terminal", action="store_true", help="draw in the terminal; write a file only with --output")
     arguments = parser.parse_args()
-    try:
-        show(arguments)
-    except PagedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code_of(lambda: show(arguments))
 
 
 def show(arguments: argparse.Namespace) -> None:

@@ -107,5 +107,5 @@ def test_the_script_fails_in_one_line(tmp_path):
     command = [sys.executable, SCRIPT, "--cache-dir", tmp_path / "file" / "cache"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("ERROR_INVALID_CHECKPOINT: demo model: cannot write to")
+    assert done.stderr.startswith("error: demo model: cannot write to")
     assert len(done.stderr.splitlines()) == 1
