@@ -35,6 +35,12 @@ struct Tensor {
   const char* dtype_name;
   DType dtype;
 
+  size_t Bytes() const {
+    size_t bytes = ByteSize(dtype);
+    for (int i = 0; i < rank; ++i) bytes *= shape[i];
+    return bytes;
+  }
+
   template <typename T>
   T* as() const {
     return static_cast<T*>(data);
