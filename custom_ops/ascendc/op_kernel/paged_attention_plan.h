@@ -1,0 +1,162 @@
+// Which core does which part of a paged_attention call: the same answer on every core, from rows and context_lens.
+//
+// Tokens of one row that stand together form runs of at most max_queries / group tokens: they share each load of KV.
+// A task is a run and a KV head; its KV is cut into tiles. All tiles stand in one line, and each core gets an equal
+// piece of it, whatever the lengths:
+//
+//   tasks      |---- run 0, head 0 ----|---- run 0, head 1 ----|-- run 1, head 0 --|-- run 1, head 1 --|
+//   cores      |      0      |      1      |      2      |      3      |      4      |      5      |
+//
+// A core whose piece begins inside a task leaves what it has of it, unfinished, in its workspace slot; the core that
+// has the task's first tile collects it from those after it (FlashDecoding's combination by log-sum-exp).
+// Source: Dao et al. 2023, "Flash-Decoding for long-context inference"; Osama et al. 2023, "Stream-K".
+#pragma once
+
+#include "kernel_operator.h"
+#include "paged_attention_tiling.h"
+
+namespace paged_attention {
+
+// Consecutive tokens of one row. The last has the longest context.
+struct Run {
+  uint32_t first_token;
+  uint32_t num_tokens;
+  int32_t row;
+  uint32_t context;    // of the last token; 0 for padding
+  uint32_t num_tiles;  // a KV head
+};
+
+// A tile of a task, and where it stands in the line.
+struct Tile {
+  Run run;
+  uint32_t kv_head;
+  uint32_t index;  // in its task
+  uint64_t place;  // in the line of all tiles
+
+  __aicore__ inline uint64_t TaskBegin() const { return place - index; }
+  __aicore__ inline uint64_t TaskEnd() const { return TaskBegin() + run.num_tiles; }
+
+  // Its tokens among the first `context` of the row.
+  __aicore__ inline uint32_t TokensWithin(uint32_t context, uint32_t tile_tokens) const {
+    const uint32_t first = index * tile_tokens;
+    if (context <= first) return 0;
+    return context - first < tile_tokens ? context - first : tile_tokens;
+  }
+};
+
+// The queries of a task that one vector core works on: some heads of some tokens, a query for each, token by token.
+struct Part {
+  uint32_t first_token;
+  uint32_t num_tokens;
+  uint32_t first_head;
+  uint32_t num_heads;
+
+  __aicore__ inline uint32_t NumQueries() const { return num_tokens * num_heads; }
+};
+
+class Plan {
+ public:
+  __aicore__ inline void Init(const PagedAttentionTiling& tiling, GM_ADDR rows, GM_ADDR context_lens, uint32_t core,
+                              uint32_t num_cores) {
+    num_tokens_ = tiling.num_tokens;
+    num_kv_heads_ = tiling.num_kv_heads;
+    tile_tokens_ = tiling.tile_tokens;
+    max_run_tokens_ = tiling.max_queries / tiling.group;
+    rows_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(rows), num_tokens_);
+    context_lens_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(context_lens), num_tokens_);
+    const uint64_t total = CountTiles();
+    share_ = (total + num_cores - 1) / num_cores;
+    const uint64_t least = (kMinTokensPerCore + tile_tokens_ - 1) / tile_tokens_;
+    if (share_ < least) share_ = least;
+    begin_ = share_ * core < total ? share_ * core : total;
+    end_ = begin_ + share_ < total ? begin_ + share_ : total;
+  }
+
+  // Keys of the tile that `token` may see.
+  __aicore__ inline uint32_t Visible(const Tile& tile, uint32_t token) const {
+    return tile.TokensWithin(static_cast<uint32_t>(Context(token)), tile_tokens_);
+  }
+
+  // Keys of the tile that any token of its run may see.
+  __aicore__ inline uint32_t Loaded(const Tile& tile) const { return tile.TokensWithin(tile.run.context, tile_tokens_); }
+
+  // How the tile's task lies in this core's piece.
+  __aicore__ inline bool IsFirstHere(const Tile& tile) const { return tile.index == 0 || tile.place == begin_; }
+  __aicore__ inline bool BeginsBefore(const Tile& tile) const { return tile.TaskBegin() < begin_; }
+  __aicore__ inline bool EndsAfter(const Tile& tile) const { return tile.TaskEnd() > end_; }
+  __aicore__ inline bool IsLastHere(const Tile& tile) const {
+    return tile.place + 1 == end_ || tile.place + 1 == tile.TaskEnd();
+  }
+
+  // This core's piece of the line.
+  __aicore__ inline uint64_t begin() const { return begin_; }
+  __aicore__ inline uint64_t end() const { return end_; }
+  __aicore__ inline uint32_t CoreOf(uint64_t place) const { return static_cast<uint32_t>(place / share_); }
+
+  __aicore__ inline int32_t Context(uint32_t token) const { return context_lens_.GetValue(token); }
+  __aicore__ inline bool IsPadding(uint32_t token) const { return rows_.GetValue(token) < 0 || Context(token) <= 0; }
+
+  // The run that starts at `first_token`, which must exist. A padding token is a run of its own, without tiles.
+  __aicore__ inline Run RunAt(uint32_t first_token) const {
+    if (IsPadding(first_token)) return {first_token, 1, -1, 0, 0};
+    const int32_t row = rows_.GetValue(first_token);
+    uint32_t last = first_token;
+    while (last + 1 < num_tokens_ && last + 1 - first_token < max_run_tokens_ && Follows(last + 1, row)) ++last;
+    const uint32_t context = static_cast<uint32_t>(Context(last));
+    return {first_token, last + 1 - first_token, row, context, (context + tile_tokens_ - 1) / tile_tokens_};
+  }
+
+  // The first tile of this core; there must be one.
+  __aicore__ inline Tile First() const {
+    uint64_t place = 0;
+    Run run = RunAt(0);
+    while (place + TilesOf(run) <= begin_) {
+      place += TilesOf(run);
+      run = RunAt(run.first_token + run.num_tokens);
+    }
+    const uint64_t inside = begin_ - place;
+    return {run, static_cast<uint32_t>(inside / run.num_tiles), static_cast<uint32_t>(inside % run.num_tiles), begin_};
+  }
+
+  // The tile after `tile`; it must exist.
+  __aicore__ inline Tile Next(const Tile& tile) const {
+    Tile next = tile;
+    ++next.place;
+    if (++next.index < tile.run.num_tiles) return next;
+    next.index = 0;
+    if (++next.kv_head < num_kv_heads_) return next;
+    next.kv_head = 0;
+    do next.run = RunAt(next.run.first_token + next.run.num_tokens);
+    while (next.run.num_tiles == 0);
+    return next;
+  }
+
+ private:
+  __aicore__ inline bool Follows(uint32_t token, int32_t row) const {
+    return rows_.GetValue(token) == row && Context(token) >= Context(token - 1);
+  }
+
+  __aicore__ inline uint64_t TilesOf(const Run& run) const { return static_cast<uint64_t>(run.num_tiles) * num_kv_heads_; }
+
+  __aicore__ inline uint64_t CountTiles() const {
+    uint64_t total = 0;
+    for (uint32_t token = 0; token < num_tokens_;) {
+      const Run run = RunAt(token);
+      total += TilesOf(run);
+      token += run.num_tokens;
+    }
+    return total;
+  }
+
+  AscendC::GlobalTensor<int32_t> rows_;
+  AscendC::GlobalTensor<int32_t> context_lens_;
+  uint32_t num_tokens_ = 0;
+  uint32_t num_kv_heads_ = 0;
+  uint32_t tile_tokens_ = 0;
+  uint32_t max_run_tokens_ = 0;
+  uint64_t share_ = 1;
+  uint64_t begin_ = 0;
+  uint64_t end_ = 0;
+};
+
+}  // namespace paged_attention

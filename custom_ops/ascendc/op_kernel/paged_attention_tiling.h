@@ -1,0 +1,103 @@
+// How paged_attention is launched: decided from static shapes alone, so that the operator can sit in a static graph.
+// Which core does what is decided on the device, from rows and context_lens (paged_attention_plan.h).
+//
+// Plain C++: shared by the operator's host code, the CPU emulator's host and the kernels.
+#pragma once
+
+#include <cstdint>
+
+constexpr uint32_t kPagedAttentionVectorKey = 1;  // every step on the vector cores
+constexpr uint32_t kPagedAttentionCubeKey = 2;    // Q K^T and P V on the cube cores, softmax on the vector cores
+
+// With this many query heads a KV head, the vector cores alone fall behind the memory (docs/ascend_performance.md).
+constexpr uint32_t kPagedAttentionCubeGroup = 3;
+
+// Queries (tokens of one row x heads of one group) that share one load of a KV tile.
+constexpr uint32_t kVectorQueries = 16;
+constexpr uint32_t kCubeQueries = 64;
+
+// KV tokens of a tile. The cube's is long because the cores hand each other every tile, which takes microseconds.
+constexpr uint32_t kVectorTileTokens = 64;
+constexpr uint32_t kCubeTileTokens = 512;
+
+// A core that gets fewer tokens than this spends more on combining than it saves.
+constexpr uint32_t kMinTokensPerCore = 256;
+
+constexpr uint32_t kPagedAttentionMaxHeadDim = 128;
+
+struct PagedAttentionShapes {
+  uint32_t num_tokens;
+  uint32_t num_heads;
+  uint32_t num_kv_heads;
+  uint32_t head_dim;
+  uint32_t num_blocks;
+  uint32_t block_size;
+  uint32_t num_rows;
+  uint32_t blocks_per_row;
+  uint32_t query_bytes;  // of an element: 4, or 2 if it has the caches' type
+  float scale;
+};
+
+struct PagedAttentionCores {
+  uint32_t vector_cores;
+  uint32_t cube_cores;
+};
+
+struct PagedAttentionTiling {
+  uint32_t num_tokens;
+  uint32_t num_heads;
+  uint32_t num_kv_heads;
+  uint32_t group;  // query heads a KV head
+  uint32_t head_dim;
+  uint32_t block_size;
+  uint32_t blocks_per_row;
+  uint32_t tile_tokens;
+  uint32_t max_queries;
+  float scale;
+};
+
+struct PagedAttentionLaunch {
+  PagedAttentionTiling tiling;
+  uint32_t tiling_key;
+  uint32_t block_dim;
+  uint64_t workspace_bytes;
+};
+
+// Floats of one core's unfinished softmax: maximum and sum of each query, then the sums of values.
+constexpr uint64_t SoftmaxStateFloats(uint32_t max_queries, uint32_t head_dim) {
+  return static_cast<uint64_t>(max_queries) * (2 + head_dim);
+}
+
+// Bytes through which a cube core and its vector cores hand each other a tile: scores, weights, weighted values.
+constexpr uint64_t CubeExchangeBytes(uint32_t head_dim) {
+  return static_cast<uint64_t>(kCubeQueries) * (kCubeTileTokens * (4 + 2) + head_dim * 4);
+}
+
+inline PagedAttentionLaunch MakePagedAttentionLaunchFor(uint32_t key, const PagedAttentionShapes& shapes,
+                                                        const PagedAttentionCores& cores) {
+  const bool cube = key == kPagedAttentionCubeKey;
+  PagedAttentionLaunch launch{};
+  launch.tiling_key = key;
+  launch.block_dim = cube ? cores.cube_cores : cores.vector_cores;
+  launch.tiling.num_tokens = shapes.num_tokens;
+  launch.tiling.num_heads = shapes.num_heads;
+  launch.tiling.num_kv_heads = shapes.num_kv_heads;
+  launch.tiling.group = shapes.num_heads / shapes.num_kv_heads;
+  launch.tiling.head_dim = shapes.head_dim;
+  launch.tiling.block_size = shapes.block_size;
+  launch.tiling.blocks_per_row = shapes.blocks_per_row;
+  launch.tiling.tile_tokens = cube ? kCubeTileTokens : kVectorTileTokens;
+  launch.tiling.max_queries = cube ? kCubeQueries : kVectorQueries;
+  launch.tiling.scale = shapes.scale;
+  launch.workspace_bytes = launch.block_dim * SoftmaxStateFloats(launch.tiling.max_queries, shapes.head_dim) * 4;
+  if (cube) launch.workspace_bytes += 2 * launch.block_dim * CubeExchangeBytes(shapes.head_dim);
+  return launch;
+}
+
+inline PagedAttentionLaunch MakePagedAttentionLaunch(const PagedAttentionShapes& shapes,
+                                                     const PagedAttentionCores& cores) {
+  // The cube multiplies 16-bit queries only.
+  const bool cube = cores.cube_cores > 0 && shapes.query_bytes == 2 &&
+                    shapes.num_heads / shapes.num_kv_heads >= kPagedAttentionCubeGroup;
+  return MakePagedAttentionLaunchFor(cube ? kPagedAttentionCubeKey : kPagedAttentionVectorKey, shapes, cores);
+}

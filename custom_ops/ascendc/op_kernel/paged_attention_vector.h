@@ -1,0 +1,196 @@
+// paged_attention on the vector cores alone: the memory's speed for groups of up to three query heads a KV head.
+//
+// For each KV tile of 64 tokens, one load serves every query of the task:
+//
+//   MTE2   K tile, V tile (two of each: the next are on their way while these are worked on)
+//   V      K to float32; each query: products with K, summed by row -> scores
+//          softmax over all queries at once (online_softmax.h)
+//          V to float32; each query: V times weights, summed by halving -> values
+//   MTE3   finished rows to the output, an unfinished one to the workspace
+#pragma once
+
+#include "kernel_operator.h"
+#include "online_softmax.h"
+#include "paged_attention_io.h"
+#include "paged_attention_plan.h"
+
+namespace paged_attention {
+
+template <typename Query, typename Cache>
+class VectorAttention {
+ public:
+  __aicore__ inline void Init(const PagedAttentionTiling& tiling, const Arguments& arguments) {
+    tiling_ = tiling;
+    core_ = AscendC::GetBlockIdx();
+    plan_.Init(tiling, arguments.rows, arguments.context_lens, core_, AscendC::GetBlockNum());
+    pages_.Init(tiling, arguments);
+    queries_.Init(pipe_, tiling, arguments.query);
+    output_.Init(pipe_, tiling, arguments, kVectorQueries);
+    softmax_.Init(pipe_, kVectorQueries, tiling.head_dim);
+    const uint32_t tile = kVectorTileTokens * tiling.head_dim;
+    pipe_.InitBuffer(key_queue_, 2, tile * sizeof(Cache));
+    pipe_.InitBuffer(value_queue_, 2, tile * sizeof(Cache));
+    pipe_.InitBuffer(tile_buffer_, tile * sizeof(float));
+    pipe_.InitBuffer(product_buffer_, kVectorTileTokens * kPagedAttentionMaxHeadDim * sizeof(float));
+    pipe_.InitBuffer(score_buffer_, kVectorQueries * kVectorTileTokens * sizeof(float));
+    pipe_.InitBuffer(weight_buffer_, kVectorTileTokens * kBlockLanes * sizeof(float));
+    floats_ = tile_buffer_.template Get<float>();
+    products_ = product_buffer_.template Get<float>();
+    scores_ = score_buffer_.template Get<float>();
+    weights_ = weight_buffer_.template Get<float>();
+  }
+
+  __aicore__ inline void Process() {
+    output_.WritePadding(plan_, core_, AscendC::GetBlockNum());
+    if (plan_.begin() < plan_.end()) AttendPiece();
+    AscendC::SyncAll<true>();
+    if (unfinished_.run.num_tokens > 0) Collect(unfinished_);
+  }
+
+ private:
+  __aicore__ inline void AttendPiece() {
+    Tile tile = plan_.First();
+    Load(tile);
+    while (true) {
+      const bool last = tile.place + 1 == plan_.end();
+      Tile next = tile;
+      if (!last) {
+        next = plan_.Next(tile);
+        Load(next);
+      }
+      Attend(tile);
+      if (plan_.IsLastHere(tile)) FinishTask(tile);
+      if (last) return;
+      tile = next;
+    }
+  }
+
+  // A vector core does all queries of its tasks.
+  __aicore__ inline Part PartOf(const Tile& tile) const {
+    return {tile.run.first_token, tile.run.num_tokens, tile.kv_head * tiling_.group, tiling_.group};
+  }
+
+  __aicore__ inline void Load(const Tile& tile) {
+    if (plan_.IsFirstHere(tile)) queries_.Load(PartOf(tile));
+    const uint32_t first = tile.index * kVectorTileTokens, count = plan_.Loaded(tile);
+    AscendC::LocalTensor<Cache> keys = key_queue_.template AllocTensor<Cache>();
+    pages_.Load(keys, pages_.keys(), tile, first, count);
+    key_queue_.EnQue(keys);
+    AscendC::LocalTensor<Cache> values = value_queue_.template AllocTensor<Cache>();
+    pages_.Load(values, pages_.values(), tile, first, count);
+    value_queue_.EnQue(values);
+  }
+
+  __aicore__ inline void Attend(const Tile& tile) {
+    const Part part = PartOf(tile);
+    const uint32_t loaded = plan_.Loaded(tile);
+    if (plan_.IsFirstHere(tile)) {
+      queries_.Prepare(part);
+      softmax_.Begin(part.NumQueries());
+    }
+    Widen(key_queue_, loaded);
+    for (uint32_t query = 0; query < part.NumQueries(); ++query) Score(query, loaded);
+    for (uint32_t i = 0; i < part.num_tokens; ++i) {
+      const uint32_t visible = plan_.Visible(tile, part.first_token + i);
+      softmax_.Mask(scores_, kVectorTileTokens, i * part.num_heads, part.num_heads, visible);
+    }
+    VectorBarrier();
+    softmax_.Weigh(scores_, kVectorTileTokens, part.NumQueries(), products_);
+    softmax_.Decay(part.NumQueries());
+    Widen(value_queue_, loaded);
+    for (uint32_t query = 0; query < part.NumQueries(); ++query) {
+      AddValues(query, plan_.Visible(tile, part.first_token + query / part.num_heads));
+    }
+  }
+
+  __aicore__ inline void Widen(AscendC::TQue<AscendC::TPosition::VECIN, 2>& queue, uint32_t tokens) {
+    AscendC::LocalTensor<Cache> narrow = queue.template DeQue<Cache>();
+    AscendC::Cast(floats_, narrow, AscendC::RoundMode::CAST_NONE, static_cast<int32_t>(tokens * tiling_.head_dim));
+    queue.FreeTensor(narrow);
+    VectorBarrier();
+  }
+
+  __aicore__ inline void Score(uint32_t query, uint32_t tokens) {
+    const uint32_t head_dim = tiling_.head_dim;
+    const uint8_t repeat = static_cast<uint8_t>(tokens), stride = static_cast<uint8_t>(head_dim / kBlockLanes);
+    constexpr uint8_t kRow = kLanes / kBlockLanes;
+    const AscendC::LocalTensor<float> row = queries_.Row(query);
+    const uint64_t lanes = LanesLeft(head_dim, 0);
+    AscendC::Mul(products_, floats_, row, lanes, repeat, {1, 1, 1, kRow, stride, 0});
+    VectorBarrier();
+    if (head_dim > kLanes) {
+      AscendC::MulAddDst(products_, floats_[kLanes], row[kLanes], LanesLeft(head_dim, kLanes), repeat,
+                         {1, 1, 1, kRow, stride, 0});
+      VectorBarrier();
+    }
+    AscendC::WholeReduceSum<float>(scores_[query * kVectorTileTokens], products_, static_cast<int32_t>(lanes), tokens, 1,
+                                   1, kRow);
+    VectorBarrier();
+  }
+
+  // values[query] += weights[query] times the first `tokens` rows of V.
+  __aicore__ inline void AddValues(uint32_t query, uint32_t tokens) {
+    if (tokens == 0) return;
+    const uint32_t head_dim = tiling_.head_dim;
+    const uint8_t repeat = static_cast<uint8_t>(tokens), stride = static_cast<uint8_t>(head_dim / kBlockLanes);
+    AscendC::Brcb(weights_, scores_[query * kVectorTileTokens],
+                  static_cast<uint8_t>((tokens + kBlockLanes - 1) / kBlockLanes), {1, kBlockLanes});
+    VectorBarrier();
+    for (uint32_t column = 0; column < head_dim; column += kLanes) {
+      AscendC::Mul(products_[column], floats_[column], weights_, LanesLeft(head_dim, column), repeat,
+                   {1, 1, 0, stride, stride, 1});
+    }
+    VectorBarrier();
+    for (uint32_t rows = tokens; rows > 1;) {
+      const uint32_t half = (rows + 1) / 2;
+      AscendC::Add(products_, products_, products_[half * head_dim], static_cast<int32_t>((rows - half) * head_dim));
+      VectorBarrier();
+      rows = half;
+    }
+    const AscendC::LocalTensor<float> sums = softmax_.Values()[query * head_dim];
+    AscendC::Add(sums, sums, products_, static_cast<int32_t>(head_dim));
+  }
+
+  // What happens to a task after this core's last tile of it.
+  __aicore__ inline void FinishTask(const Tile& tile) {
+    if (plan_.BeginsBefore(tile)) {
+      output_.Save(softmax_, core_, PartOf(tile));
+    } else if (plan_.EndsAfter(tile)) {
+      unfinished_ = tile;
+    } else {
+      output_.Write(softmax_, PartOf(tile));
+    }
+  }
+
+  // Adds what the cores after this one have of the task that its piece ends in.
+  __aicore__ inline void Collect(const Tile& tile) {
+    const uint32_t last_core = plan_.CoreOf(tile.TaskEnd() - 1);
+    for (uint32_t core = core_ + 1; core <= last_core; ++core) {
+      output_.Restore(products_, core, softmax_, PartOf(tile));
+      softmax_.Merge(products_, PartOf(tile).NumQueries());
+    }
+    output_.Write(softmax_, PartOf(tile));
+  }
+
+  AscendC::TPipe pipe_;
+  PagedAttentionTiling tiling_;
+  uint32_t core_ = 0;
+  Plan plan_;
+  Pages<Cache> pages_;
+  Queries<Query> queries_;
+  Output<Query> output_;
+  OnlineSoftmax softmax_;
+  AscendC::TQue<AscendC::TPosition::VECIN, 2> key_queue_;
+  AscendC::TQue<AscendC::TPosition::VECIN, 2> value_queue_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> tile_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> product_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> score_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> weight_buffer_;
+  AscendC::LocalTensor<float> floats_;    // the K tile, then the V tile: [tokens, head_dim]
+  AscendC::LocalTensor<float> products_;  // [tokens, 64] for scores, [tokens, head_dim] for values
+  AscendC::LocalTensor<float> scores_;    // [queries, 64], then their weights
+  AscendC::LocalTensor<float> weights_;   // one query's weights, each eight times
+  Tile unfinished_ = {};
+};
+
+}  // namespace paged_attention

@@ -1,0 +1,252 @@
+"""The operators as CANN sees them, against stand-ins for CANN's headers: definitions, launches, refusals."""
+
+import ast
+import json
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mindspore_paged.custom_ops.build import find_compiler
+
+ROOT = Path(__file__).parents[3]
+OP_HOST = ROOT / "custom_ops/ascendc/op_host"
+OP_KERNEL = ROOT / "custom_ops/ascendc/op_kernel"
+STAND_IN = Path(__file__).with_name("cann_stand_in")
+SYSTEM_WORKSPACE = 16 * 2**20  # what the stand-in says that Ascend C itself needs
+
+CACHE = "float16:9,16,4,32"
+GOOD = {
+    "ReshapeAndCacheCustom": ["float32:5,4,32", "float32:5,4,32", CACHE, CACHE, "int32:5"],
+    "CopyBlocksCustom": [CACHE, CACHE, "int32:3,2"],
+    "ReadBlocksCustom": [CACHE, CACHE, "int32:3"],
+    "WriteBlocksCustom": [CACHE, CACHE, "float16:6,2,3,16,4,32", "int32:3"],
+    "PagedAttentionCustom": ["float32:5,8,32", CACHE, CACHE, "int32:2,7", "int32:5", "int32:5"],
+}
+COLUMNS = {
+    "ReshapeAndCacheCustom": {
+        (token, cache) for token in ("float32", "float16", "bfloat16") for cache in ("float16", "bfloat16")
+    },
+    "PagedAttentionCustom": {
+        *(("float32", cache) for cache in ("float16", "bfloat16")),
+        *((cache, cache) for cache in ("float16", "bfloat16")),
+    },
+}
+"""Of those with more than one type: that of the tokens or the query, that of the caches."""
+
+ATTRIBUTE = {"WriteBlocksCustom": "5", "PagedAttentionCustom": "0.25"}
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """The program that runs op_host, compiled as CANN's project compiles op_host."""
+    program = tmp_path_factory.mktemp("op_host") / "driver"
+    sources = [STAND_IN / "op_host_driver.cc", *sorted(OP_HOST.glob("*.cpp"))]
+    flags = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-O0", f"-I{STAND_IN}"]
+    subprocess.run([*find_compiler(), *flags, *map(str, sources), "-o", str(program)], check=True)
+    return program
+
+
+@pytest.fixture(scope="session")
+def definitions(driver):
+    answer = subprocess.run([driver, "describe"], check=True, capture_output=True, text=True)
+    return {definition["name"]: definition for definition in json.loads(answer.stdout)}
+
+
+def run(driver, op, inputs=None, attribute=None, vector_cores=40, cube_cores=20):
+    """What the op sets for these inputs, or None; and what it said on stderr."""
+    command = [driver, "run", op, vector_cores, cube_cores, attribute or ATTRIBUTE.get(op, "none")]
+    answer = subprocess.run([*map(str, command), *(inputs or GOOD[op])], check=True, capture_output=True, text=True)
+    return json.loads(answer.stdout), answer.stderr
+
+
+def parameters_of_construct():
+    """For each Cell of ops.py, the names of what its construct takes."""
+    tree = ast.parse((ROOT / "custom_ops/ops.py").read_text())
+    return {
+        cell.name: [argument.arg for argument in method.args.args if argument.arg != "self"]
+        for cell in tree.body
+        if isinstance(cell, ast.ClassDef)
+        for method in cell.body
+        if isinstance(method, ast.FunctionDef) and method.name == "construct"
+    }
+
+
+def test_inputs_and_attributes_are_those_of_the_cells(definitions):
+    """In the order in which ops.py passes them; scale is an argument of the Cell, not of its construct."""
+    cells = parameters_of_construct()
+    assert set(definitions) == {f"{name}Custom" for name in cells} == set(GOOD)
+    for name, expected in cells.items():
+        definition = definitions[f"{name}Custom"]
+        inputs = [entry["name"] for entry in definition["inputs"]]
+        attributes = [attribute for attribute, _ in definition["attributes"]]
+        assert inputs + attributes == ([*expected, "scale"] if name == "PagedAttention" else expected)
+
+
+def test_an_output_is_never_called_like_an_input(definitions):
+    """It would become one in/out argument, which MindSpore's count of arguments refuses."""
+    for definition in definitions.values():
+        names = [entry["name"] for entry in definition["inputs"] + definition["outputs"]]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("op", GOOD)
+def test_type_lists_are_columns(definitions, op):
+    """Every list has one entry a compiled kernel, no kernel is compiled twice, and all types of a cell are there."""
+    parameters = definitions[op]["inputs"] + definitions[op]["outputs"]
+    columns = list(zip(*(entry["dtypes"] for entry in parameters), strict=True))
+    by_name = {entry["name"]: entry["dtypes"] for entry in parameters}
+    assert len(set(columns)) == len(columns)
+    assert all(entry["required"] and entry["formats"] == [2] * len(columns) for entry in parameters)
+    assert by_name["key_cache"] == by_name["value_cache"]
+    assert set(by_name["key_cache"]) == {"float16", "bfloat16"}
+    tokens = by_name.get("key") or by_name.get("query") or by_name["key_cache"]
+    assert set(zip(tokens, by_name["key_cache"])) == COLUMNS.get(op, {("float16", "float16"), ("bfloat16", "bfloat16")})
+    assert by_name.get("value", tokens) == tokens == by_name.get("attention", tokens)
+    assert all(set(by_name[name]) == {"int32"} for name in ("done", "slot_mapping", "pairs", "rows") if name in by_name)
+    assert by_name.get("pages", by_name["key_cache"]) == by_name["key_cache"]
+
+
+@pytest.mark.parametrize("op", GOOD)
+def test_every_op_is_built_for_both_chips_and_has_its_kernel(definitions, op):
+    assert definitions[op]["chips"] == ["ascend910b", "ascend910_93"]
+    name = "".join("_" + letter.lower() if letter.isupper() else letter for letter in op)[1:]
+    parameters = definitions[op]["inputs"] + definitions[op]["outputs"]
+    arguments = [f"GM_ADDR {entry['name']}" for entry in parameters] + ["GM_ADDR workspace", "GM_ADDR tiling"]
+    kernel = " ".join((OP_KERNEL / f"{name}.cpp").read_text().split())
+    assert f"__aicore__ void {name}({', '.join(arguments)}" in kernel
+
+
+@pytest.mark.parametrize("op", ["ReshapeAndCacheCustom", "CopyBlocksCustom", "WriteBlocksCustom"])
+def test_writers_have_a_small_output_of_their_own(driver, op):
+    launch, said = run(driver, op)
+    assert (launch["output_shape"], launch["output_dtype"], said) == ([1], "int32", "")
+    assert (launch["workspace"], launch["tiling_key"]) == (SYSTEM_WORKSPACE, 0)
+
+
+def test_read_blocks_gives_keys_then_values(driver):
+    launch, _ = run(driver, "ReadBlocksCustom")
+    assert launch["output_shape"] == [2, 3, 16, 4, 32]
+    assert launch["output_dtype"] == "float16"
+
+
+def test_paged_attention_is_like_its_query_and_starts_all_cores_at_once(driver):
+    launch, _ = run(driver, "PagedAttentionCustom")
+    assert (launch["output_shape"], launch["output_dtype"]) == ([5, 8, 32], "float32")
+    assert (launch["tiling_key"], launch["block_dim"], launch["schedule_mode"]) == (1, 40, 1)
+    assert launch["workspace"] > SYSTEM_WORKSPACE
+    assert bytes.fromhex(launch["tiling"]).endswith(struct.pack("f", 0.25))
+
+
+@pytest.mark.parametrize(("dtype", "key", "blocks"), [("float16", 2, 20), ("float32", 1, 40)])
+def test_paged_attention_takes_the_cube_cores_for_large_groups_of_16_bit_queries(driver, dtype, key, blocks):
+    inputs = [f"{dtype}:5,32,32", *GOOD["PagedAttentionCustom"][1:]]
+    launch, _ = run(driver, "PagedAttentionCustom", inputs)
+    assert (launch["tiling_key"], launch["block_dim"], launch["schedule_mode"]) == (key, blocks, 1)
+
+
+@pytest.mark.parametrize(("op", "count"), [("ReadBlocksCustom", 3), ("WriteBlocksCustom", 3), ("CopyBlocksCustom", 1)])
+@pytest.mark.parametrize("cores", [1, 7, 40])
+@pytest.mark.parametrize("block", [(16, 1, 16), (16, 4, 32), (128, 8, 128), (256, 128, 128)])
+def test_blocks_are_cut_into_pieces_that_fill_the_cores(driver, op, count, cores, block):
+    """Pieces cover a block once, none is empty or too large for UB, and no core is idle if there is work for it."""
+    shape = ",".join(map(str, (9, *block)))
+    tail = {"ReadBlocksCustom": ["int32:3"], "WriteBlocksCustom": [f"float16:6,2,3,{shape[2:]}", "int32:3"]}
+    launch, said = run(driver, op, [f"float16:{shape}"] * 2 + tail.get(op, ["int32:3,2"]), vector_cores=cores)
+    assert said == ""
+    fields = struct.unpack("<Q" + "I" * ((len(launch["tiling"]) // 2 - 8) // 4), bytes.fromhex(launch["tiling"]))
+    block_bytes, (piece_bytes, pieces) = fields[0], fields[-2:] if op != "WriteBlocksCustom" else fields[4:6]
+    assert block_bytes == 2 * block[0] * block[1] * block[2]
+    assert 0 < piece_bytes <= 32 * 1024
+    assert piece_bytes % 512 == 0
+    assert (pieces - 1) * piece_bytes < block_bytes <= pieces * piece_bytes
+    total = 2 * count * pieces
+    assert launch["block_dim"] == min(cores, total)
+    if total < cores:
+        assert total >= cores // 2 or piece_bytes <= 2048
+
+
+REFUSED = [
+    ("ReshapeAndCacheCustom", 0, "float32:5,128", "reshape_and_cache: key has shape [5, 128], its rank must be 3"),
+    (
+        "ReshapeAndCacheCustom",
+        0,
+        "int32:5,4,32",
+        "reshape_and_cache: key has another dtype than float32, float16 and bf",
+    ),
+    ("ReshapeAndCacheCustom", 0, "float32:6,4,32", "key has shape [6, 4, 32], it must be [5, 4, 32]"),
+    ("ReshapeAndCacheCustom", 1, "float16:5,4,32", "value has another dtype than key"),
+    ("ReshapeAndCacheCustom", 1, "float32:5,4,64", "value has shape [5, 4, 64], it must be [5, 4, 32]"),
+    ("ReshapeAndCacheCustom", 2, "float32:9,16,4,32", "key_cache has another dtype than float16 and bfloat16"),
+    ("ReshapeAndCacheCustom", 3, "bfloat16:9,16,4,32", "value_cache has another dtype than key_cache"),
+    (
+        "ReshapeAndCacheCustom",
+        3,
+        "float16:9,16,4,16",
+        "value_cache has shape [9, 16, 4, 16], it must be [9, 16, 4, 32]",
+    ),
+    ("ReshapeAndCacheCustom", 4, "float32:5", "slot_mapping has another dtype than int32"),
+    ("ReshapeAndCacheCustom", 4, "int32:0", "slot_mapping has shape [0], its dimensions must be in [1, 2147483647]"),
+    ("ReshapeAndCacheCustom", (2, 3), "float16:9,24,4,32", "block_size 24 is not a multiple of 16"),
+    ("ReshapeAndCacheCustom", (2, 3), "float16:9,16,3,8", "KV heads * head_dim is 3 * 8, it must be a multiple of 16"),
+    ("ReshapeAndCacheCustom", (2, 3), "float16:200000000,16,4,32", "more slots than an int32 can number"),
+    ("CopyBlocksCustom", 2, "int32:3,3", "copy_blocks: pairs has shape [3, 3], it must be [3, 2]"),
+    ("CopyBlocksCustom", 2, "int32:2000000000,2", "at most 1073741823 pairs are allowed"),
+    ("ReadBlocksCustom", 2, "int32:3,1", "read_blocks: block_ids has shape [3, 1], its rank must be 1"),
+    ("WriteBlocksCustom", 2, "float16:6,2,4,16,4,32", "pages has shape [6, 2, 4, 16, 4, 32], it must be [6, 2, 3, 16"),
+    ("WriteBlocksCustom", 2, "bfloat16:6,2,3,16,4,32", "write_blocks: pages has another dtype than key_cache"),
+    (
+        "PagedAttentionCustom",
+        0,
+        "float16:5,6,32",
+        "paged_attention: query has 6 heads, not a multiple of the 4 KV heads",
+    ),
+    ("PagedAttentionCustom", 0, "float16:5,8,64", "query has shape [5, 8, 64], it must be [5, 8, 32]"),
+    ("PagedAttentionCustom", 0, "float16:5,1024,32", "query has 256 heads for each KV head, at most 64 are supported"),
+    ("PagedAttentionCustom", 0, "float32:5,128,32", "query has 32 heads for each KV head, at most 16 are supported"),
+    ("PagedAttentionCustom", 0, "bfloat16:5,8,32", "query has another dtype than float32 and that of key_cache"),
+    ("PagedAttentionCustom", 4, "int32:6", "rows has shape [6], it must be [5]"),
+    ("PagedAttentionCustom", 5, "int32:4", "context_lens has shape [4], it must be [5]"),
+]
+
+
+@pytest.mark.parametrize(("op", "places", "bad", "message"), REFUSED)
+def test_refused_in_one_line(driver, op, places, bad, message):
+    inputs = list(GOOD[op])
+    for place in places if isinstance(places, tuple) else (places,):
+        inputs[place] = bad
+    launch, said = run(driver, op, inputs)
+    assert launch is None
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 144])
+def test_head_dims_that_the_attention_kernel_cannot_do(driver, head_dim):
+    cache = f"float16:9,16,4,{head_dim}"
+    launch, said = run(
+        driver, "PagedAttentionCustom", [f"float16:5,8,{head_dim}", cache, cache, "int32:2,7", "int32:5", "int32:5"]
+    )
+    assert launch is None
+    assert f"head_dim {head_dim} is not supported: it must be a multiple of 16, at most 128" in said
+
+
+@pytest.mark.parametrize("layer", ["-1", "6"])
+def test_layer_outside_the_pages(driver, layer):
+    launch, said = run(driver, "WriteBlocksCustom", attribute=layer)
+    assert (launch, said) == (None, f"write_blocks: layer {layer} is outside [0, 6)\n")
+
+
+@pytest.mark.parametrize(("op", "name"), [("WriteBlocksCustom", "layer"), ("PagedAttentionCustom", "scale")])
+def test_a_missing_attribute_is_named(driver, op, name):
+    launch, said = run(driver, op, attribute="none")
+    assert launch is None
+    assert f"attribute {name} is missing" in said
+
+
+@pytest.mark.parametrize("op", GOOD)
+def test_a_missing_input_is_named(driver, definitions, op):
+    launch, said = run(driver, op, GOOD[op][:-1])
+    assert launch is None
+    assert f"{definitions[op]['inputs'][-1]['name']} is missing" in said
