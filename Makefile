@@ -20,8 +20,10 @@ $(INSTALLED): setup.py pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+# Besides the CPU's own kernels those of the NPU, for its emulator.
 kernels: install
 	$(BIN)/python -m mindspore_paged.custom_ops.build
+	$(BIN)/python -m mindspore_paged.custom_ops.build --backend ascend_emulator
 
 test: lint kernels
 	$(BIN)/python scripts/fetch_demo_model.py

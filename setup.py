@@ -39,9 +39,11 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=[
         "mindspore_paged",
+        "mindspore_paged.ascend_check",
         "mindspore_paged.cache",
         "mindspore_paged.config",
         "mindspore_paged.custom_ops",
+        "mindspore_paged.custom_ops.ascendc",
         "mindspore_paged.engine",
         "mindspore_paged.formats",
         "mindspore_paged.models",
@@ -49,7 +51,9 @@ setup(
         "mindspore_paged.weights",
     ],
     package_dir={"mindspore_paged.custom_ops": "custom_ops", "mindspore_paged.models": "models"},
-    package_data={"mindspore_paged.custom_ops": ["cpu/*.cc", "cpu/*.h"]},
+    package_data={
+        "mindspore_paged.custom_ops": ["cpu/*.cc", "cpu/*.h", "ascendc/**/*.h", "ascendc/**/*.cc", "ascendc/**/*.cpp"]
+    },
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",

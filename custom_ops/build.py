@@ -1,6 +1,7 @@
 """Compiles the custom operators: `python -m mindspore_paged.custom_ops.build`.
 
-setup.py loads this file by its path, before the package exists: it needs the standard library and nothing else.
+setup.py loads this file by its path, before the package exists: it needs the standard library and nothing else. Here
+are the command line, the CPU operators, and what their build shares with `build_emulator`; `build_ascend` drives CANN.
 """
 
 import argparse
@@ -12,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-BACKENDS = ("cpu",)
+BACKENDS = ("cpu", "ascend_emulator", "ascend")
 CPU_SOURCES = Path(__file__).parent.resolve() / "cpu"
 CPU_LIBRARY_NAME = "libpaged_ops_cpu.so"
 DEFAULT_OUTPUT_DIR = Path(__file__).parent.resolve() / "lib"
@@ -23,6 +25,13 @@ BUILD_COMMAND = "python -m mindspore_paged.custom_ops.build"
 # -fno-math-errno and the like stay off: NaN and infinity must keep their meaning.
 CPU_FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden")
 NATIVE_FLAGS = ("-march=native",)
+
+EPILOG = f"""examples:
+  {BUILD_COMMAND}                            the operators of this CPU
+  {BUILD_COMMAND} --backend ascend_emulator  the NPU's kernels, to be run on this CPU
+  {BUILD_COMMAND} --backend ascend           the NPU's kernels, where CANN is installed
+
+Installing the package builds those of this CPU and nothing else. CXX chooses the C++ compiler, e.g. CXX=g++-13."""
 
 
 class BuildError(RuntimeError):
@@ -45,18 +54,28 @@ def build_cpu(output_dir: Path, *, portable: bool = False, force: bool = False) 
 
     Returns the library's path. Raises BuildError where the compiler is missing or refuses the source.
     """
-    output_dir = Path(output_dir)
-    library = output_dir / CPU_LIBRARY_NAME
-    stamp_file = library.with_suffix(".stamp")
     compiler = find_compiler()
     flags = CPU_FLAGS if portable else CPU_FLAGS + NATIVE_FLAGS
-    stamp = build_stamp(compiler, flags)
+
+    def compile_library(library: Path) -> None:
+        compile_sources(compiler, flags, sorted(CPU_SOURCES.glob("*.cc")), library)
+
+    stamp = build_stamp(compiler, flags, CPU_SOURCES.iterdir())
+    return build_unless_current(Path(output_dir) / CPU_LIBRARY_NAME, stamp, compile_library, force=force)
+
+
+def build_unless_current(library: Path, stamp: str, compile_library: Callable[[Path], None], *, force: bool) -> Path:
+    """Let `compile_library` write the library, unless the one there bears this stamp; returns its path.
+
+    The library appears whole or not at all, also when two builds run at once; an old one stays where a new one fails.
+    """
+    stamp_file = library.with_suffix(".stamp")
     if not force and library.is_file() and stamp_file.is_file() and stamp_file.read_text() == stamp:
         return library
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".build-") as scratch:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
         new_library, new_stamp = Path(scratch) / library.name, Path(scratch) / stamp_file.name
-        compile_sources(compiler, flags, sorted(CPU_SOURCES.glob("*.cc")), new_library)
+        compile_library(new_library)
         new_stamp.write_text(stamp)
         # Between the two renames the stamp must not vouch for a library that it does not belong to.
         stamp_file.unlink(missing_ok=True)
@@ -75,19 +94,23 @@ def find_compiler() -> list[str]:
 
 def compile_sources(compiler: list[str], flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
     """Run the compiler once over all sources; raises BuildError with its output if it fails."""
-    command = [*compiler, *flags, *map(str, sources), "-o", str(library)]
+    run_compiler([*compiler, *flags, *map(str, sources), "-o", str(library)], "the CPU operators")
+
+
+def run_compiler(command: list[str], what: str) -> None:
+    """Run one compiler command; raises BuildError, with the command and the compiler's words, if it fails."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise BuildError(
-            f"compiling the CPU operators failed with exit code {result.returncode}: {shlex.join(command)}\n"
+            f"compiling {what} failed with exit code {result.returncode}: {shlex.join(command)}\n"
             f"{result.stderr.rstrip()}"
         )
 
 
-def build_stamp(compiler: list[str], flags: tuple[str, ...]) -> str:
+def build_stamp(compiler: list[str], flags: tuple[str, ...], sources: Iterable[Path]) -> str:
     """Digest all that the library depends on, the CPU too: a tree copied to another machine is compiled again."""
     digest = hashlib.sha256()
-    for source in sorted(CPU_SOURCES.iterdir()):
+    for source in sorted(sources):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     digest.update("\0".join((*compiler, *flags, version, cpu_model())).encode())
@@ -104,27 +127,63 @@ def cpu_model() -> str:
     return "\n".join([platform.machine(), *(line for line in lines if line.startswith(described))])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Build by hand; returns the exit code, 2 for an error that stderr explains."""
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = argparse.ArgumentParser(
         prog=BUILD_COMMAND,
-        description="Compile the custom operators (reshape_and_cache, paged_attention, copy_blocks).",
-        epilog="Installing the package does this too. CXX chooses the compiler, e.g. CXX=g++-13.",
+        description="Compile the custom operators: reshape_and_cache, paged_attention, copy_, read_ and write_blocks.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--backend", choices=BACKENDS, default="cpu", help="what to compile for (default: %(default)s)")
-    parser.add_argument(
+    parser.add_argument("--force", action="store_true", help="compile even if the library is up to date")
+    cpu = parser.add_argument_group("--backend cpu")
+    cpu.add_argument(
         "--portable", action="store_true", help="run on any CPU of this architecture, slower (default: this CPU only)"
     )
-    parser.add_argument("--force", action="store_true", help="compile even if the library is up to date")
-    options = parser.parse_args(arguments)
+    ascend = parser.add_argument_group("--backend ascend")
+    ascend.add_argument("--soc", metavar="NAME", help="ascend910b (Atlas A2, the default) or ascend910_93 (Atlas A3)")
+    ascend.add_argument(
+        "--cann", type=Path, metavar="DIR", help="the CANN toolkit (default: $ASCEND_HOME_PATH, else the usual places)"
+    )
+    ascend.add_argument(
+        "--output", type=Path, metavar="DIR", help="install vendors/mindspore_paged there (default: beside this file)"
+    )
+    return parser
+
+
+def build_backend(options: argparse.Namespace) -> str:
+    """Build what the command line asks for; returns what to print. Raises BuildError."""
+    of_ascend = {f"--{name}": getattr(options, name) for name in ("soc", "cann", "output")}
+    given = [flag for flag, value in of_ascend.items() if value is not None]
+    if options.backend != "ascend" and given:
+        raise BuildError(f"{given[0]} is for --backend ascend only; --backend is {options.backend}")
+    if options.backend != "cpu" and options.portable:
+        raise BuildError(f"--portable is for --backend cpu only; --backend is {options.backend}")
+    if options.backend == "cpu":
+        return str(build_cpu(DEFAULT_OUTPUT_DIR, portable=options.portable, force=options.force))
+
+    from mindspore_paged.custom_ops import build_ascend, build_emulator  # not at the top: see setup.py
+
+    if options.backend == "ascend_emulator":
+        return str(build_emulator.build_emulator(DEFAULT_OUTPUT_DIR, force=options.force))
+    package = build_ascend.build_ascend(options.output or DEFAULT_OUTPUT_DIR / "ascend", options.soc, options.cann)
+    return f"export ASCEND_CUSTOM_OPP_PATH={package}:$ASCEND_CUSTOM_OPP_PATH"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build by hand; returns the exit code, 2 for an error that stderr explains."""
+    options = make_parser().parse_args(arguments)
     try:
-        library = build_cpu(DEFAULT_OUTPUT_DIR, portable=options.portable, force=options.force)
-    except BuildError as error:
+        print(build_backend(options))
+    except (BuildError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(library)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # `-m` runs this file beside the module that the other builders import: their BuildError is that module's.
+    from mindspore_paged.custom_ops import build
+
+    sys.exit(build.main())

@@ -2,7 +2,9 @@
 
 Shapes: T tokens, H query heads, K KV heads, D head_dim, NB blocks, BS block_size, R rows, M blocks a row.
 A key_cache and a value_cache are [NB, BS, K, D], D even and BS a multiple of 16. Query, key and value may be float32,
-float16 or bfloat16; the two caches share one of these types, of their own choice. Sums are float32.
+float16 or bfloat16; the two caches share one of these types, of their own choice. Sums are float32. The backends
+`ascend` and `ascend_emulator` take float16 and bfloat16 caches only, D a multiple of 16 up to 128, and a 16-bit query
+of the caches' type. Backends: `cpu`, `ascend` for an NPU, `ascend_emulator` for the NPU's kernels run on the CPU.
 
 Bad input (an index out of range, a wrong shape or type) makes the operator fail before it touches memory. In Python
 that is a RuntimeError whose text names the operator, the token, the value and what is allowed. MindSpore never runs a
@@ -16,24 +18,49 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindspore_paged.custom_ops.build import BuildError, cpu_library
+from mindspore_paged.custom_ops.build_ascend import use_ascend_op_package
+from mindspore_paged.custom_ops.build_emulator import emulator_library
 from mindspore_paged.errors import ConfigError
 
 
-def _cpu_target(function: str) -> str:
+def _ascend_target(function: str) -> str:
+    # In a process whose device is Ascend, ops.Custom looks for this name in the op package: the types of the operands
+    # in op_impl/…/aic-*-ops-info.json (inputs sorted as text, hence at most 10), those of the C function in
+    # op_api/include/aclnn_*.h. From the latter it writes and compiles a wrapper, in ./custom_kernel_meta or
+    # $MS_COMPILER_CACHE_PATH. An attribute is an operand behind the tensors, always given: a `float` of the OpDef is a
+    # double of the C function, which takes our float32, an `int` takes int64. Elsewhere it checks nothing.
+    use_ascend_op_package()
+    return f"aclnn{function}Custom"
+
+
+# For each backend, what ops.Custom has to be given to find the operator of a name; BuildError if it is not built.
+_TARGETS: dict[str, Callable[[str], str]] = {
+    "cpu": lambda function: f"{cpu_library()}:{function}",
+    "ascend_emulator": lambda function: f"{emulator_library()}:{function}",
+    "ascend": _ascend_target,
+}
+
+
+def require_backend(backend: str) -> None:
+    """Check that the operators of a backend are built, and let MindSpore find them; raises ConfigError if not.
+
+    For `ascend` this is to be called before MindSpore first touches the device.
+    """
+    _target("PagedAttention", backend)
+
+
+def _target(function: str, backend: str) -> str:
+    if backend not in _TARGETS:
+        raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(_TARGETS)}")
     try:
-        return f"{cpu_library()}:{function}"
+        return _TARGETS[backend](function)
     except BuildError as error:
         raise ConfigError(str(error)) from error
 
 
-# For each backend, what ops.Custom has to be given to find the operator of a name.
-_TARGETS: dict[str, Callable[[str], str]] = {"cpu": _cpu_target}
-
-
 def _custom_op(function: str, backend: str, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
-    if backend not in _TARGETS:
-        raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(_TARGETS)}")
-    return ops.Custom(_TARGETS[backend](function), out_shape, out_dtype, func_type="aot")
+    # Callables for shapes and types: an operator that is named without a library is refused unless out_shape is one.
+    return ops.Custom(_target(function, backend), out_shape, out_dtype, func_type="aot")
 
 
 def _cache_writer(function: str, backend: str) -> ops.Custom:

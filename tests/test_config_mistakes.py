@@ -51,7 +51,7 @@ def test_unknown_key_names_the_nearest_right_one(data, message):
         ("scheduler", "max_model_len", 0, "greater than or equal to 1"),
         ("scheduler", "token_buckets", 5, "a list"),
         ("scheduler", "enable_chunked_prefill", "yes", "true or false"),
-        ("runtime", "ops_backend", "ascend", "'cpu'"),
+        ("runtime", "ops_backend", "gpu", "'cpu', 'ascend_emulator' or 'ascend'"),
         ("runtime", "device_target", "GPU", "'CPU' or 'Ascend'"),
         ("runtime", "jit_level", "O2", "'O0' or 'O1'"),
         ("runtime", "debug", "on", "true or false"),

@@ -241,7 +241,8 @@ def _scheduler(llama: _Llama, notes: list[str]) -> dict:
 def _runtime(data: Mapping, notes: list[str]) -> dict:
     runtime = {"device_target": _get(data, "context.device_target") or "CPU"}
     if runtime["device_target"] == "Ascend":
-        # Nearly every MindFormers file names Ascend, and the kernels run on CPU only: the file is to run all the same.
+        # Nearly every MindFormers file names Ascend, and is to run without one all the same: an NPU is asked for by our
+        # own keys, runtime.device_target and runtime.ops_backend.
         runtime["device_target"] = "CPU"
         notes.append("context.device_target is Ascend, run on CPU")
     for key in _JIT_LEVEL_KEYS:

@@ -308,12 +308,13 @@ def _unchunked_limit(longest: int, tokens: int) -> str:
 class RuntimeSection:
     """Where and how the graphs run.
 
-    event_log: a file that receives each step's use of the pool, for scripts/show_cache.py. debug: check every
-    bookkeeping invariant whenever the engine is idle.
+    ops_backend: which build of the custom operators; `ascend` runs on device_target Ascend, `cpu` and `ascend_emulator`
+    (the NPU's kernels on the CPU, slowly, to check them) on CPU. event_log: a file that receives each step's use of the
+    pool, for scripts/show_cache.py. debug: check every bookkeeping invariant whenever the engine is idle.
     """
 
     device_target: Literal["CPU", "Ascend"] = "CPU"
-    ops_backend: Literal["cpu"] = "cpu"
+    ops_backend: Literal["cpu", "ascend_emulator", "ascend"] = "cpu"
     jit_level: Literal["O0", "O1"] = "O0"
     event_log: Annotated[Path, BeforeValidator(_path)] | None = None
     debug: StrictBool = False

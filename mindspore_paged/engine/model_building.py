@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from mindspore_paged.cache.block_size import choose_block_size
 from mindspore_paged.cache.kv_pool import KVPagePool
-from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig
+from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig, RuntimeSection
+from mindspore_paged.custom_ops.ops import require_backend
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
 from mindspore_paged.models.llama import LlamaForCausalLM
@@ -26,18 +27,54 @@ NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
 
 
+DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
+"""For each ops_backend, the device_target that it runs on."""
+
+ASCEND_CACHE_DTYPES = {"float32": ("float16", "bfloat16"), "float16": ("float16",), "bfloat16": ("bfloat16",)}
+"""For each type of the model, those of the pages that the Ascend kernels take beside it."""
+ASCEND_HEAD_DIM_STEP, ASCEND_MAX_HEAD_DIM, ASCEND_MAX_GROUP = 16, 128, 16
+
+
 def set_context(config: EngineConfig) -> None:
-    """Put MindSpore into graph mode on the configured device; raises ConfigError if the kernels do not run there."""
+    """Put MindSpore into graph mode on the configured device.
+
+    Raises ConfigError if the operators do not run there, are not built, do not take the pages' type, or the device is
+    not there.
+    """
     runtime = config.runtime
-    if runtime.device_target != "CPU":
+    _check_device(runtime)
+    _check_cache_dtype(config)
+    require_backend(runtime.ops_backend)
+    if ms.get_context("device_target") != runtime.device_target:  # MindSpore refuses even the same device once in use
+        try:
+            ms.set_device(runtime.device_target)
+        except RuntimeError as error:
+            reason = str(error).partition(". ")[0]  # advice and load errors of many lines follow
+            raise ConfigError(
+                f"runtime.device_target is {runtime.device_target}, which MindSpore does not have here: {reason}"
+            ) from error
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": runtime.jit_level})
+    ms.set_recursion_limit(10_000)  # an unrolled graph of 80 layers is deep
+
+
+def _check_device(runtime: RuntimeSection) -> None:
+    device = DEVICES[runtime.ops_backend]
+    if runtime.device_target != device:
+        others = " or ".join(backend for backend, needed in DEVICES.items() if needed == runtime.device_target)
         raise ConfigError(
             f"runtime.device_target is {runtime.device_target}, but runtime.ops_backend {runtime.ops_backend} "
-            "runs on CPU only; set runtime.device_target to CPU"
+            f"runs on {device} only; set runtime.device_target to {device}, or runtime.ops_backend to {others}"
         )
-    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": runtime.jit_level})
-    if ms.get_context("device_target") != runtime.device_target:  # MindSpore refuses even the same device once in use
-        ms.set_device(runtime.device_target)
-    ms.set_recursion_limit(10_000)  # an unrolled graph of 80 layers is deep
+
+
+def _check_cache_dtype(config: EngineConfig) -> None:
+    allowed = ASCEND_CACHE_DTYPES[config.model.dtype]
+    if config.runtime.ops_backend != "cpu" and config.kv_cache_dtype not in allowed:
+        auto = "auto, which is " if config.cache.kv_cache_dtype == "auto" else ""
+        raise ConfigError(
+            f"cache.kv_cache_dtype is {auto}{config.kv_cache_dtype}; with model.dtype {config.model.dtype} and "
+            f"runtime.ops_backend {config.runtime.ops_backend} it must be {' or '.join(allowed)}"
+        )
 
 
 def with_block_size(config: EngineConfig, model_config: ModelConfig, report: bool) -> EngineConfig:
@@ -45,14 +82,16 @@ def with_block_size(config: EngineConfig, model_config: ModelConfig, report: boo
     if config.cache.block_size != "auto":
         return config
     expected_len = config.scheduler.max_model_len or model_config.max_position_embeddings
-    size, reason = choose_block_size(expected_len, model_config.head_dim, config.runtime.device_target)
+    kernels_of = "CPU" if config.runtime.ops_backend == "cpu" else "Ascend"
+    size, reason = choose_block_size(expected_len, model_config.head_dim, kernels_of)
     if report:
         tqdm.write(f"block_size: {size} ({reason})", file=sys.stderr)
     return replace(config, cache=replace(config.cache, block_size=size))
 
 
 def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: int, table_shape) -> KVPagePool:
-    """The pages and block_table for a model, allocated."""
+    """The pages and block_table for a model, allocated; raises ConfigError if the kernels do not take its heads."""
+    _check_heads(config, model_config)
     return KVPagePool(
         num_layers=model_config.num_hidden_layers,
         num_blocks=num_blocks,
@@ -63,6 +102,21 @@ def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: i
         table_shape=table_shape,
         backend=config.runtime.ops_backend,
     )
+
+
+def _check_heads(config: EngineConfig, model_config: ModelConfig) -> None:
+    head_dim, backend = model_config.head_dim, config.runtime.ops_backend
+    group = model_config.num_attention_heads // model_config.num_key_value_heads
+    if backend != "cpu" and (head_dim % ASCEND_HEAD_DIM_STEP or head_dim > ASCEND_MAX_HEAD_DIM):
+        raise ConfigError(
+            f"the model's head_dim is {head_dim}; with runtime.ops_backend {backend} it must be a multiple of "
+            f"{ASCEND_HEAD_DIM_STEP}, at most {ASCEND_MAX_HEAD_DIM}"
+        )
+    if backend != "cpu" and group > ASCEND_MAX_GROUP:
+        raise ConfigError(
+            f"the model has {group} attention heads for each KV head; with runtime.ops_backend {backend} it must be at "
+            f"most {ASCEND_MAX_GROUP}"
+        )
 
 
 def build_model(config: EngineConfig, model_config: ModelConfig, kv_pool: KVPagePool, max_model_len: int, **kwargs):

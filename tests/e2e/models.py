@@ -37,9 +37,16 @@ def make_llm_over(other: LLM, cache=None, scheduler=None, **sections) -> LLM:
 
 
 def _config(weights, name, cache, scheduler, sections) -> EngineConfig:
+    runtime = sections.pop("runtime", {})
     model = {"weights": weights, "name": "tiny" if weights == "random" else name}
     return config_from_dict(
-        {"model": model, "cache": cache or {}, "scheduler": scheduler or {}, "runtime": {"debug": True}, **sections}
+        {
+            "model": model,
+            "cache": cache or {},
+            "scheduler": scheduler or {},
+            "runtime": {"debug": True} | runtime,
+            **sections,
+        }
     )
 
 

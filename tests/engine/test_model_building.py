@@ -1,0 +1,136 @@
+"""What is refused where the configuration meets the device, the operators and the model; nothing is built here."""
+
+from dataclasses import replace
+
+import mindspore as ms
+import pytest
+
+from mindspore_paged.config import config_from_dict
+from mindspore_paged.engine import model_building
+from mindspore_paged.engine.model_building import build_kv_pool, set_context, with_block_size
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.model_config import model_config_by_name
+
+TINY = model_config_by_name("tiny")
+
+
+def config_of(ops_backend, device_target="CPU", dtype="float32", kv_cache_dtype="auto", **cache):
+    return config_from_dict(
+        {
+            "model": {"dtype": dtype},
+            "cache": {"kv_cache_dtype": kv_cache_dtype, **cache},
+            "runtime": {"ops_backend": ops_backend, "device_target": device_target},
+        }
+    )
+
+
+@pytest.fixture
+def all_are_built(monkeypatch):
+    monkeypatch.setattr(model_building, "require_backend", lambda backend: None)
+
+
+@pytest.mark.parametrize(
+    ("ops_backend", "device_target", "message"),
+    [
+        (
+            "cpu",
+            "Ascend",
+            "runtime.device_target is Ascend, but runtime.ops_backend cpu runs on CPU only; "
+            "set runtime.device_target to CPU, or runtime.ops_backend to ascend",
+        ),
+        (
+            "ascend_emulator",
+            "Ascend",
+            "runtime.device_target is Ascend, but runtime.ops_backend ascend_emulator runs on CPU only; "
+            "set runtime.device_target to CPU, or runtime.ops_backend to ascend",
+        ),
+        (
+            "ascend",
+            "CPU",
+            "runtime.device_target is CPU, but runtime.ops_backend ascend runs on Ascend only; "
+            "set runtime.device_target to Ascend, or runtime.ops_backend to cpu or ascend_emulator",
+        ),
+    ],
+)
+def test_operators_on_the_wrong_device(ops_backend, device_target, message):
+    with pytest.raises(ConfigError) as caught:
+        set_context(config_of(ops_backend, device_target))
+    assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("all_are_built")
+@pytest.mark.parametrize(
+    ("dtype", "kv_cache_dtype", "allowed"),
+    [
+        ("float32", "auto", "float16 or bfloat16"),
+        ("float32", "float32", "float16 or bfloat16"),
+        ("float16", "bfloat16", "float16"),
+        ("bfloat16", "float16", "bfloat16"),
+        ("bfloat16", "float32", "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize(("ops_backend", "device"), [("ascend_emulator", "CPU"), ("ascend", "Ascend")])
+def test_pages_that_the_ascend_kernels_do_not_take(ops_backend, device, dtype, kv_cache_dtype, allowed):
+    with pytest.raises(ConfigError) as caught:
+        set_context(config_of(ops_backend, device, dtype, kv_cache_dtype))
+    shown = f"auto, which is {dtype}" if kv_cache_dtype == "auto" else kv_cache_dtype
+    assert str(caught.value) == (
+        f"cache.kv_cache_dtype is {shown}; with model.dtype {dtype} and runtime.ops_backend {ops_backend} "
+        f"it must be {allowed}"
+    )
+
+
+@pytest.mark.usefixtures("all_are_built")
+@pytest.mark.parametrize(
+    ("dtype", "kv_cache_dtype"),
+    [("float32", "float16"), ("float32", "bfloat16"), ("float16", "auto"), ("bfloat16", "auto")],
+)
+def test_pages_that_they_take(dtype, kv_cache_dtype):
+    set_context(config_of("ascend_emulator", "CPU", dtype, kv_cache_dtype))
+    assert ms.get_context("device_target") == "CPU"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_cpu_takes_all_pages(dtype):
+    for kv_cache_dtype in ("auto", "float32", "float16", "bfloat16"):
+        set_context(config_of("cpu", "CPU", dtype, kv_cache_dtype))
+
+
+@pytest.mark.usefixtures("all_are_built")
+def test_a_mindspore_without_ascend_is_told_in_one_line():
+    with pytest.raises(ConfigError) as caught:
+        set_context(config_of("ascend", "Ascend", kv_cache_dtype="float16"))
+    assert str(caught.value) == (
+        "runtime.device_target is Ascend, which MindSpore does not have here: Unsupported device target Ascend"
+    )
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 144])
+def test_heads_that_the_ascend_kernels_do_not_take(head_dim):
+    config = config_of("ascend_emulator", kv_cache_dtype="float16")
+    with pytest.raises(ConfigError) as caught:
+        build_kv_pool(config, replace(TINY, head_dim=head_dim), 2, (1, 1))
+    assert str(caught.value) == (
+        f"the model's head_dim is {head_dim}; with runtime.ops_backend ascend_emulator it must be a multiple of 16, "
+        "at most 128"
+    )
+    if head_dim % 2 == 0:
+        build_kv_pool(config_of("cpu"), replace(TINY, head_dim=head_dim), 2, (1, 1))
+
+
+def test_more_heads_for_a_kv_head_than_the_ascend_kernels_take():
+    many = replace(TINY, num_attention_heads=17, num_key_value_heads=1, head_dim=16)
+    with pytest.raises(ConfigError) as refusal:
+        build_kv_pool(config_of("ascend_emulator"), many, 2, (1, 1))
+    assert str(refusal.value) == (
+        "the model has 17 attention heads for each KV head; with runtime.ops_backend ascend_emulator it must be at "
+        "most 16"
+    )
+    build_kv_pool(config_of("cpu"), many, 2, (1, 1))
+
+
+@pytest.mark.parametrize(("ops_backend", "size"), [("cpu", 256), ("ascend_emulator", 128)])
+def test_automatic_blocks_fit_the_kernel_that_runs_and_not_the_device(ops_backend, size):
+    config = config_of(ops_backend, kv_cache_dtype="float16", block_size="auto")
+    model_config = replace(TINY, head_dim=128, max_position_embeddings=1024)
+    assert with_block_size(config, model_config, report=False).cache.block_size == size
