@@ -234,7 +234,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 2048, 8192, 32768], help="tokens of each row")
     for field in dataclasses.fields(Chip):
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=field.type, default=getattr(chip, field.name), help="of the chip")
+        parser.add_argument(
+            flag, type=type(getattr(chip, field.name)), default=getattr(chip, field.name), help="of the chip"
+        )
     options = parser.parse_args(arguments)
     chip = Chip(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Chip)})
     decode = Decode(32, 2048, options.heads, options.kv_heads, options.head_dim, options.block_size)
