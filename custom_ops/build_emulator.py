@@ -14,6 +14,7 @@ from mindspore_paged.custom_ops.build import BUILD_COMMAND, BuildError, build_st
 
 ASCENDC_SOURCES = Path(__file__).parent.resolve() / "ascendc"
 EMULATOR_LIBRARY_NAME = "libpaged_ops_ascend_emulator.so"
+SOURCE_SUFFIXES = {".h", ".cc", ".cpp"}
 WHAT = "the emulated Ascend operators"
 EMULATOR_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden")
 LINK_FLAGS = ("-shared", "-Wl,-z,defs")  # a kernel that an entry names and nobody defines is told now, not at loading
@@ -71,7 +72,8 @@ def build_emulator(output_dir: Path, *, sources: Path = ASCENDC_SOURCES, force: 
 
     flags = (*EMULATOR_FLAGS, *LINK_FLAGS, *(argument for _, arguments in units for argument in arguments))
     headers = (sources.parent / "cpu").glob("*.h")  # the entries check their arguments as the CPU operators do
-    stamp = build_stamp(compiler, flags, [*headers, *(file for file in sources.rglob("*") if file.is_file())])
+    compiled = (file for file in sources.rglob("*") if file.suffix in SOURCE_SUFFIXES)
+    stamp = build_stamp(compiler, flags, [*headers, *compiled])
     return build.build_unless_current(Path(output_dir) / EMULATOR_LIBRARY_NAME, stamp, compile_library, force=force)
 
 
