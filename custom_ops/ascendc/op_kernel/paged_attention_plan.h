@@ -1,6 +1,6 @@
 // Which core does which part of a paged_attention call: the same answer on every core, from rows and context_lens.
 //
-// Tokens of one row that stand together form runs of at most max_queries / group tokens: they share each load of KV.
+// Tokens of one row that stand together form runs of at most max_run_tokens: they share each load of KV.
 // A task is a run and a KV head; its KV is cut into tiles. All tiles stand in one line, and each core gets an equal
 // piece of it, whatever the lengths:
 //
@@ -61,7 +61,7 @@ class Plan {
     num_tokens_ = tiling.num_tokens;
     num_kv_heads_ = tiling.num_kv_heads;
     tile_tokens_ = tiling.tile_tokens;
-    max_run_tokens_ = tiling.max_queries / tiling.group;
+    max_run_tokens_ = tiling.max_run_tokens;
     rows_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(rows), num_tokens_);
     context_lens_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(context_lens), num_tokens_);
     const uint64_t total = CountTiles();

@@ -53,6 +53,7 @@ struct PagedAttentionTiling {
   uint32_t blocks_per_row;
   uint32_t tile_tokens;
   uint32_t max_queries;
+  uint32_t max_run_tokens;  // tokens of a row that share the loads of KV
   float scale;
 };
 
@@ -73,6 +74,11 @@ constexpr uint64_t CubeExchangeBytes(uint32_t head_dim) {
   return static_cast<uint64_t>(kCubeQueries) * (kCubeTileTokens * (4 + 2) + head_dim * 4);
 }
 
+// Each of the two vector cores of a cube core takes half of a run's tokens, and has room for half of the queries.
+constexpr uint32_t MaxRunTokens(bool cube, uint32_t group) {
+  return !cube ? kVectorQueries / group : kCubeQueries / 2 < group ? 1 : kCubeQueries / 2 / group * 2;
+}
+
 inline PagedAttentionLaunch MakePagedAttentionLaunchFor(uint32_t key, const PagedAttentionShapes& shapes,
                                                         const PagedAttentionCores& cores) {
   const bool cube = key == kPagedAttentionCubeKey;
@@ -88,6 +94,7 @@ inline PagedAttentionLaunch MakePagedAttentionLaunchFor(uint32_t key, const Page
   launch.tiling.blocks_per_row = shapes.blocks_per_row;
   launch.tiling.tile_tokens = cube ? kCubeTileTokens : kVectorTileTokens;
   launch.tiling.max_queries = cube ? kCubeQueries : kVectorQueries;
+  launch.tiling.max_run_tokens = MaxRunTokens(cube, launch.tiling.group);
   launch.tiling.scale = shapes.scale;
   launch.workspace_bytes = launch.block_dim * SoftmaxStateFloats(launch.tiling.max_queries, shapes.head_dim) * 4;
   if (cube) launch.workspace_bytes += 2 * launch.block_dim * CubeExchangeBytes(shapes.head_dim);

@@ -64,7 +64,7 @@ def test_decode_over_edges_of_blocks_and_tiles(emulated, group, chip, head_dim, 
     check(emulated, scene_of(EDGES, group=group, head_dim=head_dim, block_size=block_size), chip)
 
 
-@pytest.mark.parametrize(("group", "chip"), [(1, VECTOR), (3, VECTOR), (8, VECTOR), (2, CUBE), (8, CUBE)])
+@pytest.mark.parametrize(("group", "chip"), [(1, VECTOR), (3, VECTOR), (8, VECTOR), (2, CUBE), (3, CUBE), (8, CUBE)])
 @pytest.mark.parametrize("new_tokens", [[2, 1, 1], [5, 1, 7], [1, 64, 1], [33, 16, 15]])
 def test_prefill_and_decode_in_one_step_with_padding(emulated, group, chip, new_tokens):
     scene = scene_of([200, 70, 40], new_tokens, group=group, block_size=16)
