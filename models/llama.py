@@ -1,46 +1,26 @@
 """LLaMA 2 and 3 as Cells (Touvron et al. 2023): one step over T tokens of any sequences, through the paged cache.
 
 Shapes: T tokens, H query heads, K KV heads, D head_dim, R rows of block_table, M blocks a row, N logits wanted.
-Parameters carry Hugging Face's names.
+Parameters carry Hugging Face's names. Where several ranks share a model, the linears (parallel.py) do the sharing: the
+heads and widths here are those of one rank.
 """
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.common.initializer import Zero
 
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.custom_ops.ops import PagedAttention, ReshapeAndCache
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.parallel import (
+    ONE_RANK,
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    VocabParallelLogits,
+    weight_parameter,
+)
 from mindspore_paged.models.rope import rope_tables
-
-
-def _weight(*shape, dtype) -> Parameter:
-    # Lazy: no memory until weights are set or the graph is compiled.
-    return Parameter(Tensor(shape=shape, dtype=dtype, init=Zero()), requires_grad=False)
-
-
-class Linear(nn.Cell):
-    """x [T, in_features] -> x W^T [T, out_features], without bias."""
-
-    def __init__(self, in_features, out_features, dtype):
-        super().__init__()
-        self.weight = _weight(out_features, in_features, dtype=dtype)
-        self.matmul = ops.MatMul(transpose_b=True)
-
-    def construct(self, x):
-        return self.matmul(x, self.weight)
-
-
-class Embedding(nn.Cell):
-    """Token ids [T] -> rows of the table [T, hidden_size]."""
-
-    def __init__(self, vocab_size, hidden_size, dtype):
-        super().__init__()
-        self.weight = _weight(vocab_size, hidden_size, dtype=dtype)
-        self.gather = ops.Gather()
-
-    def construct(self, input_ids):
-        return self.gather(self.weight, input_ids, 0)
+from mindspore_paged.tensor_parallel import WHOLE, Cut
 
 
 class RMSNorm(nn.Cell):
@@ -48,7 +28,7 @@ class RMSNorm(nn.Cell):
 
     def __init__(self, hidden_size, eps, dtype):
         super().__init__()
-        self.weight = _weight(hidden_size, dtype=dtype)
+        self.weight = weight_parameter(hidden_size, dtype=dtype)
         self.eps = eps
         self.dtype = dtype
         self.mean = ops.ReduceMean(keep_dims=True)
@@ -63,15 +43,15 @@ class RMSNorm(nn.Cell):
 class LlamaAttention(nn.Cell):
     """Grouped-query attention over the sequence's pages; this step's keys and values are written first."""
 
-    def __init__(self, config: ModelConfig, dtype, ops_backend):
+    def __init__(self, config: ModelConfig, dtype, ops_backend, ranks):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         query_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        self.q_proj = Linear(config.hidden_size, query_size, dtype)
-        self.k_proj = Linear(config.hidden_size, kv_size, dtype)
-        self.v_proj = Linear(config.hidden_size, kv_size, dtype)
-        self.o_proj = Linear(query_size, config.hidden_size, dtype)
+        self.q_proj = ColumnParallelLinear(config.hidden_size, query_size, dtype)
+        self.k_proj = ColumnParallelLinear(config.hidden_size, kv_size, dtype)
+        self.v_proj = ColumnParallelLinear(config.hidden_size, kv_size, dtype)
+        self.o_proj = RowParallelLinear(query_size, config.hidden_size, dtype, ranks)
         self.reshape_and_cache = ReshapeAndCache(ops_backend)
         self.paged_attention = PagedAttention(self.head_dim**-0.5, ops_backend)
         self.split_halves = ops.Split(axis=-1, output_num=2)
@@ -96,11 +76,11 @@ class LlamaAttention(nn.Cell):
 class LlamaMLP(nn.Cell):
     """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig, dtype):
+    def __init__(self, config: ModelConfig, dtype, ranks):
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, dtype)
+        self.gate_proj = ColumnParallelLinear(config.hidden_size, config.intermediate_size, dtype)
+        self.up_proj = ColumnParallelLinear(config.hidden_size, config.intermediate_size, dtype)
+        self.down_proj = RowParallelLinear(config.intermediate_size, config.hidden_size, dtype, ranks)
 
     def construct(self, x):
         return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -109,12 +89,12 @@ class LlamaMLP(nn.Cell):
 class LlamaDecoderLayer(nn.Cell):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, dtype, ops_backend):
+    def __init__(self, config: ModelConfig, dtype, ops_backend, ranks):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.self_attn = LlamaAttention(config, dtype, ops_backend)
+        self.self_attn = LlamaAttention(config, dtype, ops_backend, ranks)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.mlp = LlamaMLP(config, dtype)
+        self.mlp = LlamaMLP(config, dtype, ranks)
 
     def construct(self, x, key_cache, value_cache, step):
         x = x + self.self_attn(self.input_layernorm(x), key_cache, value_cache, step)
@@ -124,14 +104,15 @@ class LlamaDecoderLayer(nn.Cell):
 class LlamaModel(nn.Cell):
     """Embedding, decoder layers, final norm."""
 
-    def __init__(self, config: ModelConfig, kv_pool: KVPagePool, dtype, ops_backend, share_layers):
+    def __init__(self, config: ModelConfig, vocab: Cut, kv_pool: KVPagePool, dtype, ops_backend, share_layers, ranks):
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype)
+        self.embed_tokens = VocabParallelEmbedding(vocab, config.vocab_size, config.hidden_size, dtype, ranks)
+
+        def layer():
+            return LlamaDecoderLayer(config, dtype, ops_backend, ranks)
+
         num_layers = config.num_hidden_layers
-        if share_layers:
-            self.layers = nn.CellList([LlamaDecoderLayer(config, dtype, ops_backend)] * num_layers)
-        else:
-            self.layers = nn.CellList([LlamaDecoderLayer(config, dtype, ops_backend) for _ in range(num_layers)])
+        self.layers = nn.CellList([layer()] * num_layers if share_layers else [layer() for _ in range(num_layers)])
         self.key_caches, self.value_caches = ParameterTuple(kv_pool.key_caches), ParameterTuple(kv_pool.value_caches)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
 
@@ -148,6 +129,8 @@ class LlamaForCausalLM(nn.Cell):
     config: dimensions; kv_pool: pages and block_table that the step reads and writes in place;
     num_positions: rows of the rotary table (max_model_len); dtype: of weights and activations;
     share_layers: all layers have the weights of one, for compiling a graph whose own would not fit in memory.
+    parallel, ranks: which part of the model this rank has, and how the ranks exchange what they computed; kv_pool has
+    the KV heads of that part.
 
     Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
     wanted; table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before anything
@@ -156,13 +139,15 @@ class LlamaForCausalLM(nn.Cell):
 
     def __init__(
         self, config: ModelConfig, kv_pool: KVPagePool, num_positions, dtype=ms.float32, ops_backend="cpu",
-        share_layers=False,
+        share_layers=False, parallel=WHOLE, ranks=ONE_RANK,
     ):  # fmt: skip
         super().__init__()
-        self.model = LlamaModel(config, kv_pool, dtype, ops_backend, share_layers)
+        vocab = parallel.vocab(config)
+        self.model = LlamaModel(parallel.share(config), vocab, kv_pool, dtype, ops_backend, share_layers, ranks)
         self.tied = config.tie_word_embeddings
         if not self.tied:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
+            self.lm_head = ColumnParallelLinear(config.hidden_size, vocab.length, dtype)
+        self.logits = VocabParallelLogits(config.vocab_size, ranks)
         for name, weight in self.weights().items():
             weight.name = name
         self.block_table = kv_pool.block_table
@@ -171,7 +156,6 @@ class LlamaForCausalLM(nn.Cell):
         cos, sin = rope_tables(config, num_positions)
         self.cos_table, self.sin_table = Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype)
         self.gather = ops.Gather()
-        self.matmul = ops.MatMul(transpose_b=True)
         self.write_table = ops.ScatterNdUpdate()
 
     def weights(self) -> dict[str, Parameter]:
@@ -189,8 +173,7 @@ class LlamaForCausalLM(nn.Cell):
             ops.select(rows < 0, ops.zeros_like(positions), positions + 1),
         )
         hidden = self.gather(self.model(input_ids, step), logit_indices, 0)
-        logits = self.matmul(hidden, self.model.embed_tokens.weight) if self.tied else self.lm_head(hidden)
-        return ops.cast(logits, ms.float32)
+        return self.logits(hidden, self.model.embed_tokens.weight if self.tied else self.lm_head.weight)
 
     def slots(self, block_table, positions, rows):
         """Flat slot of each token in the pages, int32 [T]; -1 for padding, which is never written."""

@@ -250,14 +250,22 @@ def test_jit_level(tmp_path, caplog, context, level):
     assert ("context.jit_level is 'O2', run as O0" in warning_of(caplog)) == (level == "O0")
 
 
+@pytest.mark.parametrize(("use_parallel", "size"), [(True, 8), (False, "auto")])
+def test_parallel_sizes_count_with_use_parallel(tmp_path, use_parallel, size):
+    config = load_config(write(tmp_path, model_parallel=8, use_parallel=use_parallel))
+    assert config.parallel.tensor_parallel_size == size
+    assert config.parallel.data_parallel_size == 1
+
+
 # Warnings and refusals
 
 
 def test_one_warning_names_what_has_no_effect(tmp_path, caplog):
-    path = write(tmp_path, SMALL + "    n_kv_head: 2\n    max_decode_length: 8\n", model_parallel=8, use_parallel=True)
+    path = write(tmp_path, SMALL + "    n_kv_head: 2\n    max_decode_length: 8\n")
+    path.write_text(path.read_text().replace("pipeline_stage: 1", "pipeline_stage: 2"))
     load_config(path)
     warning = warning_of(caplog)
-    assert "parallel_config.model_parallel is 8, run as 1" in warning
+    assert "parallel_config.pipeline_stage is 2, run as 1" in warning
     assert "max_decode_length becomes sampling.max_tokens, which does not count the prompt" in warning
     named = warning.split("no effect here: ")[1].split(", ")
     for key in ("seed", "trainer", "runner_config", "use_parallel", "context.mode", "model.model_config.n_kv_head"):

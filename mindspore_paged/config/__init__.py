@@ -7,6 +7,7 @@ from mindspore_paged.config.sections import (
     CacheSection,
     EngineConfig,
     ModelSection,
+    ParallelSection,
     RuntimeSection,
     SchedulerSection,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "CacheSection",
     "EngineConfig",
     "ModelSection",
+    "ParallelSection",
     "RuntimeSection",
     "SchedulerSection",
     "config_from_dict",

@@ -33,11 +33,8 @@ _REFUSED_UNLESS = {
     f"{_MODEL}.min_new_tokens": 0,
     f"{_MODEL}.encoder_repetition_penalty": 1.0,
 }
-# These spread the work over devices; one device gives the same text.
-_SPREADING = tuple(
-    f"parallel_config.{kind}"
-    for kind in ("data_parallel", "model_parallel", "pipeline_stage", "context_parallel", "expert_parallel")
-)
+# These spread the work over devices; fewer devices give the same text.
+_SPREADING = tuple(f"parallel_config.{kind}" for kind in ("pipeline_stage", "context_parallel", "expert_parallel"))
 _SCALING_FACTOR_KEYS: dict[str, set | None] = {
     "NTK": None,
     "PI": None,
@@ -100,6 +97,7 @@ def map_predict_config(data: Mapping[str, Any], overrides: Mapping[str, Any]) ->
         "cache": {"block_size": llama.block_size, "num_blocks": llama.num_blocks},
         "scheduler": _scheduler(llama, notes),
         "runtime": _runtime(data, notes),
+        "parallel": _parallel(data),
         "sampling": _sampling(data, llama, generation, notes),
     }
     _fit_dtype_to_device(sections, overrides, notes)
@@ -252,6 +250,15 @@ def _runtime(data: Mapping, notes: list[str]) -> dict:
         elif level is not None:
             notes.append(f"{key} is {level!r}, run as O0")
     return runtime
+
+
+def _parallel(data: Mapping) -> dict:
+    """The sizes that count in MindFormers only with use_parallel."""
+    if not _get(data, "use_parallel"):
+        return {}
+    sizes = {"tensor_parallel_size": "model_parallel", "data_parallel_size": "data_parallel"}
+    given = {ours: _get(data, f"parallel_config.{theirs}") for ours, theirs in sizes.items()}
+    return {ours: size for ours, size in given.items() if size is not None}
 
 
 def _sampling(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -> dict:

@@ -320,6 +320,45 @@ class RuntimeSection:
     debug: StrictBool = False
 
 
+def _size_or_auto(value: Any) -> int | str:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError("a number of ranks, at least 1, or auto")
+    return value
+
+
+@dataclass(frozen=True, config=_SECTION)
+class ParallelSection:
+    """How many processes share a model, and how many such groups answer requests side by side.
+
+    tensor_parallel_size: ranks that share one model; `auto`: as many as msrun started, over data_parallel_size.
+    data_parallel_size: engines of such ranks; requests go to the one with the least to do, or with the longest prefix.
+    """
+
+    tensor_parallel_size: Annotated[int | str, PlainValidator(_size_or_auto)] = "auto"
+    data_parallel_size: Annotated[StrictInt, Field(ge=1)] = 1
+
+    def resolved_tensor_parallel_size(self, num_workers: int) -> int:
+        """The ranks of one model, for the workers that run; raises ConfigError if it does not come out even."""
+        replicas, size = self.data_parallel_size, self.tensor_parallel_size
+        if size == "auto":
+            if num_workers % replicas:
+                raise ConfigError(
+                    f"parallel.data_parallel_size is {replicas}; it must divide the {_workers(num_workers)} that run"
+                )
+            return num_workers // replicas
+        if size * replicas != num_workers:
+            also = f" times parallel.data_parallel_size {replicas}" if replicas > 1 else ""
+            raise ConfigError(
+                f"parallel.tensor_parallel_size {size}{also} makes {_workers(size * replicas)}, but "
+                f"{_workers(num_workers)} run; start them with scripts/msrun_launcher.sh, or change the configuration"
+            )
+        return size
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
 def _sampling(value: Any) -> SamplingParams:
     if isinstance(value, SamplingParams):
         return value
@@ -343,6 +382,7 @@ class EngineConfig:
     cache: CacheSection = field(default_factory=CacheSection)
     scheduler: SchedulerSection = field(default_factory=SchedulerSection)
     runtime: RuntimeSection = field(default_factory=RuntimeSection)
+    parallel: ParallelSection = field(default_factory=ParallelSection)
     sampling: Annotated[SamplingParams, PlainValidator(_sampling)] = field(default_factory=SamplingParams)
 
     @property

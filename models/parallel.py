@@ -1,0 +1,126 @@
+"""Linear layers and embeddings cut over the ranks that share a model; with one rank they are the plain ones.
+
+Shapes: T tokens. "Its part" is what `mindspore_paged.tensor_parallel.Cuts` gives the rank. Collectives stand in the
+graph, in the order in which it runs, the same on every rank.
+
+Source: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism".
+"""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Zero
+
+from mindspore_paged.tensor_parallel import Cut
+
+
+def weight_parameter(*shape, dtype) -> Parameter:
+    """A weight that takes no memory until it is set or the graph is compiled."""
+    return Parameter(Tensor(shape=shape, dtype=dtype, init=Zero()), requires_grad=False)
+
+
+class ColumnParallelLinear(nn.Cell):
+    """x [T, in_features] -> x W^T [T, out_features], without bias; a rank has its part of the outputs."""
+
+    def __init__(self, in_features, out_features, dtype):
+        super().__init__()
+        self.weight = weight_parameter(out_features, in_features, dtype=dtype)
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x):
+        return self.matmul(x, self.weight)
+
+
+class RowParallelLinear(nn.Cell):
+    """Its part of x [T, in_features] -> the sum over ranks of x W^T [T, out_features], without bias."""
+
+    def __init__(self, in_features, out_features, dtype, ranks):
+        super().__init__()
+        self.weight = weight_parameter(out_features, in_features, dtype=dtype)
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.sum_over_ranks = ranks.sum()
+
+    def construct(self, x):
+        return self.sum_over_ranks(self.matmul(x, self.weight))
+
+
+class VocabParallelEmbedding(nn.Cell):
+    """Token ids [T] -> rows of the table [T, hidden_size]; a rank has the rows that `vocab` names.
+
+    As the head of a model with tied embeddings: `logits`.
+    """
+
+    def __init__(self, vocab: Cut, vocab_size, hidden_size, dtype, ranks):
+        super().__init__()
+        self.weight = weight_parameter(vocab.length, hidden_size, dtype=dtype)
+        self.is_whole = vocab.stop - vocab.start == vocab_size
+        self.start, self.stop = vocab.start, vocab.stop
+        self.dtype = dtype
+        self.gather = ops.Gather()
+        self.sum_over_ranks = ranks.sum()
+
+    def construct(self, input_ids):
+        if self.is_whole:
+            return self.gather(self.weight, input_ids, 0)
+        inside = ops.logical_and(input_ids >= self.start, input_ids < self.stop)
+        rows = ops.select(inside, input_ids - self.start, ops.zeros_like(input_ids))
+        found = self.gather(self.weight, rows, 0) * ops.cast(inside, self.dtype).reshape(-1, 1)
+        return self.sum_over_ranks(found)
+
+
+class VocabParallelLogits(nn.Cell):
+    """hidden [N, hidden_size] and its rows of the table [rows, hidden_size] -> logits float32 [N, vocab_size]."""
+
+    def __init__(self, vocab_size, ranks):
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.gather_columns = ranks.concat_columns()
+
+    def construct(self, hidden, weight):
+        logits = self.gather_columns(ops.cast(self.matmul(hidden, weight), ms.float32))
+        # The last ranks' rows beyond the vocabulary, if it does not divide.
+        return logits if logits.shape[1] == self.vocab_size else logits[:, : self.vocab_size]
+
+
+class OneRank:
+    """The collectives of a model that one rank has whole: nothing is exchanged."""
+
+    def sum(self) -> nn.Cell:
+        """x -> x."""
+        return nn.Identity()
+
+    def concat_columns(self) -> nn.Cell:
+        """x -> x."""
+        return nn.Identity()
+
+
+ONE_RANK = OneRank()
+
+
+class RankGroup:
+    """The collectives of the ranks of `group`, MindSpore's name for them, `size` in number."""
+
+    def __init__(self, group: str, size: int):
+        self.group, self.size = group, size
+
+    def sum(self) -> nn.Cell:
+        """x -> the sum of every rank's x, on every rank."""
+        return ops.AllReduce(ops.ReduceOp.SUM, self.group)
+
+    def concat_columns(self) -> nn.Cell:
+        """x [N, columns] -> [N, ranks * columns], on every rank."""
+        return ConcatColumns(self.group, self.size)
+
+
+class ConcatColumns(nn.Cell):
+    """The columns of every rank side by side, in the order of ranks."""
+
+    def __init__(self, group: str, size: int):
+        super().__init__()
+        self.size = size
+        self.all_gather = ops.AllGather(group)
+
+    def construct(self, x):
+        rows, columns = x.shape
+        parts = self.all_gather(x).reshape(self.size, rows, columns)
+        return parts.transpose(1, 0, 2).reshape(rows, self.size * columns)

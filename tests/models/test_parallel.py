@@ -1,0 +1,139 @@
+"""A model cut over ranks, all of them in one process and one graph, against the float64 reference.
+
+The sums over ranks are written out here; on a real group MindSpore's collectives take their place.
+"""
+
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.tensor_parallel import TensorParallel
+from tests.models.test_llama import BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
+from tests.reference import llama as reference
+
+TINY = MODEL_CONFIGS["tiny"]
+DEMO_HEADS = replace(TINY, num_attention_heads=9, num_key_value_heads=3, intermediate_size=96, vocab_size=250)
+LLAMA_70B_HEADS = replace(
+    TINY,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+    head_dim=16,
+    intermediate_size=64,
+    num_hidden_layers=4,
+    tie_word_embeddings=False,
+)
+CUTS = [(DEMO_HEADS, 3), (LLAMA_70B_HEADS, 2), (LLAMA_70B_HEADS, 8), (LLAMA_70B_HEADS, 16)]
+
+
+class AllRanks(nn.Cell):
+    """LlamaForCausalLM of every rank, each over pages of its own, in step: the sums that a group would exchange."""
+
+    def __init__(self, ranks):
+        super().__init__()
+        self.ranks = nn.CellList(ranks)
+        self.num_layers = len(ranks[0].model.layers)
+        self.vocab_size = ranks[0].logits.vocab_size
+
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        """As LlamaForCausalLM."""
+        steps, x = (), 0.0
+        for rank in self.ranks:
+            block_table = ops.depend(rank.block_table, rank.write_table(rank.block_table, table_indices, table_values))
+            steps += (
+                (
+                    rank.gather(rank.cos_table, positions, 0),
+                    rank.gather(rank.sin_table, positions, 0),
+                    rank.slots(block_table, positions, rows),
+                    block_table,
+                    rows,
+                    ops.select(rows < 0, ops.zeros_like(positions), positions + 1),
+                ),
+            )
+            x = x + rank.model.embed_tokens(input_ids)
+        for index in range(self.num_layers):
+            attended, fed = 0.0, 0.0
+            for rank, its_step in zip(self.ranks, steps):
+                layer, caches = rank.model.layers[index], (rank.model.key_caches[index], rank.model.value_caches[index])
+                attended = attended + layer.self_attn(layer.input_layernorm(x), caches[0], caches[1], its_step)
+            x = x + attended
+            for rank in self.ranks:
+                layer = rank.model.layers[index]
+                fed = fed + layer.mlp(layer.post_attention_layernorm(x))
+            x = x + fed
+        columns = ()
+        for rank in self.ranks:
+            hidden = rank.gather(rank.model.norm(x), logit_indices, 0)
+            weight = rank.model.embed_tokens.weight if rank.tied else rank.lm_head.weight
+            columns += (rank.logits.matmul(hidden, weight),)
+        return ops.concat(columns, 1)[:, : self.vocab_size]
+
+
+def cut(tensor, part):
+    """One rank's part of a whole tensor, filled up with zeros."""
+    if part is None:
+        return tensor
+    taken = np.take(tensor, np.arange(part.start, part.stop), part.axis)
+    fill = [(0, 0)] * tensor.ndim
+    fill[part.axis] = (0, part.length - taken.shape[part.axis])
+    return np.pad(taken, fill)
+
+
+def make_rank(config, weights, parallel):
+    share = parallel.share(config)
+    pool = KVPagePool(
+        config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, share.num_key_value_heads, config.head_dim, "float32",
+        (ROWS, BLOCKS_PER_ROW),
+    )  # fmt: skip
+    for place, cache in enumerate((*pool.key_caches, *pool.value_caches, pool.block_table)):
+        cache.name = f"rank{parallel.rank}.{place}"
+    for cache in (*pool.key_caches, *pool.value_caches):
+        cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
+    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, parallel=parallel)
+    cuts = parallel.cuts(config)
+    for name, weight in model.weights().items():
+        weight.set_data(Tensor(cut(weights[name], cuts.of(name))))
+    return model, pool
+
+
+@pytest.mark.parametrize(("config", "size"), CUTS, ids=["9 heads on 3", "64 on 2", "64 on 8", "8 KV heads on 16"])
+def test_all_ranks_together_compute_the_model(config, size):
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    weights = reference.random_weights(config, seed=1)
+    ranks = [make_rank(config, weights, TensorParallel(rank, size)) for rank in range(size)]
+    for rank, (model, _) in enumerate(ranks):
+        for name, weight in model.weights().items():
+            weight.name = f"rank{rank}.{name}"
+    everyone = AllRanks([model for model, _ in ranks])
+    everyone.weights = lambda: {}
+    runner = ModelRunner(everyone, ranks[0][1], [8])
+    tokens = np.random.default_rng(2).integers(0, config.vocab_size, 22)
+    chunks = [tokens[:6], tokens[6:12], tokens[12:18], *([token] for token in tokens[18:])]
+    got, done = [], 0
+    for chunk in chunks:
+        table = table_of(2, [17, 3]) if done == 0 else ()
+        got.append(runner.run(step(*row_tokens(2, done, chunk), table=table)))
+        done += len(chunk)
+    np.testing.assert_allclose(np.concatenate(got), reference.logits(config, weights, tokens), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
+def test_bytes_of_a_rank(size):
+    """Weights fall as 1 / ranks, but for the norms and KV heads that neighbours share; pages as 1 / min(ranks, K)."""
+    config = LLAMA_70B_HEADS
+    weights = reference.random_weights(config, seed=1)
+    model, pool = make_rank(config, weights, TensorParallel(size - 1, size))
+    taken = {name: weight.nbytes for name, weight in model.weights().items()}
+    whole = {name: weights[name].nbytes for name in taken}
+    norms = [name for name in taken if "norm" in name]
+    shared = [name for name in taken if "k_proj" in name or "v_proj" in name]
+    assert all(taken[name] == whole[name] for name in norms)
+    assert all(taken[name] == whole[name] // min(size, 8) for name in shared)
+    assert all(taken[name] == whole[name] // size for name in set(taken) - set(norms) - set(shared))
+    assert pool.num_bytes == 2 * 4 * NUM_BLOCKS * BLOCK_SIZE * (8 // min(size, 8)) * 16 * 4
