@@ -1,46 +1,49 @@
-"""The one interface through which weights are read, whatever format holds them."""
+"""Opening a checkpoint, whatever format it is in."""
 
 from pathlib import Path
-from typing import Any, Protocol
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import is_gguf
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 from mindspore_paged.weights.gguf_checkpoint import GgufCheckpoint
 from mindspore_paged.weights.hf_config import hf_model_config
-from mindspore_paged.weights.llama_tensors import LlamaTensors, TensorSource
+from mindspore_paged.weights.llama_tensors import LlamaTensors
 from mindspore_paged.weights.mindspore_files import MindSporeFiles
+from mindspore_paged.weights.rank_folders import RankFolderCuts, has_rank_folders, rank_folder
 from mindspore_paged.weights.safetensors_files import SafetensorsFiles, indexed_files
-
-
-class Checkpoint(TensorSource, Protocol):
-    """Tensors of one model under Hugging Face's LLaMA names, read one at a time.
-
-    path: the file or folder it was opened from.
-    model_config: the model that the checkpoint describes, or None where it holds bare weights.
-    tokenizer_source: what `load_tokenizer` reads the tokenizer from, or None where there can be none.
-    """
-
-    path: Path
-    model_config: ModelConfig | None
-    tokenizer_source: Any
+from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
+from mindspore_paged.weights.tensor_source import Checkpoint, TensorSource
 
 
 class TensorCheckpoint(LlamaTensors):
-    """Safetensors or `.ckpt` files as a Checkpoint; `layout` is the model that fused tensors are cut for."""
+    """Safetensors or `.ckpt` files as a Checkpoint; `layout` is the model that fused tensors are taken apart for."""
 
-    def __init__(self, path: Path, source: TensorSource, layout: ModelConfig, described: ModelConfig | None):
+    def __init__(
+        self,
+        path: Path,
+        source: TensorSource,
+        layout: ModelConfig,
+        described: ModelConfig | None,
+        tokenizer_source: Path | None,
+    ):
         super().__init__(path, source, layout)
         self.model_config = described
-        self.tokenizer_source: Path | None = path if path.is_dir() else None
+        self.tokenizer_source = tokenizer_source
 
 
-def open_checkpoint(path: str | Path, model_config: ModelConfig | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, model_config: ModelConfig | None = None, parallel: TensorParallel = WHOLE
+) -> Checkpoint:
     """The checkpoint at `path`, its reader chosen by what is there; weights are read later, one at a time.
 
     path: a GGUF file; a Hugging Face folder (config.json beside safetensors, in one file or in shards with an index);
-    a `.safetensors` or MindSpore `.ckpt` file, or a folder of them, in the names of MindFormers or Hugging Face.
-    model_config: needed for the last kind, which describes no model; the others describe theirs.
+    a `.safetensors` or MindSpore `.ckpt` file, or a folder of them, in the names of MindFormers or Hugging Face; a
+    folder of such folders rank_0, rank_1, … with the parts of each rank.
+    model_config: needed for the last two kinds, which describe no model (ranks' folders: unless config.json is beside
+    them); the others describe theirs.
+    parallel: which rank's folder to open, if `path` holds such folders; the checkpoint is then a ShardedCheckpoint of
+    that rank. The others are opened whole, for whoever wants a part to wrap in one.
     Raises CheckpointError where there is no checkpoint, or one that is damaged or not of a plain LLaMA.
     """
     path = Path(path).expanduser()
@@ -48,13 +51,29 @@ def open_checkpoint(path: str | Path, model_config: ModelConfig | None = None) -
         raise CheckpointError(f"{path}: no such file or folder")
     if is_gguf(path):
         return GgufCheckpoint(path)
+    if has_rank_folders(path):
+        return _open_rank_folder(path, model_config, parallel)
     if (path / "config.json").is_file():
         described = hf_model_config(path)
-        return TensorCheckpoint(path, SafetensorsFiles(_hf_files(path)), described, described)
+        return TensorCheckpoint(path, SafetensorsFiles(_hf_files(path)), described, described, path)
     reader, files = _bare_files(path)
+    layout = _needed(model_config, path)
+    return TensorCheckpoint(path, reader(files), layout, None, path if path.is_dir() else None)
+
+
+def _open_rank_folder(path: Path, model_config: ModelConfig | None, parallel: TensorParallel) -> ShardedCheckpoint:
+    folder = rank_folder(path, parallel)
+    reader, files = _bare_files(folder)
+    described = hf_model_config(path) if (path / "config.json").is_file() else None
+    whole = described or _needed(model_config, path)
+    parts = TensorCheckpoint(folder, reader(files), parallel.share(whole), described, path)
+    return ShardedCheckpoint(parts, RankFolderCuts(parallel, whole, parts))
+
+
+def _needed(model_config: ModelConfig | None, path: Path) -> ModelConfig:
     if model_config is None:
         raise CheckpointError(f"{path}: bare weights, which do not describe their model; give its configuration too")
-    return TensorCheckpoint(path, reader(files), model_config, None)
+    return model_config
 
 
 def _hf_files(folder: Path) -> list[Path]:

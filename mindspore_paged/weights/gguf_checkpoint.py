@@ -1,4 +1,4 @@
-"""The weights of a GGUF file, dequantized one tensor at a time."""
+"""The weights of a GGUF file, dequantized one tensor, or part of one, at a time."""
 
 from pathlib import Path
 
@@ -10,13 +10,16 @@ from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.weights.bfloat16 import BFLOAT16
 from mindspore_paged.weights.gguf_config import ROPE_FACTORS, gguf_model_config
+from mindspore_paged.weights.quantized_tensor import dequantize_part
 from mindspore_paged.weights.tensor_names import from_gguf
+from mindspore_paged.weights.tensor_source import along, widened
 
 _KEPT_DTYPES = {
     Quantization.F32: np.dtype(np.float32),
     Quantization.F16: np.dtype(np.float16),
     Quantization.BF16: BFLOAT16,
 }
+_ROTATED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
 
 
 class GgufCheckpoint:
@@ -49,21 +52,25 @@ class GgufCheckpoint:
 
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`, as an array of its own."""
-        tensor = self._tensors[name]
-        if tensor.tensor_type in _KEPT_DTYPES:
-            # The reader shows bfloat16 as pairs of bytes.
-            weights = np.array(tensor.data).view(self.dtype(name)).reshape(self.shape(name))
-        else:
-            weights = gguf.dequantize(tensor.data, tensor.tensor_type)
-        heads = self._rotated_heads(name)
-        return to_rotate_half(weights, heads) if heads else weights
+        return self.read_part(name, 0, 0, self.shape(name)[0])
 
-    def _rotated_heads(self, name: str) -> int | None:
-        if name.endswith("self_attn.q_proj.weight"):
-            return self.model_config.num_attention_heads
-        if name.endswith("self_attn.k_proj.weight"):
-            return self.model_config.num_key_value_heads
-        return None
+    def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """What `read(name)` has from start to stop of one axis; no other rows or quantization blocks are read."""
+        if not name.endswith(_ROTATED):
+            return self._stored_part(name, axis, start, stop)
+        head_dim = self.model_config.head_dim
+        # Rows change places inside their head only, so whole heads are enough.
+        first, last = widened(start, stop, head_dim if axis == 0 else 1)
+        heads = to_rotate_half(self._stored_part(name, axis, first, last), head_dim)
+        return heads[along(axis, start - first, stop - first)]
+
+    def _stored_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        tensor = self._tensors[name]
+        if tensor.tensor_type not in _KEPT_DTYPES:
+            return dequantize_part(tensor.data, tensor.tensor_type, axis, start, stop)
+        # The reader shows bfloat16 as pairs of bytes.
+        stored = tensor.data.view(self.dtype(name)).reshape(self.shape(name))
+        return np.array(stored[along(axis, start, stop)], order="C")
 
     def _refuse_unreadable_quantizations(self):
         one_of_each = {tensor.tensor_type: tensor for tensor in self._tensors.values()}
@@ -76,12 +83,12 @@ class GgufCheckpoint:
                 ) from error
 
 
-def to_rotate_half(weights: np.ndarray, heads: int) -> np.ndarray:
+def to_rotate_half(weights: np.ndarray, head_dim: int) -> np.ndarray:
     """Reorder the rows of a q or k projection from pairs (0,1), (2,3), … to halves: evens, then odds.
 
-    weights: [heads * head_dim, hidden_size], any dtype. Rotary embedding turns two rows of a head together: GGUF puts
+    weights: [heads * head_dim, columns], any dtype. Rotary embedding turns two rows of a head together: GGUF puts
     the two side by side, Hugging Face half a head apart.
     """
     rows, columns = weights.shape
-    pairs = weights.reshape(heads, rows // heads // 2, 2, columns)
+    pairs = weights.reshape(rows // head_dim, head_dim // 2, 2, columns)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, columns)

@@ -1,43 +1,48 @@
 """Tensors named and cut as MindFormers does, seen under Hugging Face's names."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.weights.tensor_names import from_mindformers
+from mindspore_paged.weights.tensor_source import TensorSource, widened
 
 FUSED_QKV = ".attention.w_qkv.weight"
 FUSED_GATE_UP = ".feed_forward.w_gate_hidden.weight"
 
 
-class TensorSource(Protocol):
-    """Tensors under any names."""
+@dataclass(frozen=True)
+class _Fused:
+    """Where a tensor's rows stand in a fused one: `members` blocks of rows a group, of which first to last are its."""
 
-    def names(self) -> list[str]:
-        """The names of all tensors."""
+    groups: int
+    members: int
+    rows: int
+    first: int
+    last: int
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape that `read(name)` returns."""
+    @property
+    def rows_of_group(self) -> int:
+        """Rows of the tensor in each group."""
+        return (self.last - self.first) * self.rows
 
-    def dtype(self, name: str) -> np.dtype:
-        """The dtype that `read(name)` returns."""
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor called `name`."""
+    def pick(self, stored: np.ndarray) -> np.ndarray:
+        """The tensor's rows among whole groups of stored ones [groups * members * rows, columns]."""
+        columns = stored.shape[1]
+        groups = stored.reshape(-1, self.members, self.rows, columns)
+        return np.ascontiguousarray(groups[:, self.first : self.last]).reshape(-1, columns)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Where one tensor comes from: rows of a stored one, chosen by `cut` (all of them where it is None)."""
+    """Where one tensor comes from: a stored one, or those of its rows that `fused` says."""
 
     stored_name: str
     shape: tuple[int, ...]
-    cut: Callable[[np.ndarray], np.ndarray] | None = None
+    fused: _Fused | None = None
 
 
 class LlamaTensors:
@@ -78,7 +83,19 @@ class LlamaTensors:
         """The tensor called `name`, as an array of its own."""
         part = self._parts[name]
         stored = self._source.read(part.stored_name)
-        return np.ascontiguousarray(part.cut(stored)) if part.cut else stored
+        return part.fused.pick(stored) if part.fused else stored
+
+    def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """What `read(name)` has from start to stop of one axis; of a fused tensor, the groups around it are read."""
+        part, fused = self._parts[name], self._parts[name].fused
+        if fused is None:
+            return self._source.read_part(part.stored_name, axis, start, stop)
+        if axis == 1:
+            return fused.pick(self._source.read_part(part.stored_name, axis, start, stop))
+        first, last = widened(start, stop, fused.rows_of_group)
+        stored_rows = [row // fused.rows_of_group * fused.members * fused.rows for row in (first, last)]
+        rows = fused.pick(self._source.read_part(part.stored_name, axis, *stored_rows))
+        return rows[start - first : stop - first]
 
     def _parts_of(self, stored_name: str) -> dict[str, _Part]:
         if stored_name.endswith(FUSED_QKV):
@@ -91,31 +108,26 @@ class LlamaTensors:
         kv_heads, head_dim = self._config.num_key_value_heads, self._config.head_dim
         shared = self._config.num_attention_heads // kv_heads
         columns = self._fused_columns(stored_name, kv_heads * (shared + 2) * head_dim)
-
-        def cut(heads: slice) -> Callable[[np.ndarray], np.ndarray]:
-            def rows_of_heads(stored: np.ndarray) -> np.ndarray:
-                groups = stored.reshape(kv_heads, shared + 2, head_dim, columns)
-                return groups[:, heads].reshape(-1, columns)
-
-            return rows_of_heads
-
-        layer, kv_shape = stored_name.removesuffix(FUSED_QKV), (kv_heads * head_dim, columns)
+        members = {"q_proj": (0, shared), "k_proj": (shared, shared + 1), "v_proj": (shared + 1, shared + 2)}
+        layer = stored_name.removesuffix(FUSED_QKV)
         return {
-            f"{layer}.self_attn.q_proj.weight": _Part(
-                stored_name, (kv_heads * shared * head_dim, columns), cut(slice(0, shared))
-            ),
-            f"{layer}.self_attn.k_proj.weight": _Part(stored_name, kv_shape, cut(slice(shared, shared + 1))),
-            f"{layer}.self_attn.v_proj.weight": _Part(stored_name, kv_shape, cut(slice(shared + 1, shared + 2))),
+            f"{layer}.self_attn.{kind}.weight": self._fused_part(
+                stored_name, columns, _Fused(kv_heads, shared + 2, head_dim, first, last)
+            )
+            for kind, (first, last) in members.items()
         }
 
     def _parts_of_gate_up(self, stored_name: str) -> dict[str, _Part]:
         size = self._config.intermediate_size
-        shape = (size, self._fused_columns(stored_name, 2 * size))
+        columns = self._fused_columns(stored_name, 2 * size)
         layer = stored_name.removesuffix(FUSED_GATE_UP)
         return {
-            f"{layer}.mlp.gate_proj.weight": _Part(stored_name, shape, lambda stored: stored[0::2]),
-            f"{layer}.mlp.up_proj.weight": _Part(stored_name, shape, lambda stored: stored[1::2]),
+            f"{layer}.mlp.{kind}.weight": self._fused_part(stored_name, columns, _Fused(size, 2, 1, first, first + 1))
+            for first, kind in enumerate(("gate_proj", "up_proj"))
         }
+
+    def _fused_part(self, stored_name: str, columns: int, fused: _Fused) -> _Part:
+        return _Part(stored_name, (fused.groups * fused.rows_of_group, columns), fused)
 
     def _fused_columns(self, stored_name: str, rows: int) -> int:
         needed = (rows, self._config.hidden_size)

@@ -6,6 +6,7 @@ import numpy as np
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.weights.bfloat16 import BFLOAT16, with_common_bfloat16
+from mindspore_paged.weights.tensor_source import along
 
 
 class MindSporeFiles:
@@ -40,6 +41,11 @@ class MindSporeFiles:
     def read(self, name: str) -> np.ndarray:
         """The parameter called `name`, as an array of its own."""
         return with_common_bfloat16(np.array(self._parameters[name].asnumpy()))
+
+    def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """What `read(name)` has from start to stop of one axis, as an array of its own."""
+        part = self._parameters[name].asnumpy()[along(axis, start, stop)]
+        return with_common_bfloat16(np.array(part, order="C"))
 
 
 def _load(path: Path) -> dict:

@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.weights.tensor_source import along
 
 
 class RandomCheckpoint:
@@ -40,6 +41,10 @@ class RandomCheckpoint:
             return np.ones(shape, np.float32)
         generator = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         return generator.standard_normal(shape, np.float32) * np.float32(shape[1] ** -0.5)
+
+    def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """What `read(name)` has from start to stop of one axis; the whole is drawn, the part is kept."""
+        return np.array(self.read(name)[along(axis, start, stop)], order="C")
 
 
 def _weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

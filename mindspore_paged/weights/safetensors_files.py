@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.hf_files import read_json_object
 from mindspore_paged.weights.bfloat16 import BFLOAT16, with_common_bfloat16
+from mindspore_paged.weights.tensor_source import along
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -49,6 +50,10 @@ class SafetensorsFiles:
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`, as an array of its own."""
         return with_common_bfloat16(self._files[name].get_tensor(name))
+
+    def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """What `read(name)` has from start to stop of one axis, as an array of its own; nothing else is read."""
+        return with_common_bfloat16(self._files[name].get_slice(name)[along(axis, start, stop)])
 
 
 def indexed_files(index: Path) -> list[Path]:

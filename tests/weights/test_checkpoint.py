@@ -19,31 +19,11 @@ from tests.weights import tiny
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
 
 
-def write_mindformers_safetensors(path, weights):
-    path.mkdir()
-    renamed = tiny.to_mindformers(weights, qkv_concat=True)
-    names = sorted(renamed)
-    safetensors.numpy.save_file({name: renamed[name] for name in names[::2]}, path / "a.safetensors")
-    safetensors.numpy.save_file({name: renamed[name] for name in names[1::2]}, path / "b.safetensors")
-    return path
-
-
-WRITERS = {
-    "gguf": tiny.write_gguf,
-    "hf": tiny.write_hf_folder,
-    "hf-sharded": lambda path, weights: tiny.write_hf_folder(path, weights, shards=3),
-    "mindformers.ckpt": lambda path, weights: tiny.write_ckpt(path, tiny.to_mindformers(weights, qkv_concat=False)),
-    "qkv_concat.ckpt": lambda path, weights: tiny.write_ckpt(path, tiny.to_mindformers(weights, qkv_concat=True)),
-    "own-names.ckpt": tiny.write_ckpt,
-    "mindformers-safetensors": write_mindformers_safetensors,
-}
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", tiny.WRITERS)
 def test_every_format_yields_the_tensors_that_were_written(kind, dtype, tmp_path):
     weights = tiny.make_weights(dtype)
-    path = WRITERS[kind](tmp_path / kind, weights)
+    path = tiny.WRITERS[kind](tmp_path / kind, weights)
 
     checkpoint = open_checkpoint(path, tiny.CONFIG)
 
@@ -60,7 +40,7 @@ def test_every_format_yields_the_tensors_that_were_written(kind, dtype, tmp_path
 
 @pytest.mark.parametrize("kind", ["gguf", "hf"])
 def test_gguf_files_and_hf_folders_describe_their_model(kind, tmp_path):
-    checkpoint = open_checkpoint(WRITERS[kind](tmp_path / kind, tiny.make_weights()))
+    checkpoint = open_checkpoint(tiny.WRITERS[kind](tmp_path / kind, tiny.make_weights()))
     assert checkpoint.model_config == tiny.CONFIG
 
 

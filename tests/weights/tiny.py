@@ -208,3 +208,23 @@ def mindspore_type(values):
     import mindspore
 
     return getattr(mindspore, str(values.dtype))
+
+
+def write_mindformers_safetensors(path, weights):
+    path.mkdir()
+    renamed = to_mindformers(weights, qkv_concat=True)
+    names = sorted(renamed)
+    safetensors.numpy.save_file({name: renamed[name] for name in names[::2]}, path / "a.safetensors")
+    safetensors.numpy.save_file({name: renamed[name] for name in names[1::2]}, path / "b.safetensors")
+    return path
+
+
+WRITERS = {
+    "gguf": write_gguf,
+    "hf": write_hf_folder,
+    "hf-sharded": lambda path, weights: write_hf_folder(path, weights, shards=3),
+    "mindformers.ckpt": lambda path, weights: write_ckpt(path, to_mindformers(weights, qkv_concat=False)),
+    "qkv_concat.ckpt": lambda path, weights: write_ckpt(path, to_mindformers(weights, qkv_concat=True)),
+    "own-names.ckpt": write_ckpt,
+    "mindformers-safetensors": write_mindformers_safetensors,
+}
