@@ -1,0 +1,228 @@
+"""scripts/msrun_launcher.sh: what it refuses, and what it makes msrun do (an msrun that only says what it was told)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from tests.launch.jobs import REPOSITORY, environment, left_over
+
+LAUNCHER = REPOSITORY / "scripts" / "msrun_launcher.sh"
+
+FAKE_MSRUN = f"""#!{sys.executable}
+import json, os, pathlib, sys
+options = dict(word[2:].split("=", 1) for word in sys.argv[1:] if word.startswith("--") and "=" in word)
+names = ("MINDSPORE_PAGED_CONTROL_PORT", "MS_NODE_TIMEOUT", "OMP_NUM_THREADS", "PYTHONUNBUFFERED", "PATH")
+said = dict(argv=sys.argv[1:], options=options, environment={{name: os.environ.get(name) for name in names}})
+pathlib.Path(os.environ["SAID"]).write_text(json.dumps(said))
+exec(os.environ.get("MSRUN_DOES", ""))
+"""
+
+
+class Launch:
+    """Runs the launcher in a folder with a script `job.py`, and an msrun of the test's own."""
+
+    def __init__(self, folder):
+        self.folder, self.said = folder, folder / "said.json"
+        self.mark = uuid.uuid4().hex
+        bin_folder = folder / "env" / "bin"
+        bin_folder.mkdir(parents=True)
+        (bin_folder / "msrun").write_text(FAKE_MSRUN)
+        (bin_folder / "msrun").chmod(0o755)
+        (bin_folder / "python").symlink_to(sys.executable)
+        (folder / "job.py").write_text("")
+
+    def start(self, *arguments, does="", **variables):
+        shared = environment(self.mark) | {"VIRTUAL_ENV": str(self.folder / "env"), "SAID": str(self.said)}
+        for name in ("OMP_NUM_THREADS", "MINDSPORE_PAGED_CONTROL_PORT"):
+            shared.pop(name, None)
+        return subprocess.Popen(
+            ["bash", str(LAUNCHER), *map(str, arguments)],
+            cwd=self.folder,
+            env=shared | {"MSRUN_DOES": does} | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments, **options):
+        """Exit code, stdout, stderr and what msrun was told (None: it was not called)."""
+        process = self.start(*arguments, **options)
+        out, err = process.communicate(timeout=20)
+        return process.returncode, out, err, json.loads(self.said.read_text()) if self.said.exists() else None
+
+
+@pytest.fixture
+def launch(tmp_path):
+    launch = Launch(tmp_path)
+    yield launch
+    assert left_over(launch.mark) == []
+
+
+def test_help_teaches_one_and_two_nodes(launch):
+    code, out, _, said = launch.run("--help")
+    assert (code, said) == (0, None)
+    assert "One node" in out
+    assert "NODE_RANK 1" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "0 arguments are given; 1, 2, 6 or 9 are allowed"),
+        (["job.py", 2, 8118], "3 arguments are given"),
+        (["job.py", "two"], "WORKER_NUM is 'two'; it must be an integer from 1"),
+        (["job.py", 0], "WORKER_NUM is '0'"),
+        (["job.py", "2; true"], "WORKER_NUM is '2; true'"),
+        (["nowhere.py", 2], "no script 'nowhere.py'"),
+        (["", 2], "the script is empty"),
+        (["job.py 'open", 2], "is a quote left open?"),
+        (["job.py", 2, 0, "logs", "True", 60], "MASTER_PORT is '0'"),
+        (["job.py", 2, 8118, "logs", "yes", 60], "JOIN is 'yes'; it must be True or False"),
+        (["job.py", 2, 8118, "logs", "True", "soon"], "CLUSTER_TIME_OUT is 'soon'"),
+        (["job.py", 2, 8118, "", "True", 60], "LOG_DIR is empty"),
+        (["job.py", 8, 3, "10.0.0.1", 8118, 0, "logs", "True", 60], "each node must have the same number of ranks"),
+        (["job.py", 8, 9, "10.0.0.1", 8118, 0, "logs", "True", 60], "LOCAL_WORKER is '9'"),
+        (
+            ["job.py", 8, 4, "10.0.0.1", 8118, 2, "logs", "True", 60],
+            "NODE_RANK is '2'; it must be an integer from 0",
+        ),
+        (["job.py", 8, 4, "", 8118, 1, "logs", "True", 60], "MASTER_ADDR is empty"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(launch, arguments, message):
+    code, out, err, said = launch.run(*arguments)
+    assert (code, out, said) == (2, "", None)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_one_node_gets_free_ports_and_its_share_of_the_cores(launch):
+    code, _, err, said = launch.run("job.py --config 'a b.yaml' --prompt \"it's $HOME `x`\" ''", 2)
+    assert (code, err) == (0, "")
+    assert said["argv"][-6:] == ["job.py", "--config", "a b.yaml", "--prompt", "it's $HOME `x`", ""]
+    options, variables = said["options"], said["environment"]
+    assert (options["worker_num"], options["local_worker_num"], options["join"]) == ("2", "2", "True")
+    assert options["log_dir"] == "output/msrun_log"
+    assert options["master_port"] != variables["MINDSPORE_PAGED_CONTROL_PORT"]
+    assert variables["MS_NODE_TIMEOUT"] == "600"
+    assert variables["OMP_NUM_THREADS"] == str(max(len(os.sched_getaffinity(0)) // 2, 1))
+    assert variables["PYTHONUNBUFFERED"] == "1"
+    assert variables["PATH"].split(":")[0] == str(launch.folder / "env" / "bin")
+
+
+def test_a_script_alone_runs_on_eight(launch):
+    assert launch.run("job.py")[3]["options"]["worker_num"] == "8"
+
+
+def test_six_arguments_are_mindformers(launch):
+    options = launch.run("job.py", 2, 8125, "my logs", "True", 60, OMP_NUM_THREADS="3")[3]
+    assert options["options"]["master_port"] == "8125"
+    assert options["options"]["log_dir"] == "my logs"
+    assert options["options"]["cluster_time_out"] == "60"
+    assert options["environment"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_nine_arguments_are_a_node_of_several(launch):
+    said = launch.run("job.py", 8, 4, "10.0.0.1", 8125, 1, "logs", "True", 60)[3]
+    assert {name: said["options"][name] for name in ("worker_num", "local_worker_num", "node_rank", "master_addr")} == {
+        "worker_num": "8",
+        "local_worker_num": "4",
+        "node_rank": "1",
+        "master_addr": "10.0.0.1",
+    }
+    assert said["environment"]["MINDSPORE_PAGED_CONTROL_PORT"] is None  # every node must arrive at the same one
+
+
+FAIL = """
+import time
+log = pathlib.Path(options["log_dir"])
+(log / "worker_0.log").write_text("text of rank 0\\n")
+time.sleep(0.5)
+(log / "scheduler.log").write_text("noise\\nerror: rank 1: no weights\\n")
+print("Worker process 123 exit with exception. Error code: {code}.")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(2, 2), (-9, 1)])
+def test_a_failure_shows_rank_0_one_line_and_where_the_logs_are(launch, code, exit_code):
+    result, out, err, _ = launch.run("job.py", 2, does=FAIL.format(code=code))
+    assert result == exit_code
+    assert out == "text of rank 0\n"
+    log = launch.folder / "output" / "msrun_log" / "worker_0.log"
+    assert log.read_text() == "text of rank 0\nerror: rank 1: no weights\n"
+    assert err == (
+        "error: rank 1: no weights\n"
+        f"the job failed with exit code {exit_code}; the output of every rank is in output/msrun_log/worker_*.log\n"
+    )
+
+
+def test_what_rank_0_printed_is_not_printed_again(launch):
+    does = FAIL.format(code=1).replace("text of rank 0", "error: rank 1: no weights")
+    _, out, err, _ = launch.run("job.py", 2, does=does)
+    assert (out + err).count("error: rank 1") == 1
+
+
+def test_without_a_verdict_msruns_last_line_is_shown(launch):
+    code, _, err, _ = launch.run("job.py", 2, does="sys.exit('no such option')")
+    assert code == 1
+    assert err.startswith("error: no such option\n")
+
+
+def test_old_logs_are_not_shown(launch):
+    logs = launch.folder / "output" / "msrun_log"
+    logs.mkdir(parents=True)
+    (logs / "worker_0.log").write_text("of an older run\n")
+    assert launch.run("job.py", 2)[1] == ""
+
+
+STAY = """
+import subprocess, time
+subprocess.Popen(["sleep", "100"], start_new_session=True)
+print("up", file=open(pathlib.Path(options["log_dir"]) / "worker_0.log", "w"), flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_leaves_nothing_behind(launch, number, code):
+    process = launch.start("job.py", 2, does=STAY)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == code
+    assert left_over(launch.mark) == []
+
+
+def test_msrun_does_not_outlive_a_launcher_that_is_killed(launch):
+    process = launch.start("job.py", 2, does="import time\ntime.sleep(0)\n" + STAY.replace('"sleep", "100"', '"true"'))
+    assert process.stdout.readline() == "up\n"
+    process.kill()
+    process.communicate(timeout=10)
+    assert left_over(launch.mark) == []
+
+
+def test_join_false_goes_on_in_the_background(launch):
+    does = "import time; time.sleep(1); print('late', file=open(options['log_dir'] + '/worker_0.log', 'w'))"
+    code, out, _, _ = launch.run("job.py", 2, 8125, "logs", "False", 60, does=does)
+    assert code == 0
+    assert "logs/launcher.log" in out
+    deadline = time.monotonic() + 10
+    while "late" not in (log := (launch.folder / "logs" / "launcher.log").read_text()):
+        assert time.monotonic() < deadline, log
+        time.sleep(0.1)
+    assert json.loads(launch.said.read_text())["options"]["join"] == "True"
