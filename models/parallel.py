@@ -7,6 +7,7 @@ Source: Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Lang
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Zero
 
@@ -98,10 +99,13 @@ ONE_RANK = OneRank()
 
 
 class RankGroup:
-    """The collectives of the ranks of `group`, MindSpore's name for them, `size` in number."""
+    """The collectives of the ranks of `group`, MindSpore's name for them, `size` in number; this one is `rank`.
 
-    def __init__(self, group: str, size: int):
-        self.group, self.size = group, size
+    is_world: whether the group has all of the job's processes.
+    """
+
+    def __init__(self, group: str, rank: int, size: int, is_world: bool):
+        self.group, self.rank, self.size, self.is_world = group, rank, size, is_world
 
     def sum(self) -> nn.Cell:
         """x -> the sum of every rank's x, on every rank."""
@@ -109,18 +113,36 @@ class RankGroup:
 
     def concat_columns(self) -> nn.Cell:
         """x [N, columns] -> [N, ranks * columns], on every rank."""
-        return ConcatColumns(self.group, self.size)
+        if self.is_world:
+            return ConcatColumns(self.size, ops.AllGather(self.group))
+        # MindSpore's AllGather for CPU knows no group but the whole world.
+        return ConcatColumns(self.size, GatherBySum(self.group, self.rank, self.size))
 
 
 class ConcatColumns(nn.Cell):
-    """The columns of every rank side by side, in the order of ranks."""
+    """The columns of every rank side by side, in the order of ranks; gather: x [N, columns] -> [ranks * N, columns]."""
 
-    def __init__(self, group: str, size: int):
+    def __init__(self, size: int, gather: nn.Cell):
         super().__init__()
         self.size = size
-        self.all_gather = ops.AllGather(group)
+        self.gather = gather
 
     def construct(self, x):
         rows, columns = x.shape
-        parts = self.all_gather(x).reshape(self.size, rows, columns)
+        parts = self.gather(x).reshape(self.size, rows, columns)
         return parts.transpose(1, 0, 2).reshape(rows, self.size * columns)
+
+
+class GatherBySum(nn.Cell):
+    """x [N, columns] -> [ranks, N, columns], exactly: each rank adds its own x, and zeros for the others."""
+
+    def __init__(self, group: str, rank: int, size: int):
+        super().__init__()
+        self.size = size
+        self.is_own = Tensor(np.arange(size)[:, None, None] == rank)
+        self.sum_over_ranks = ops.AllReduce(ops.ReduceOp.SUM, group)
+
+    def construct(self, x):
+        shape = (self.size, *x.shape)
+        own = ops.select(ops.broadcast_to(self.is_own, shape), ops.broadcast_to(x, shape), ops.zeros(shape, x.dtype))
+        return self.sum_over_ranks(own)

@@ -127,6 +127,16 @@ class BlockTable:
         """What the device must hold now: int32, shaped like block_tables, with the null block for -1."""
         return np.where(self.block_tables == NO_BLOCK, NULL_BLOCK, self.block_tables)
 
+    def check_device(self, device: np.ndarray, rank: int) -> None:
+        """Raise IntegrityError unless a rank's device holds what it was told to; after a failed step it may differ."""
+        wrong = np.argwhere((self._on_device != NO_BLOCK) & (device != self._on_device))
+        if len(wrong):
+            row, column = wrong[0]
+            raise IntegrityError(
+                f"block_table on the device of rank {rank} has block {device[row, column]} at row {row}, column "
+                f"{column}; the host wrote {self._on_device[row, column]} there"
+            )
+
     def check_integrity(self) -> None:
         """Raise IntegrityError unless rows are filled from the left and free rows are empty."""
         filled = np.arange(self.max_blocks_per_seq) < np.array(self._lengths)[:, None]

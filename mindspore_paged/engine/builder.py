@@ -1,7 +1,9 @@
 """From a configuration to an engine: find the model, load its weights, allocate the pool, compile the graphs."""
 
 import math
-from collections.abc import Iterable
+import resource
+import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from tqdm import tqdm
@@ -25,6 +27,7 @@ from mindspore_paged.engine.model_building import (
     load_weights,
     model_fingerprint,
     open_weights,
+    part_of,
     resolve_model_config,
     set_context,
     with_block_size,
@@ -34,12 +37,20 @@ from mindspore_paged.engine.page_mover import PageMover
 from mindspore_paged.engine.policies import policy_by_name
 from mindspore_paged.engine.prefill_window import PrefillWindow
 from mindspore_paged.engine.prefix_store import pin_prefix
+from mindspore_paged.engine.ranks.channel import FollowerChannel, LeaderChannel, open_channel
+from mindspore_paged.engine.ranks.collectives import join_group
+from mindspore_paged.engine.ranks.follower import follow
+from mindspore_paged.engine.ranks.leader_runner import LeaderRunner
+from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.engine.request_check import ModelLimits
 from mindspore_paged.engine.response_cache import ResponseCache
+from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request
 from mindspore_paged.engine.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.launch import states, supervision
+from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.tokenizer import load_tokenizer
 
@@ -47,14 +58,25 @@ from mindspore_paged.tokenizer import load_tokenizer
 def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
     """An engine that is ready to run: every graph is compiled.
 
+    Under `msrun` every worker calls this. It returns on the leader of each group of ranks that share a model; the
+    others do what the leader says, and end their processes by SystemExit(0) when it closes the engine.
     What can be refused before weights are read is refused then. Raises ConfigError and CheckpointError.
     """
+    with errors_end_the_job():
+        worker = current_worker()
+        place = place_of(worker, config.parallel.resolved_tensor_parallel_size(worker.size))
+        return _build(config, place, show_progress)
+
+
+def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine:
+    show_progress = show_progress and place.is_leader
     progress = partial(tqdm, disable=not show_progress, leave=False)
     set_context(config)
-    checkpoint = open_weights(config)
+    checkpoint = open_weights(config, place.parallel)
     model_config = resolve_model_config(config, checkpoint)
+    share = place.parallel.share(model_config)
     config = with_block_size(config, model_config, show_progress)
-    num_blocks = _num_blocks(config, model_config)
+    num_blocks = _num_blocks(config, share)
     block_size = config.cache.block_size
     max_model_len = config.scheduler.resolved_max_model_len(
         model_config.max_position_embeddings, (num_blocks - 1) * block_size
@@ -62,11 +84,14 @@ def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
     tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
     table = BlockTable(config.scheduler.max_num_seqs, math.ceil(max_model_len / block_size))
     capacity = _capacity(config, num_blocks, table.max_blocks_per_seq)
-    kv_pool = build_kv_pool(config, model_config, num_blocks, table.block_tables.shape)
-    model = build_model(config, model_config, kv_pool, max_model_len)
-    load_weights(model, checkpoint, progress)
+    ranks = join_group(place)
+    channel = open_channel(place, _common_to_ranks(config, model_config, num_blocks, max_model_len))
+    kv_pool = build_kv_pool(config, share, num_blocks, table.block_tables.shape)
+    model = build_model(config, model_config, kv_pool, max_model_len, place.parallel, ranks)
+    supervision.report_state(0, states.LOADING)
+    load_weights(model, part_of(checkpoint, place.parallel, model_config), progress)
     runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets())
-    runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
+    runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
 
     fingerprint = model_fingerprint(config, model_config, model)
     host_tier = _host_tier(config, fingerprint)
@@ -93,6 +118,49 @@ def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
     _preload(engine, progress(config.cache.preload_prefixes, desc="Preloading prefixes", unit="prefix"))
     engine.metrics = Metrics()  # figures are of the users' requests
     return engine
+
+
+def _runner_of_all_ranks(
+    runner: ModelRunner,
+    place: Place,
+    channel: LeaderChannel | FollowerChannel | None,
+    model_config: ModelConfig,
+    progress: Callable,
+) -> Runner:
+    """The compiled runner, on the leader together with the others'; a follower stays here until the leader is done."""
+    supervision.report_state(0, states.COMPILING)
+    runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
+    if place.worker.supervised:
+        tqdm.write(_memory_line(place, runner), file=sys.stderr)  # msrun puts it into the log of this rank
+    if isinstance(channel, FollowerChannel):
+        follow(runner, channel)
+        supervision.leave()
+        raise SystemExit(0)
+    supervision.report_state(0, states.IDLE)
+    return LeaderRunner(runner, channel, place.kv_heads_of_ranks(model_config)) if channel else runner
+
+
+def _memory_line(place: Place, runner: ModelRunner) -> str:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (
+        f"rank {place.worker.rank} of {place.worker.size}: weights {runner.weight_bytes / 1e9:.2f} GB, "
+        f"pages {runner.kv_cache_bytes / 1e9:.2f} GB, peak memory {peak / 1e9:.2f} GB"
+    )
+
+
+def _common_to_ranks(config: EngineConfig, model_config: ModelConfig, num_blocks: int, max_model_len: int) -> dict:
+    """What all ranks of a group must agree on to run the same graphs."""
+    return {
+        "model": repr(model_config),
+        "model.dtype": config.model.dtype,
+        "cache.kv_cache_dtype": config.kv_cache_dtype,
+        "cache.block_size": config.cache.block_size,
+        "cache.num_blocks": num_blocks,
+        "scheduler.max_model_len": max_model_len,
+        "scheduler.max_num_seqs": config.scheduler.max_num_seqs,
+        "scheduler.token_buckets": config.scheduler.resolved_token_buckets(),
+        "runtime.jit_level": config.runtime.jit_level,
+    }
 
 
 def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: int) -> Scheduler:

@@ -164,19 +164,26 @@ class LLMEngine:
         return output
 
     def get_statistics(self) -> dict[str, float | int]:
-        """Figures since the engine was built; see `collect_statistics`."""
-        return collect_statistics(self.metrics, self.scheduler, self.mover, self.runner)
+        """Figures since the engine was built; see `collect_statistics`. tensor_parallel_size: ranks of the model."""
+        figures = collect_statistics(self.metrics, self.scheduler, self.mover, self.runner)
+        return figures | {"tensor_parallel_size": self.runner.num_ranks}
 
     def close(self) -> None:
-        """Let go of files and threads; nothing may run afterwards."""
+        """Let go of files, threads and other ranks; nothing may run afterwards."""
+        self.runner.close()
         if self.event_log is not None:
             self.event_log.close()
         if self.mover.host_tier is not None:
             self.mover.host_tier.close()
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless pages, rows, queues and requests agree; when idle, every page must be back."""
+        """Raise IntegrityError unless pages, rows, queues, requests and every rank's block_table agree.
+
+        When idle, every page must be back.
+        """
         self.scheduler.check_integrity()
+        for rank, device in enumerate(self.runner.block_tables()):
+            self.scheduler.cache.table.check_device(device, rank)
         pool = self.scheduler.cache.pool
         if not self.has_unfinished and pool.num_used != len(set(pool.pinned_blocks())):
             raise IntegrityError(f"no request is left, but {pool.num_used} blocks are held")

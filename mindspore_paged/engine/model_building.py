@@ -18,10 +18,13 @@ from mindspore_paged.custom_ops.ops import require_backend
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
 from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.models.parallel import ONE_RANK, OneRank, RankGroup
+from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 from mindspore_paged.weights.check import check_weights
 from mindspore_paged.weights.checkpoint import Checkpoint, open_checkpoint
 from mindspore_paged.weights.demo_model import fetch_demo_model
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
+from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 
 NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
@@ -32,6 +35,9 @@ DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
 
 ASCEND_CACHE_DTYPES = {"float32": ("float16", "bfloat16"), "float16": ("float16",), "bfloat16": ("bfloat16",)}
 """For each type of the model, those of the pages that the Ascend kernels take beside it."""
+MOST_OF_A_ROW = 1024
+"""Numbers of each weight that model_fingerprint takes."""
+
 ASCEND_HEAD_DIM_STEP, ASCEND_MAX_HEAD_DIM, ASCEND_MAX_GROUP = 16, 128, 16
 
 
@@ -119,10 +125,33 @@ def _check_heads(config: EngineConfig, model_config: ModelConfig) -> None:
         )
 
 
-def build_model(config: EngineConfig, model_config: ModelConfig, kv_pool: KVPagePool, max_model_len: int, **kwargs):
-    """The model over the pool, its weights not set yet."""
-    dtype = getattr(ms, config.model.dtype)
-    return LlamaForCausalLM(model_config, kv_pool, max_model_len, dtype, config.runtime.ops_backend, **kwargs)
+def build_model(
+    config: EngineConfig,
+    model_config: ModelConfig,
+    kv_pool: KVPagePool,
+    max_model_len: int,
+    parallel: TensorParallel = WHOLE,
+    ranks: OneRank | RankGroup = ONE_RANK,
+    **kwargs,
+) -> LlamaForCausalLM:
+    """A rank's part of the model over the pool, its weights not set yet."""
+    return LlamaForCausalLM(
+        model_config,
+        kv_pool,
+        max_model_len,
+        getattr(ms, config.model.dtype),
+        config.runtime.ops_backend,
+        parallel=parallel,
+        ranks=ranks,
+        **kwargs,
+    )
+
+
+def part_of(checkpoint: Checkpoint, parallel: TensorParallel, model_config: ModelConfig) -> Checkpoint:
+    """The checkpoint as one rank reads it: its part of every tensor."""
+    if parallel.size == 1 or isinstance(checkpoint, ShardedCheckpoint):  # the latter holds one rank's part already
+        return checkpoint
+    return ShardedCheckpoint(checkpoint, parallel.cuts(model_config))
 
 
 def load_weights(model: LlamaForCausalLM, checkpoint: Checkpoint, progress: Callable) -> None:
@@ -136,16 +165,24 @@ def load_weights(model: LlamaForCausalLM, checkpoint: Checkpoint, progress: Call
 def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: LlamaForCausalLM) -> str:
     """A text that differs between models, weights, and types of pages: only equal ones can exchange pages.
 
-    Of each weight the first 4 KiB count: a model that was trained further differs there too.
+    Of each weight the beginning of the first row counts, of which the first of any number of ranks has as much: whole
+    pages are the same however many share the model. A model that was trained further differs there too.
     """
     digest = sha256(repr((model_config, config.model.dtype, config.kv_cache_dtype, config.cache.block_size)).encode())
+    most_ranks = math.gcd(model_config.num_attention_heads, model_config.intermediate_size)
+    cuts = WHOLE.cuts(model_config)
     for name, weight in model.weights().items():
-        digest.update(name.encode() + weight.flatten()[:1024].asnumpy().tobytes())
+        cut = cuts.of(name)
+        num_common = cut.length // most_ranks if cut is not None and cut.axis == 1 else weight.shape[-1]
+        digest.update(name.encode() + weight.flatten()[: min(num_common, MOST_OF_A_ROW)].asnumpy().tobytes())
     return digest.hexdigest()
 
 
-def open_weights(config: EngineConfig) -> Checkpoint:
-    """The checkpoint that `model.weights` names; raises ConfigError if it names none, CheckpointError for a bad one."""
+def open_weights(config: EngineConfig, parallel: TensorParallel = WHOLE) -> Checkpoint:
+    """The checkpoint that `model.weights` names, whole, or of ranks' folders that of this rank.
+
+    Raises ConfigError if it names none, CheckpointError for a bad one.
+    """
     weights = config.model.weights
     if weights is None:
         raise ConfigError("model.weights is not set; give a file, a folder, `demo` or `random`")
@@ -153,7 +190,7 @@ def open_weights(config: EngineConfig) -> Checkpoint:
         return RandomCheckpoint(config.model.dimensions(), config.model.seed)
     if weights == DEMO_WEIGHTS:
         weights = fetch_demo_model(report=lambda line: None)
-    return open_checkpoint(weights, config.model.dimensions())
+    return open_checkpoint(weights, config.model.dimensions(), parallel)
 
 
 def resolve_model_config(config: EngineConfig, checkpoint: Checkpoint) -> ModelConfig:

@@ -24,6 +24,8 @@ class ModelRunner:
     A graph of T tokens gives min(T, max_num_seqs) logits and writes up to `table_entries_per_step` table entries.
     """
 
+    num_ranks = 1
+
     def __init__(self, model: LlamaForCausalLM, kv_pool: KVPagePool, token_buckets: Sequence[int]):
         self.model = model
         self.kv_pool = kv_pool
@@ -62,11 +64,16 @@ class ModelRunner:
 
     def run(self, inputs: StepInputs) -> np.ndarray:
         """Compute one step; returns logits float32 [N, vocab_size]. Raises StepError if the device refuses it."""
-        *table_steps, step = inputs.split_table_changes(self.table_entries_per_step)
-        for table_step in table_steps:
-            self._execute(self.token_buckets[0], table_step)
+        steps = inputs.split_table_changes(self.table_entries_per_step)
+        for bucket, step in zip(self.buckets_of(inputs), steps, strict=True):
+            logits = self._execute(bucket, step)
+        return logits[: len(inputs.logit_indices)]
+
+    def buckets_of(self, inputs: StepInputs) -> tuple[int, ...]:
+        """Token counts of the graphs that `run` runs for these inputs, in order: the last computes the tokens."""
+        num_steps = -(-len(inputs.table_values) // self.table_entries_per_step)
         bucket = self.token_buckets[bisect_left(self.token_buckets, inputs.num_tokens)]
-        return self._execute(bucket, step)[: len(inputs.logit_indices)]
+        return (*[self.token_buckets[0]] * (num_steps - 1), bucket)
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Copy whole pages (source, destination), in order, in every layer; (-1, -1) is none. Raises StepError."""
@@ -93,6 +100,13 @@ class ModelRunner:
             for place, page in enumerate(part):
                 stacked[:, :, place] = page
             self._write_pages(np.array(padded, np.int32), stacked)
+
+    def block_tables(self) -> list[np.ndarray]:
+        """block_table as the device has it, int32 [1][max_num_seqs, max_blocks_per_seq]."""
+        return [self.kv_pool.block_table.asnumpy()]
+
+    def close(self) -> None:
+        """There is no other rank to let go of."""
 
     def _execute(self, bucket: int, inputs: StepInputs) -> np.ndarray:
         padded = inputs.padded(bucket, min(bucket, self.max_num_seqs), self.table_entries_per_step)

@@ -10,9 +10,12 @@ from mindspore_paged.engine.step_inputs import StepInputs
 class Runner(Protocol):
     """Computes steps and moves pages; ModelRunner is the real one, tests have simpler ones.
 
-    weight_bytes, kv_cache_bytes: memory that the weights and the pages take.
-    num_compiles, compiles_after_warmup: graphs compiled in all, and since the engine was ready.
+    num_ranks: processes that share the model. weight_bytes, kv_cache_bytes: memory that the weights and the pages take
+    in each of them. num_compiles, compiles_after_warmup: graphs compiled in all, and since the engine was ready, on the
+    rank with the most.
     """
+
+    num_ranks: int
 
     weight_bytes: int
     kv_cache_bytes: int
@@ -30,3 +33,9 @@ class Runner(Protocol):
 
     def write_pages(self, block_ids: list[int], pages: list[np.ndarray]) -> None:
         """Put pages that `read_pages` gave into blocks; raises StepError."""
+
+    def block_tables(self) -> list[np.ndarray]:
+        """block_table int32 [max_num_seqs, max_blocks_per_seq] as the device of each rank has it."""
+
+    def close(self) -> None:
+        """Let go of the other ranks; nothing may run afterwards."""

@@ -41,6 +41,7 @@ class OracleRunner:
     """Stands in for ModelRunner; `poison` is a token that makes every step which holds it fail."""
 
     weight_bytes = kv_cache_bytes = num_compiles = compiles_after_warmup = 0
+    num_ranks = 1
 
     def __init__(self, num_blocks: int, block_size: int, table_shape, poison: int | None = None):
         self.pages = np.full((num_blocks, block_size), UNWRITTEN, np.int32)
@@ -60,6 +61,13 @@ class OracleRunner:
     def write_pages(self, block_ids, pages):
         """Put pages into blocks."""
         self.pages[block_ids] = pages
+
+    def block_tables(self):
+        """The one table."""
+        return [self.block_table]
+
+    def close(self):
+        """Nothing is held."""
 
     def run(self, inputs: StepInputs) -> np.ndarray:
         """Write the tokens, then answer each wanted one from what its row holds."""
