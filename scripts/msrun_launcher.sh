@@ -196,13 +196,13 @@ worker_code=$(sed -n 's/.*exit with exception\. Error code: \([0-9]\{1,\}\)\..*/
 exit_code=${worker_code:-$exit_code}
 reason=$(grep -hs -m 1 '^error: ' "$log_dir/scheduler.log" "$shown_log" | head -n 1 || true)
 reason=${reason:-"error: $(tail -n 1 "$log_dir/msrun.log")"}
-# What rank 0 printed itself has been seen.
-if ! grep -qxF -- "$reason" "$shown_log" && [[ $reason != "error: rank 0: "* && $reason != "error: all ranks: "* ]]; then
+# What rank 0 printed itself has been seen, be it at the end of a line of text.
+if ! grep -qF -- "$reason" "$shown_log" && [[ $reason != "error: rank 0: "* && $reason != "error: all ranks: "* ]]; then
   echo "$reason" >&2
 fi
 # Every rank's log says why it ended, also where msrun killed a rank before it could write that itself.
 for log in "$log_dir"/worker_*.log; do
-  grep -qxF -- "$reason" "$log" || echo "$reason" >>"$log"
+  grep -qF -- "$reason" "$log" || echo "$reason" >>"$log"
 done
 echo "the job failed with exit code $exit_code; the output of every rank is in $log_dir/worker_*.log" >&2
 exit "$exit_code"

@@ -4,6 +4,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindspore_paged.errors import StepError
+from mindspore_paged.launch import supervision
 
 
 class CompiledCell:
@@ -20,6 +21,8 @@ class CompiledCell:
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """Run the graph to its end; raises StepError, with what the operator said, if the device refuses it."""
+        if not self._cell.compile_cache:
+            supervision.report_compiling()
         try:
             return self._cell(*map(Tensor, arrays)).asnumpy()
         except RuntimeError as error:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mindspore_paged.launch import processes
+from mindspore_paged.launch import processes, states
 from mindspore_paged.launch.supervisor_line import SupervisorLine
 from mindspore_paged.launch.worker import current_worker
 
@@ -44,6 +44,12 @@ def report_state(step: int, state: str) -> None:
     """
     if _line is not None:
         _line.report(step, state)
+
+
+def report_compiling() -> None:
+    """Say that this rank compiles, in the step where it is: MindSpore may give no other thread a turn for long."""
+    if _line is not None:
+        _line.report(_line.step, states.COMPILING)
 
 
 def report_group(ranks: Sequence[int]) -> None:

@@ -45,6 +45,11 @@ class SupervisorLine:
         if self._connection is not None:
             self._connection.close()
 
+    @property
+    def step(self) -> int:
+        """The step that was last reported."""
+        return self._where[0]
+
     def report(self, step: int, state: str) -> None:
         """Take note of what this rank does; the next beat says it."""
         becomes_slow = states.is_slow(state) and state != self._where[1]
