@@ -55,6 +55,18 @@ class DamagedPageError(PagedError):
     code = "ERROR_DAMAGED_PAGE"
 
 
+class GroupError(PagedError):
+    """The ranks of a group are no longer in step, or one is gone: none of them can go on."""
+
+    code = "ERROR_RANK_GROUP"
+
+
+class ReplicaError(PagedError):
+    """A replica failed or ended: its requests are lost, and the whole job ends."""
+
+    code = "ERROR_REPLICA_LOST"
+
+
 class IntegrityError(PagedError):
     """A bookkeeping invariant does not hold: a bug of this package, never of its input."""
 

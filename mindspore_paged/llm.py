@@ -12,9 +12,13 @@ from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.builder import build_engine
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
-from mindspore_paged.engine.prefix_store import export_prefix, import_prefix, pin_prefix
+from mindspore_paged.engine.ranks.place import errors_end_the_job
+from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
+from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefix, pin_prefix
+from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
 from mindspore_paged.engine.sequence import Request
 from mindspore_paged.errors import RequestError
+from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.sampling_params import SamplingParams
 
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]]
@@ -27,6 +31,7 @@ class LLM:
     config: an EngineConfig, a YAML file, or None for the defaults; weights: a GGUF file, a Hugging Face folder or
     another checkpoint, in place of model.weights; overrides: `section.key=value`; show_progress: bars on long work.
     Raises ConfigError or CheckpointError, one line that says what is wrong.
+    Under msrun every worker makes one, and only rank 0 gets it: the others work for it, and end by SystemExit(0).
 
         llm = LLM("configs/smollm2_135m.yaml")
         print(llm.generate("The capital of France is", SamplingParams(max_tokens=16))[0].outputs[0].text)
@@ -44,8 +49,14 @@ class LLM:
             config = load_config(config, overrides)
         if weights is not None:
             config = replace(config, model=replace(config.model, weights=Path(weights)))
-        self.config = config
-        self.engine: LLMEngine = build_engine(config, show_progress)
+        worker, parallel = current_worker(), config.parallel
+        with errors_end_the_job():
+            size = parallel.resolved_tensor_parallel_size(worker.size)
+            self.config = files_of_replica(config, worker.rank // size)
+            engine = build_engine(self.config, show_progress)
+            self.engine: LLMEngine | RoutedEngine = serve_or_route(
+                engine, worker.rank, size, parallel.data_parallel_size
+            )
         self._show_progress = show_progress
         self._inboxes: dict[str, deque[SequenceUpdate]] = {}  # one for each stream under way
 

@@ -7,16 +7,10 @@ import numpy as np
 
 from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.step_inputs import StepInputs
-from mindspore_paged.errors import PagedError, StepError
+from mindspore_paged.errors import GroupError, StepError
 
 CALLS = frozenset({"run", "copy_blocks", "read_pages", "write_pages", "block_tables"})
 """The methods of a RankRunner that a Call may name."""
-
-
-class GroupError(PagedError):
-    """The ranks of a group are no longer in step, or one is gone: none of them can go on."""
-
-    code = "ERROR_RANK_GROUP"
 
 
 class RankRunner(Runner, Protocol):

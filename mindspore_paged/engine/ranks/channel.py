@@ -5,18 +5,18 @@ and a connection counts only after each side has proved (HMAC over a challenge) 
 draws at random and hands to the job's own processes through its supervisor.
 """
 
-import os
 import pickle
 import secrets
-import socket
 from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from mindspore_paged.engine.ranks.calls import Call, GroupError, Outcome
+from mindspore_paged.engine.ranks.calls import Call, Outcome
 from mindspore_paged.engine.ranks.place import Place
+from mindspore_paged.errors import GroupError
 from mindspore_paged.launch import supervision
+from mindspore_paged.launch.sockets import without_delay
 
 KEY_BYTES = 32
 
@@ -111,14 +111,14 @@ def listen(name: str, host: str, size: int, common: dict[str, Any]) -> LeaderCha
                 continue  # a stranger
             rank, theirs = _receive(connection, "a rank of the group is gone before it said which one it is")
             _check_common(rank, theirs, common)
-            followers[rank] = _without_delay(connection)
+            followers[rank] = without_delay(connection)
     return LeaderChannel([followers[rank] for rank in range(1, size)])
 
 
 def connect(name: str, rank: int, common: dict[str, Any]) -> FollowerChannel:
     """Connect to the leader that published itself under `name`, as `rank` of its group."""
     host, port, key = supervision.lookup(name).split()
-    connection = _without_delay(Client((host, int(port)), authkey=bytes.fromhex(key)))
+    connection = without_delay(Client((host, int(port)), authkey=bytes.fromhex(key)))
     connection.send_bytes(pickle.dumps((rank, common)))
     return FollowerChannel(connection)
 
@@ -134,10 +134,3 @@ def _receive(connection: Connection, gone: str) -> Any:
         return pickle.loads(connection.recv_bytes())
     except (EOFError, OSError):
         raise GroupError(gone) from None
-
-
-def _without_delay(connection: Connection) -> Connection:
-    """Send small packets at once: the kernel would hold back a message's end until the other side has answered."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as same:
-        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection

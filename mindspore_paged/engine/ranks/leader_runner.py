@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mindspore_paged.engine.ranks.calls import Call, GroupError, RankRunner, buckets_of, cut_page, join_pages, perform
+from mindspore_paged.engine.ranks.calls import Call, RankRunner, buckets_of, cut_page, join_pages, perform
 from mindspore_paged.engine.ranks.channel import LeaderChannel
 from mindspore_paged.engine.step_inputs import StepInputs
-from mindspore_paged.errors import StepError
+from mindspore_paged.errors import GroupError, StepError
 from mindspore_paged.launch import states, supervision
 
 
