@@ -123,15 +123,8 @@ if [[ $join == False ]]; then
   exit 0
 fi
 
-free_ports() {
-  python -c '
-import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-print(*(one.getsockname()[1] for one in sockets))
-'
-}
 if ((local_worker == worker_num)); then
-  read -r free_port control_port < <(free_ports)
+  read -r free_port control_port < <(python -m mindspore_paged.launch.ports 2)
   master_port=${master_port:-$free_port}
   export MINDSPORE_PAGED_CONTROL_PORT=${MINDSPORE_PAGED_CONTROL_PORT:-$control_port}
 fi

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspore_paged.launch.ports import free_ports
+
 ROOT = Path(__file__).parents[2]
 END_SECONDS = 30
 
@@ -82,12 +84,11 @@ def _end(process: subprocess.Popen) -> None:
 
 def _two_free_ports() -> int:
     """A port that is free like the next one, which the job's supervisor takes."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
+    for port in free_ports(100):
+        with socket.socket() as following:
             try:
-                second.bind(("127.0.0.1", port + 1))
+                following.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue
-            return port
+        return port
+    raise OSError("no two free ports side by side")

@@ -1,13 +1,14 @@
 """Small jobs of real processes: what msrun would start, with and without MindSpore, and what is left of them."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from mindspore_paged.launch.ports import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 MARK = "MINDSPORE_PAGED_TEST_JOB"
@@ -85,8 +86,7 @@ def environment(mark) -> dict[str, str]:
 
 def free_port() -> int:
     """A TCP port that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def left_over(mark, seconds=3.0) -> list[str]:
