@@ -71,7 +71,7 @@ def test_weights_that_describe_themselves_are_enough(tmp_path, model, ids, expec
 def test_a_mindformers_predict_file_with_mindformers_weights(tmp_path, ids, expected, fused):
     weights = tiny.write_ckpt(tmp_path / "model.ckpt", tiny.to_mindformers(WEIGHTS, qkv_concat=fused))
     text = PREDICT_FILE.format(
-        load_checkpoint=weights, use_parallel=True, model_parallel=2, vocab_file="", model_config=MODEL_CONFIG
+        load_checkpoint=weights, use_parallel=False, model_parallel=2, vocab_file="", model_config=MODEL_CONFIG
     )
     config = tmp_path / "predict.yaml"
     config.write_text(text)

@@ -268,11 +268,22 @@ def test_one_warning_names_what_has_no_effect(tmp_path, caplog):
     assert "parallel_config.pipeline_stage is 2, run as 1" in warning
     assert "max_decode_length becomes sampling.max_tokens, which does not count the prompt" in warning
     named = warning.split("no effect here: ")[1].split(", ")
-    for key in ("seed", "trainer", "runner_config", "use_parallel", "context.mode", "model.model_config.n_kv_head"):
+    for key in ("seed", "trainer", "runner_config", "context.mode", "model.model_config.n_kv_head"):
         assert key in named
     for key in named:
         assert "num_heads" not in key
-        assert not key.endswith((".type.model", ".use_past", ".vocab_file", "pipeline_stage", "run_mode", "expert_num"))
+        assert not key.endswith(
+            (
+                ".type.model",
+                "use_parallel",
+                "model_parallel",
+                ".use_past",
+                ".vocab_file",
+                "pipeline_stage",
+                "run_mode",
+                "expert_num",
+            )
+        )
 
 
 @pytest.mark.parametrize(

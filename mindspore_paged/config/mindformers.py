@@ -285,6 +285,9 @@ def _fit_dtype_to_device(sections: dict, overrides: Mapping, notes: list[str]):
 # Read above, or true of this engine whatever they say.
 _USED = {
     "run_mode",
+    "use_parallel",
+    "parallel_config.model_parallel",
+    "parallel_config.data_parallel",
     "model.arch.type",
     "context.device_target",
     *(f"{_MODEL}.{name}" for name in ("type", "use_past", "qkv_concat", *_GENERATION_KEYS, *_Llama.model_fields)),

@@ -29,7 +29,12 @@ LLAMA_70B_HEADS = replace(
     num_hidden_layers=4,
     tie_word_embeddings=False,
 )
-CUTS = [(DEMO_HEADS, 3), (LLAMA_70B_HEADS, 2), (LLAMA_70B_HEADS, 8), (LLAMA_70B_HEADS, 16)]
+CUTS = {
+    "9 heads on 3": (DEMO_HEADS, 3),
+    "64 heads on 2": (LLAMA_70B_HEADS, 2),
+    "64 heads on 8": (LLAMA_70B_HEADS, 8),
+    "8 KV heads on 16": (replace(LLAMA_70B_HEADS, num_hidden_layers=2), 16),
+}
 
 
 class AllRanks(nn.Cell):
@@ -102,7 +107,7 @@ def make_rank(config, weights, parallel):
     return model, pool
 
 
-@pytest.mark.parametrize(("config", "size"), CUTS, ids=["9 heads on 3", "64 on 2", "64 on 8", "8 KV heads on 16"])
+@pytest.mark.parametrize(("config", "size"), CUTS.values(), ids=CUTS)
 def test_all_ranks_together_compute_the_model(config, size):
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     weights = reference.random_weights(config, seed=1)
