@@ -49,6 +49,7 @@ setup(
         "mindspore_paged.engine.replicas",
         "mindspore_paged.formats",
         "mindspore_paged.launch",
+        "mindspore_paged.mindir",
         "mindspore_paged.models",
         "mindspore_paged.tokenizer",
         "mindspore_paged.weights",

@@ -4,7 +4,8 @@ Shapes: T tokens, H query heads, K KV heads, D head_dim, NB blocks, BS block_siz
 A key_cache and a value_cache are [NB, BS, K, D], D even and BS a multiple of 16. Query, key and value may be float32,
 float16 or bfloat16; the two caches share one of these types, of their own choice. Sums are float32. The backends
 `ascend` and `ascend_emulator` take float16 and bfloat16 caches only, D a multiple of 16 up to 128, and a 16-bit query
-of the caches' type. Backends: `cpu`, `ascend` for an NPU, `ascend_emulator` for the NPU's kernels run on the CPU.
+of the caches' type. Backends: `cpu`, `ascend` for an NPU, `ascend_emulator` for the NPU's kernels run on the CPU,
+or the Path of a library that the operators were compiled to.
 
 Bad input (an index out of range, a wrong shape or type) makes the operator fail before it touches memory. In Python
 that is a RuntimeError whose text names the operator, the token, the value and what is allowed. MindSpore never runs a
@@ -13,6 +14,7 @@ call compile anew. So check on the host what can be checked there.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -49,7 +51,9 @@ def require_backend(backend: str) -> None:
     _target("PagedAttention", backend)
 
 
-def _target(function: str, backend: str) -> str:
+def _target(function: str, backend: str | Path) -> str:
+    if isinstance(backend, Path):
+        return f"{backend.resolve()}:{function}"
     if backend not in _TARGETS:
         raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(_TARGETS)}")
     try:
@@ -58,12 +62,16 @@ def _target(function: str, backend: str) -> str:
         raise ConfigError(str(error)) from error
 
 
-def _custom_op(function: str, backend: str, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
-    # Callables for shapes and types: an operator that is named without a library is refused unless out_shape is one.
-    return ops.Custom(_target(function, backend), out_shape, out_dtype, func_type="aot")
+def _custom_op(function: str, backend: str | Path, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
+    if backend == "ascend":  # found by its name: refused unless out_shape is callable
+        return ops.Custom(_target(function, backend), out_shape, out_dtype, func_type="aot")
+    # The library tells shapes and types itself (cpu/inference.h): a graph loaded from a MindIR has no Python to ask.
+    op = ops.Custom(_target(function, backend), func_type="aot")
+    op.add_prim_attr("reg_op_name", function)  # MindSpore's C++ inference reads it, and nothing else sets it
+    return op
 
 
-def _cache_writer(function: str, backend: str) -> ops.Custom:
+def _cache_writer(function: str, backend: str | Path) -> ops.Custom:
     """Make an operator that writes into the caches, its own output a small dummy."""
     op = _custom_op(function, backend, out_shape=lambda *_: [1], out_dtype=lambda *_: ms.int32)
     # Without this, the graph compiler deletes a writer whose output nobody uses, and may move a read before the write.
@@ -78,7 +86,7 @@ class ReshapeAndCache(nn.Cell):
     -1 for a token that is not stored. Output: int32 [1], to depend on. Raises ConfigError for an unknown backend.
     """
 
-    def __init__(self, backend: str):
+    def __init__(self, backend: str | Path):
         super().__init__()
         self.op = _cache_writer("ReshapeAndCache", backend)
 
@@ -100,7 +108,7 @@ class PagedAttention(nn.Cell):
     softmax: Milakov and Gimelshein 2018.
     """
 
-    def __init__(self, scale: float, backend: str):
+    def __init__(self, scale: float, backend: str | Path):
         super().__init__()
         self.scale = float(scale)
         self.op = _custom_op(
@@ -119,7 +127,7 @@ class CopyBlocks(nn.Cell):
     Output: int32 [1], to depend on. Raises ConfigError for an unknown backend.
     """
 
-    def __init__(self, backend: str):
+    def __init__(self, backend: str | Path):
         super().__init__()
         self.op = _cache_writer("CopyBlocks", backend)
 
@@ -135,7 +143,7 @@ class ReadBlocks(nn.Cell):
     values. Raises ConfigError for an unknown backend.
     """
 
-    def __init__(self, backend: str):
+    def __init__(self, backend: str | Path):
         super().__init__()
         self.op = _custom_op(
             "ReadBlocks",
@@ -157,7 +165,7 @@ class WriteBlocks(nn.Cell):
     for an unknown backend.
     """
 
-    def __init__(self, backend: str):
+    def __init__(self, backend: str | Path):
         super().__init__()
         self.op = _cache_writer("WriteBlocks", backend)
 

@@ -1,4 +1,7 @@
-"""Command line: prompts in, text or JSON out. `scripts/run_generate.py` and `mindspore-paged` both end here."""
+"""Command line: prompts in, text or JSON out.
+
+`scripts/run_generate.py`, `mindspore-paged` and, for exported models, `scripts/run_mindir.py` end here.
+"""
 
 import argparse
 import json
@@ -11,6 +14,7 @@ from pathlib import Path
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.outputs import RequestOutput
 from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
 from mindspore_paged.sampling_params import SamplingParams
 from mindspore_paged.script import exit_code_of
@@ -23,6 +27,13 @@ EPILOG = """examples:
   run_generate.py --weights path/to/huggingface_folder --prompts-file prompts.jsonl --json answers.json
   run_generate.py --config configs/smollm2_135m.yaml --set cache.block_size=32 scheduler.max_num_seqs=4 --prompt Hi
 
+"""
+MINDIR_EPILOG = """examples:
+  run_mindir.py --model exported --chat --prompt "Why is the sky blue?"
+  run_mindir.py --model exported --prompts-file prompts.jsonl --json answers.json
+  run_mindir.py --model exported --set cache.num_blocks=512 scheduler.token_buckets=[1,8,64] --prompt Hi
+"""
+PROMPTS_EPILOG = """
 a line of the prompts file is one of
   {"prompt": "text"}   {"prompt_token_ids": [1, 2]}   {"messages": [{"role": "user", "content": "Hi"}]}
 and may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
@@ -30,19 +41,41 @@ ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty; a
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, 1 if a request failed while running, or 2 (and one line on stderr) for bad input."""
+def main(argv: Sequence[str] | None = None, of_mindir: bool = False) -> int:
+    """Run the command, `of_mindir` for exported models.
+
+    Returns 0, 1 if a request failed while running, or 2 (and one line on stderr) for bad input.
+    """
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not for the user of a script
-    arguments = _parser().parse_args(argv)
+    arguments = (_mindir_parser() if of_mindir else _generate_parser()).parse_args(argv)
     return exit_code_of(lambda: _generate(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="run_generate.py",
-        description="Generate text with a LLaMA model through PagedAttention in one static MindSpore graph.",
-        epilog=EPILOG,
+def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=examples + PROMPTS_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _mindir_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "run_mindir.py", "Generate text with a model that export_mindir.py exported, without its code.", MINDIR_EPILOG
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", type=Path, required=True, metavar="DIR", help="what export_mindir.py wrote")
+    _add_set(model, "change what is not part of the graph, such as cache.num_blocks=512 or scheduler.max_num_seqs=16")
+    _add_prompts_and_the_rest(parser)
+    return parser
+
+
+def _generate_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "run_generate.py",
+        "Generate text with a LLaMA model through PagedAttention in one static MindSpore graph.",
+        EPILOG,
     )
     model = parser.add_argument_group("model (at least one)")
     model.add_argument("--config", type=Path, metavar="FILE", help="YAML file, ours or a MindFormers predict YAML")
@@ -52,15 +85,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="GGUF file, Hugging Face folder, or MindSpore checkpoint; alone it is enough if it describes its model",
     )
-    model.add_argument(
+    _add_set(model, "change a key of the YAML, such as cache.num_blocks=512 or scheduler.max_num_seqs=16")
+    _add_prompts_and_the_rest(parser)
+    return parser
+
+
+def _add_set(group, help_text: str) -> None:
+    group.add_argument(
         "--set",
         dest="overrides",
         nargs="+",
         action="extend",
         default=[],
         metavar="section.key=value",
-        help="change a key of the YAML, such as cache.num_blocks=512 or scheduler.max_num_seqs=16",
+        help=help_text,
     )
+
+
+def _add_prompts_and_the_rest(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_argument_group("prompts (at least one)")
     prompts.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="TEXT", help="one or more prompts")
     prompts.add_argument("--prompts-file", type=Path, metavar="FILE.jsonl", help="one request a line, see below")
@@ -71,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--ignore-eos", action="store_true", default=None, help="go on after end-of-sequence tokens")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="OUT", help="write answers and statistics to this file")
-    return parser
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -102,6 +143,8 @@ def _answer(llm, requests: list, json_path: Path | None) -> list[str]:
 
 
 def _config(arguments: argparse.Namespace) -> EngineConfig:
+    if "model" in arguments:
+        return load_mindir_config(arguments.model, arguments.overrides)
     if arguments.config is None and arguments.weights is None:
         raise ConfigError("no model: give --config FILE, --weights PATH, or both")
     overrides = list(arguments.overrides)

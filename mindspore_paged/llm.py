@@ -19,6 +19,7 @@ from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
 from mindspore_paged.engine.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.launch.worker import current_worker
+from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.sampling_params import SamplingParams
 
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]]
@@ -59,6 +60,15 @@ class LLM:
             )
         self._show_progress = show_progress
         self._inboxes: dict[str, deque[SequenceUpdate]] = {}  # one for each stream under way
+
+    @classmethod
+    def from_mindir(cls, path: str | Path, *, overrides: Sequence[str] = (), show_progress: bool = True) -> "LLM":
+        """The model that scripts/export_mindir.py wrote to `path`, without the model's code.
+
+        overrides: `section.key=value`, of all that is not part of the graph: pages, rows, token buckets, policies.
+        Raises CheckpointError, one line that names the file, if the folder is damaged or does not fit this machine.
+        """
+        return cls(load_mindir_config(path, overrides), show_progress=show_progress)
 
     @property
     def tokenizer(self):

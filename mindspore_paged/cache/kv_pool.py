@@ -1,7 +1,6 @@
 """The pages themselves: key and value caches and block_table as Parameters of the graph."""
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Zero
 
@@ -30,17 +29,33 @@ class KVPagePool:
     copier, reader, writer: Cells that copy pages within the pool, read them out and write them back.
     """
 
-    def __init__(self, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu"):
-        page_shape = (num_blocks, block_size, num_kv_heads, head_dim)
-        self.num_blocks, self.block_size = num_blocks, block_size
-        self.key_caches = [_zeros(page_shape, dtype, f"{i}.key_cache") for i in range(num_layers)]
-        self.value_caches = [_zeros(page_shape, dtype, f"{i}.value_cache") for i in range(num_layers)]
-        self.block_table = _zeros(table_shape, "int32", "block_table")
-        self.dtype = dtype
+    def __init__(self, key_caches, value_caches, block_table, backend="cpu"):
+        self.num_blocks, self.block_size = key_caches[0].shape[:2]
+        self.key_caches, self.value_caches = list(key_caches), list(value_caches)
+        self.block_table = block_table
+        self.dtype = str(key_caches[0].dtype).lower()
         self.copier = CopyPages(self.key_caches, self.value_caches, backend)
         self.reader = ReadPages(self.key_caches, self.value_caches, backend)
         self.writer = WritePages(self.key_caches, self.value_caches, backend)
-        self.num_bytes = 2 * num_layers * int(np.prod(page_shape)) * ITEM_SIZES[dtype]
+        self.num_bytes = sum(cache.nbytes for cache in (*self.key_caches, *self.value_caches))
+
+    @classmethod
+    def allocate(
+        cls, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu"
+    ) -> "KVPagePool":
+        """A pool of pages that are all zero."""
+        page_shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        return cls(
+            [_zeros(page_shape, dtype, f"{i}.key_cache") for i in range(num_layers)],
+            [_zeros(page_shape, dtype, f"{i}.value_cache") for i in range(num_layers)],
+            _zeros(table_shape, "int32", "block_table"),
+            backend,
+        )
+
+    def clear(self) -> None:
+        """Fill pages and block_table with zeros, one Parameter at a time."""
+        for parameter in (*self.key_caches, *self.value_caches, self.block_table):
+            parameter.set_data(Tensor(shape=parameter.shape, dtype=parameter.dtype, init=Zero()).init_data())
 
 
 class CopyPages(nn.Cell):

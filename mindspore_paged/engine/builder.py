@@ -24,6 +24,7 @@ from mindspore_paged.engine.metrics import Metrics
 from mindspore_paged.engine.model_building import (
     build_kv_pool,
     build_model,
+    load_exported,
     load_weights,
     model_fingerprint,
     open_weights,
@@ -53,6 +54,7 @@ from mindspore_paged.launch import states, supervision
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.tokenizer import load_tokenizer
+from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
 
 
 def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
@@ -76,7 +78,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     model_config = resolve_model_config(config, checkpoint)
     share = place.parallel.share(model_config)
     config = with_block_size(config, model_config, show_progress)
-    num_blocks = _num_blocks(config, share)
+    num_blocks = num_blocks_of(config, share)
     block_size = config.cache.block_size
     max_model_len = config.scheduler.resolved_max_model_len(
         model_config.max_position_embeddings, (num_blocks - 1) * block_size
@@ -84,10 +86,13 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
     table = BlockTable(config.scheduler.max_num_seqs, math.ceil(max_model_len / block_size))
     capacity = _capacity(config, num_blocks, table.max_blocks_per_seq)
-    ranks = join_group(place)
+    join_group(place)
     channel = open_channel(place, _common_to_ranks(config, model_config, num_blocks, max_model_len))
-    kv_pool = build_kv_pool(config, share, num_blocks, table.block_tables.shape)
-    model = build_model(config, model_config, kv_pool, max_model_len, place.parallel, ranks)
+    if isinstance(checkpoint, ExportedCheckpoint):
+        model, kv_pool = load_exported(checkpoint.folder, config, num_blocks, max_model_len)
+    else:
+        kv_pool = build_kv_pool(config, share, num_blocks, table.block_tables.shape)
+        model = build_model(config, model_config, kv_pool, max_model_len, place)
     supervision.report_state(0, states.LOADING)
     load_weights(model, part_of(checkpoint, place.parallel, model_config), progress)
     runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets())
@@ -227,7 +232,8 @@ def _preload(engine: LLMEngine, prefixes: Iterable[str]) -> None:
             raise ConfigError(f"cache.preload_prefixes[{place}]: {error}") from None
 
 
-def _num_blocks(config: EngineConfig, model_config: ModelConfig) -> int:
+def num_blocks_of(config: EngineConfig, model_config: ModelConfig) -> int:
+    """Blocks of the pool, null block included; raises ConfigError if the budget holds too few."""
     if config.cache.num_blocks is not None:
         return config.cache.num_blocks
     bytes_per_token = model_config.kv_bytes_per_token(ITEM_SIZES[config.kv_cache_dtype])

@@ -5,29 +5,41 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 from tqdm import tqdm
 
 from mindspore_paged.cache.block_size import choose_block_size
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig, RuntimeSection
 from mindspore_paged.custom_ops.ops import require_backend
-from mindspore_paged.errors import ConfigError
+from mindspore_paged.engine.ranks.collectives import collectives_of
+from mindspore_paged.engine.ranks.place import Place
+from mindspore_paged.errors import CheckpointError, ConfigError
+from mindspore_paged.mindir.folder import MindIRFolder, is_mindir_folder
+from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
-from mindspore_paged.models.llama import LlamaForCausalLM
-from mindspore_paged.models.parallel import ONE_RANK, OneRank, RankGroup
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 from mindspore_paged.weights.check import check_weights
 from mindspore_paged.weights.checkpoint import Checkpoint, open_checkpoint
 from mindspore_paged.weights.demo_model import fetch_demo_model
+from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 
 NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
+
+
+class Step(Protocol):
+    """The Cell that computes a step: LlamaForCausalLM, or what was exported from one."""
+
+    def weights(self) -> dict[str, Parameter]:
+        """What a checkpoint must provide, by Hugging Face's names."""
 
 
 DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
@@ -98,7 +110,7 @@ def with_block_size(config: EngineConfig, model_config: ModelConfig, report: boo
 def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: int, table_shape) -> KVPagePool:
     """The pages and block_table for a model, allocated; raises ConfigError if the kernels do not take its heads."""
     _check_heads(config, model_config)
-    return KVPagePool(
+    return KVPagePool.allocate(
         num_layers=model_config.num_hidden_layers,
         num_blocks=num_blocks,
         block_size=config.cache.block_size,
@@ -130,31 +142,59 @@ def build_model(
     model_config: ModelConfig,
     kv_pool: KVPagePool,
     max_model_len: int,
-    parallel: TensorParallel = WHOLE,
-    ranks: OneRank | RankGroup = ONE_RANK,
+    place: Place | None = None,
     **kwargs,
-) -> LlamaForCausalLM:
-    """A rank's part of the model over the pool, its weights not set yet."""
+) -> Step:
+    """A rank's part of the model over the pool, its weights not set yet; without a place, the whole of it."""
+    # Here, because an exported model is run without the model's code.
+    from mindspore_paged.models.llama import LlamaForCausalLM
+    from mindspore_paged.models.parallel import ONE_RANK
+
     return LlamaForCausalLM(
         model_config,
         kv_pool,
         max_model_len,
         getattr(ms, config.model.dtype),
         config.runtime.ops_backend,
-        parallel=parallel,
-        ranks=ranks,
+        parallel=place.parallel if place else WHOLE,
+        ranks=collectives_of(place) if place else ONE_RANK,
         **kwargs,
     )
 
 
+def load_exported(
+    folder: MindIRFolder, config: EngineConfig, num_blocks: int, max_model_len: int
+) -> tuple[MindIRStep, KVPagePool]:
+    """The step of an exported model over a new pool, its weights not set yet.
+
+    Raises CheckpointError if the configuration asks for what the graph is not.
+    """
+    folder.check_fixed(fixed_in_the_graph(config, max_model_len))
+    step = load_step(folder.graph, folder.kernel_library, num_blocks, config.scheduler.max_num_seqs)
+    kv_pool = KVPagePool(step.key_caches, step.value_caches, step.block_table, folder.kernel_library)
+    kv_pool.clear()
+    return step, kv_pool
+
+
+def fixed_in_the_graph(config: EngineConfig, max_model_len: int) -> dict[str, int | str]:
+    """The keys of the configuration, beside the model's own, that an exported graph cannot change any more."""
+    return {
+        "model.dtype": config.model.dtype,
+        "cache.kv_cache_dtype": config.kv_cache_dtype,
+        "cache.block_size": config.cache.block_size,
+        "scheduler.max_model_len": max_model_len,
+        "runtime.ops_backend": config.runtime.ops_backend,
+    }
+
+
 def part_of(checkpoint: Checkpoint, parallel: TensorParallel, model_config: ModelConfig) -> Checkpoint:
     """The checkpoint as one rank reads it: its part of every tensor."""
-    if parallel.size == 1 or isinstance(checkpoint, ShardedCheckpoint):  # the latter holds one rank's part already
+    if parallel.size == 1 or isinstance(checkpoint, ShardedCheckpoint | ExportedCheckpoint):  # one rank's part already
         return checkpoint
     return ShardedCheckpoint(checkpoint, parallel.cuts(model_config))
 
 
-def load_weights(model: LlamaForCausalLM, checkpoint: Checkpoint, progress: Callable) -> None:
+def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> None:
     """Set every weight, one tensor at a time; raises CheckpointError, and sets none, if any misfits."""
     weights = model.weights()
     check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in weights.items()})
@@ -162,7 +202,7 @@ def load_weights(model: LlamaForCausalLM, checkpoint: Checkpoint, progress: Call
         weight.set_data(Tensor(np.ascontiguousarray(checkpoint.read(name), np.float32), weight.dtype))
 
 
-def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: LlamaForCausalLM) -> str:
+def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: Step) -> str:
     """A text that differs between models, weights, and types of pages: only equal ones can exchange pages.
 
     Of each weight the beginning of the first row counts, of which the first of any number of ranks has as much: whole
@@ -190,7 +230,20 @@ def open_weights(config: EngineConfig, parallel: TensorParallel = WHOLE) -> Chec
         return RandomCheckpoint(config.model.dimensions(), config.model.seed)
     if weights == DEMO_WEIGHTS:
         weights = fetch_demo_model(report=lambda line: None)
+    if is_mindir_folder(weights):
+        return ExportedCheckpoint(_folder_of(weights, parallel))
     return open_checkpoint(weights, config.model.dimensions(), parallel)
+
+
+def _folder_of(path: Path, parallel: TensorParallel) -> MindIRFolder:
+    folder = MindIRFolder(path)
+    exported = (folder.manifest.rank, folder.manifest.num_ranks)
+    if exported != (parallel.rank, parallel.size):
+        raise CheckpointError(
+            f"{path}: the part of rank {exported[0]} of {exported[1]}; this process is rank {parallel.rank} of "
+            f"{parallel.size}"
+        )
+    return folder
 
 
 def resolve_model_config(config: EngineConfig, checkpoint: Checkpoint) -> ModelConfig:
@@ -199,6 +252,8 @@ def resolve_model_config(config: EngineConfig, checkpoint: Checkpoint) -> ModelC
     if config.model.name is not None and described is not None:
         _check_name(config, described)
     model_config = config.model.dimensions(described)
+    if isinstance(checkpoint, ExportedCheckpoint) and model_config != described:
+        raise CheckpointError(f"{checkpoint.path}: the graph is of another model than model.config says; leave it out")
     if model_config is None:
         raise ConfigError(f"{checkpoint.path} does not describe its model; set model.name, or all of model.config")
     return model_config

@@ -9,8 +9,8 @@ import numpy as np
 from mindspore_paged.cache.block_pool import NULL_BLOCK
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.engine.compiled_cell import CompiledCell
+from mindspore_paged.engine.model_building import Step
 from mindspore_paged.engine.step_inputs import StepInputs, table_only
-from mindspore_paged.models.llama import LlamaForCausalLM
 
 COPIES_PER_CALL = 16
 PAGES_PER_CALL = 8
@@ -26,7 +26,7 @@ class ModelRunner:
 
     num_ranks = 1
 
-    def __init__(self, model: LlamaForCausalLM, kv_pool: KVPagePool, token_buckets: Sequence[int]):
+    def __init__(self, model: Step, kv_pool: KVPagePool, token_buckets: Sequence[int]):
         self.model = model
         self.kv_pool = kv_pool
         self._step = CompiledCell(model)

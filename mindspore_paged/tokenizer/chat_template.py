@@ -31,7 +31,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise CheckpointError(f"the model's chat template is not valid: {error}") from error
-        self._special_tokens = special_tokens
+        self.source = source
+        self.special_tokens = special_tokens
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         """The prompt for `messages`; raises RequestError for messages that the template cannot take.
@@ -46,7 +47,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 tools=None,
                 documents=None,
-                **self._special_tokens,
+                **self.special_tokens,
             )
         except (jinja2.TemplateError, TypeError) as error:
             raise RequestError(f"messages: the model's chat template refused them: {error}") from error

@@ -1,5 +1,6 @@
 """Text to token ids and back, with the chat template of the model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """Whether the model can be given messages."""
         return self._chat_template is not None
+
+    def save(self, folder: Path) -> None:
+        """Write files to `folder` from which `load_tokenizer` makes this tokenizer again."""
+        template = self._chat_template
+        names = dict(template.special_tokens) if template else {}
+        if self.bos_token_id is not None:
+            names["bos_token"] = self.backend.id_to_token(self.bos_token_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        texts = {"tokenizer_config.json": json.dumps(names, indent=1)}
+        if self.eos_token_ids:
+            texts["generation_config.json"] = json.dumps({"eos_token_id": list(self.eos_token_ids)})
+        if template:
+            texts["chat_template.jinja"] = template.source
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a raw prompt; BOS and EOS are added only where the model's own files say so.

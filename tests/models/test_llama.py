@@ -60,7 +60,7 @@ def graph_mode():
 def make_runner(config, weights, buckets, kv_cache_dtype="float32") -> ModelRunner:
     """A runner whose pages hold NaN wherever nothing was written."""
     shape = (ROWS, BLOCKS_PER_ROW)
-    pool = KVPagePool(
+    pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim,
         kv_cache_dtype, shape,
     )  # fmt: skip

@@ -92,7 +92,7 @@ def cut(tensor, part):
 
 def make_rank(config, weights, parallel):
     share = parallel.share(config)
-    pool = KVPagePool(
+    pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, share.num_key_value_heads, config.head_dim, "float32",
         (ROWS, BLOCKS_PER_ROW),
     )  # fmt: skip

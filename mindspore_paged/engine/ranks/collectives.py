@@ -1,17 +1,21 @@
 """The group's collectives: MindSpore's communicator, which every process of a job joins once."""
 
+from typing import TYPE_CHECKING
+
 from mindspore import communication
 
 from mindspore_paged.engine.ranks.place import Place
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.launch import supervision
-from mindspore_paged.models.parallel import ONE_RANK, OneRank, RankGroup
+
+if TYPE_CHECKING:  # an exported model is run without the models' code
+    from mindspore_paged.models.parallel import OneRank, RankGroup
 
 _joined: set[Place] = set()  # MindSpore's communicator is the process's: what is joined there cannot be left again
 
 
-def join_group(place: Place) -> RankGroup | OneRank:
-    """Wait for all workers of the job, and return how those of this place's group exchange what they compute.
+def join_group(place: Place) -> None:
+    """Wait for all workers of the job, and join those of this place's group.
 
     It comes before the first Tensor of a model: Ascend takes no communicator later. Raises ConfigError in a process
     that was in a group before: its other ranks are gone.
@@ -26,10 +30,25 @@ def join_group(place: Place) -> RankGroup | OneRank:
     if place.worker.supervised and not communication.GlobalComm.INITED:
         communication.init()
     if parallel.size == 1:
-        return ONE_RANK
+        return
     _joined.add(place)
-    if parallel.size == place.worker.size:
-        return RankGroup(communication.GlobalComm.WORLD_COMM_GROUP, parallel.rank, parallel.size, is_world=True)
-    name = f"replica_{place.replica}"
-    communication.create_group(name, list(place.ranks))  # by its members alone: MindSpore refuses the others
-    return RankGroup(name, parallel.rank, parallel.size, is_world=False)
+    if not _is_world(place):  # by its members alone: MindSpore refuses the others
+        communication.create_group(_name(place), list(place.ranks))
+
+
+def collectives_of(place: Place) -> "OneRank | RankGroup":
+    """How the ranks of this place's group, which was joined, exchange what they compute."""
+    from mindspore_paged.models.parallel import ONE_RANK, RankGroup
+
+    parallel = place.parallel
+    if parallel.size == 1:
+        return ONE_RANK
+    return RankGroup(_name(place), parallel.rank, parallel.size, _is_world(place))
+
+
+def _is_world(place: Place) -> bool:
+    return place.parallel.size == place.worker.size
+
+
+def _name(place: Place) -> str:
+    return communication.GlobalComm.WORLD_COMM_GROUP if _is_world(place) else f"replica_{place.replica}"

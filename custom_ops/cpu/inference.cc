@@ -1,0 +1,2 @@
+// Compiled into the library once.
+#include "inference.h"

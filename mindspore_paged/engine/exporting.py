@@ -1,0 +1,136 @@
+"""From a configuration to the folder of an exported model."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from mindspore_paged.config import EngineConfig
+from mindspore_paged.custom_ops.build import build_cpu, cpu_library
+from mindspore_paged.custom_ops.build_emulator import emulator_library
+from mindspore_paged.engine.builder import num_blocks_of
+from mindspore_paged.engine.model_building import (
+    build_kv_pool,
+    build_model,
+    fixed_in_the_graph,
+    open_weights,
+    part_of,
+    resolve_model_config,
+    set_context,
+    with_block_size,
+)
+from mindspore_paged.engine.ranks.collectives import join_group
+from mindspore_paged.engine.ranks.place import errors_end_the_job, place_of
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.worker import current_worker
+from mindspore_paged.mindir.configuration import write_config
+from mindspore_paged.mindir.folder import GRAPH, KERNELS, TOKENIZER, WEIGHTS, needs_of_this_cpu, write_manifest
+from mindspore_paged.mindir.step_graph import export_step
+from mindspore_paged.tokenizer import load_tokenizer
+from mindspore_paged.weights.check import check_weights
+from mindspore_paged.weights.checkpoint import Checkpoint
+from mindspore_paged.weights.exported_checkpoint import write_weights
+
+BLOCKS_IN_THE_FILE = 2
+"""Pages of the exported Parameters, which have no values: loading gives them their number."""
+
+
+def export_model(
+    config: EngineConfig, output: Path, portable_kernels: bool = False, show_progress: bool = True
+) -> Path:
+    """Export the step, weights, tokenizer and kernels to a new folder; returns it.
+
+    Under msrun every rank writes its part to a folder of its own, `output`/rank_N. Nothing is left of an export that
+    fails. portable_kernels: for any CPU of this architecture, in place of this machine's alone.
+    Raises ConfigError and CheckpointError.
+    """
+    with errors_end_the_job():
+        worker = current_worker()
+        place = place_of(worker, config.parallel.resolved_tensor_parallel_size(worker.size))
+        if config.parallel.data_parallel_size != 1:
+            raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
+        if config.runtime.ops_backend == "ascend":
+            raise ConfigError(
+                "runtime.ops_backend is ascend, whose graphs cannot be loaded for any number of tokens: MindSpore asks "
+                "Python for the shapes of its operators; export with cpu or ascend_emulator"
+            )
+        target = Path(output).expanduser()
+        target = target / f"rank_{worker.rank}" if worker.supervised else target
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"--output {target}: already there; give a new folder")
+        partial_folder = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+        try:
+            _export(config, place, partial_folder, portable_kernels, show_progress and place.is_leader)
+            if target.exists():
+                target.rmdir()
+            partial_folder.rename(target)
+        finally:
+            shutil.rmtree(partial_folder, ignore_errors=True)
+        return target
+
+
+def _export(config: EngineConfig, place, folder: Path, portable_kernels: bool, show_progress: bool) -> None:
+    set_context(config)
+    checkpoint = open_weights(config, place.parallel)
+    model_config = resolve_model_config(config, checkpoint)
+    share = place.parallel.share(model_config)
+    config = with_block_size(config, model_config, show_progress)
+    num_blocks, block_size = num_blocks_of(config, share), config.cache.block_size
+    max_model_len = config.scheduler.resolved_max_model_len(
+        model_config.max_position_embeddings, (num_blocks - 1) * block_size
+    )
+    tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
+    join_group(place)
+    kv_pool = build_kv_pool(config, share, BLOCKS_IN_THE_FILE, (1, math.ceil(max_model_len / block_size)))
+    model = build_model(config, model_config, kv_pool, max_model_len, place)
+    own = part_of(checkpoint, place.parallel, model_config)
+    shapes = {name: tuple(weight.shape) for name, weight in model.weights().items()}
+    check_weights(own, shapes)
+
+    export_step(model, _library_of(config), folder / GRAPH)
+    library = _copy_library(config, folder / KERNELS, portable_kernels)
+    progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
+    write_weights(folder / WEIGHTS, _stored(own, progress(shapes), config.model.dtype))
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
+    buckets = config.scheduler.resolved_token_buckets()
+    write_config(folder, config, model_config, num_blocks, max_model_len=max_model_len, token_buckets=buckets)
+    write_manifest(
+        folder,
+        model=model_config,
+        fixed=fixed_in_the_graph(config, max_model_len),
+        num_blocks=num_blocks,
+        token_buckets=buckets,
+        rank=place.parallel.rank,
+        num_ranks=place.parallel.size,
+        cpu=needs_of_this_cpu(portable_kernels or config.runtime.ops_backend != "cpu"),
+        kernel_library=library.relative_to(folder).as_posix(),
+    )
+
+
+def _library_of(config: EngineConfig) -> Path:
+    return cpu_library() if config.runtime.ops_backend == "cpu" else emulator_library()
+
+
+def _copy_library(config: EngineConfig, folder: Path, portable: bool) -> Path:
+    library = _library_of(config)
+    folder.mkdir()
+    if portable and config.runtime.ops_backend == "cpu":
+        built = build_cpu(folder, portable=True)
+        built.with_suffix(".stamp").unlink()
+        return built
+    return Path(shutil.copy(library, folder / library.name))
+
+
+def _stored(checkpoint: Checkpoint, names, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor in the type that the graph has it in."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    for name in names:
+        yield name, np.ascontiguousarray(np.asarray(checkpoint.read(name), np.float32).astype(kind))

@@ -1,0 +1,94 @@
+"""The step as MindIR: written without values and without a machine's paths, loaded as a Cell for every token bucket.
+
+One graph serves all buckets: its token count is left open, and MindSpore infers the shapes anew for each count that it
+is called with. So every bucket is a static graph, and all share the Cell's Parameters. Two Cells would not.
+"""
+
+import tempfile
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn
+from mindspore.train.mind_ir_pb2 import ModelProto
+
+LIBRARY = "@kernel_library@"
+"""What the graph has for the path of its operators' library."""
+
+OPEN = None
+"""A dimension that is known when the graph is called."""
+
+
+class MindIRStep(nn.GraphCell):
+    """The step of a loaded model; called as LlamaForCausalLM is.
+
+    key_caches, value_caches: Parameters [num_blocks, block_size, num_kv_heads, head_dim], one a layer; block_table:
+    Parameter int32 [max_num_seqs, max_blocks_per_seq]. Their values, and those of `weights()`, are still to be set.
+    """
+
+    def weights(self) -> dict[str, Parameter]:
+        """Parameters by Hugging Face's names."""
+        return {name: parameter for name, parameter in self._params.items() if name.endswith(".weight")}
+
+    @property
+    def key_caches(self) -> list[Parameter]:
+        """Keys of each layer."""
+        return self._caches("key_cache")
+
+    @property
+    def value_caches(self) -> list[Parameter]:
+        """Values of each layer."""
+        return self._caches("value_cache")
+
+    @property
+    def block_table(self) -> Parameter:
+        """Blocks of each row."""
+        return self._params["block_table"]
+
+    def _caches(self, kind: str) -> list[Parameter]:
+        by_layer = {int(name.split(".")[-2]): self._params[name] for name in self._params if name.endswith(f".{kind}")}
+        return [by_layer[layer] for layer in sorted(by_layer)]
+
+
+def export_step(model: nn.Cell, library: Path, target: Path) -> None:
+    """Write the graph of `model` to `target`, for any number of tokens, without the values of its Parameters.
+
+    library: the path of the operators' library that the graph was built with.
+    """
+    tokens, entries = Tensor(shape=[OPEN], dtype=ms.int32), Tensor(shape=[OPEN], dtype=ms.int32)
+    pairs = Tensor(shape=[OPEN, 2], dtype=ms.int32)
+
+    def take(graph: ModelProto) -> None:
+        _replace_in_operators(graph, str(library), LIBRARY)
+        for parameter in graph.graph.parameter:
+            parameter.ClearField("raw_data")
+        target.write_bytes(graph.SerializeToString())
+        del graph.graph.parameter[:]  # what MindSpore itself writes, values and all, is not wanted
+
+    with tempfile.TemporaryDirectory() as scratch:
+        ms.export(
+            model, tokens, tokens, tokens, entries, pairs, entries,
+            file_name=str(Path(scratch) / "step"), file_format="MINDIR", custom_func=take,
+        )  # fmt: skip
+
+
+def load_step(graph_file: Path, library: Path, num_blocks: int, max_num_seqs: int) -> MindIRStep:
+    """The step with a pool of `num_blocks` pages and `max_num_seqs` rows, its operators taken from `library`."""
+    graph = ModelProto()
+    graph.ParseFromString(graph_file.read_bytes())
+    _replace_in_operators(graph, LIBRARY, str(library.resolve()))
+    for parameter in graph.graph.parameter:
+        if parameter.name.endswith(("key_cache", "value_cache")):
+            parameter.dims[0] = num_blocks
+        elif parameter.name.endswith("block_table"):
+            parameter.dims[0] = max_num_seqs
+    with tempfile.TemporaryDirectory() as scratch:  # the exported folder may be read-only
+        adapted = Path(scratch) / graph_file.name
+        adapted.write_bytes(graph.SerializeToString())
+        return MindIRStep(ms.load(str(adapted)))
+
+
+def _replace_in_operators(graph: ModelProto, old: str, new: str) -> None:
+    for primitive in graph.primitives:
+        for attribute in primitive.attribute:
+            if old.encode() in attribute.s:
+                attribute.s = attribute.s.replace(old.encode(), new.encode())
