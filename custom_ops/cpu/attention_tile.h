@@ -74,7 +74,7 @@ inline void AddProducts(const float* queries, int64_t stride, const Tokens<Cache
     const Cache* source = keys.first + t * keys.stride + d;
     const Vec key = InRegister(load(source));
     Prefetch(source + keys.ahead);
-    PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) products[q][t] += query[q] * key;
+    PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) products[q][t] = MulAdd(query[q], key, products[q][t]);
   }
 }
 
@@ -117,7 +117,7 @@ inline void WeighVectors(const float* weights, const Tokens<Cache>& values, int6
     }
     for (int q = 0; q < NQ; ++q) {
       const Vec weight = Broadcast(weights[q * kPartitionTokens + t]);
-      for (int v = 0; v < NV; ++v) sums[q][v] += weight * value[v];
+      for (int v = 0; v < NV; ++v) sums[q][v] = MulAdd(weight, value[v], sums[q][v]);
     }
   }
   for (int q = 0; q < NQ; ++q) {

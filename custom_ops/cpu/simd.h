@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 #include "dtypes.h"
 
@@ -18,6 +19,8 @@
 
 #if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // Before a loop over a small array of vectors: GCC keeps the array in registers only if the loop is gone early.
@@ -55,6 +58,21 @@ inline Vec InRegister(Vec vec) {
 }
 
 inline Vec Max(Vec a, Vec b) { return a > b ? a : b; }
+
+// a * b + c, rounded once where the target can do that. Said here, and -ffp-contract=off keeps the compiler from joining
+// other products and sums: left to it, GCC joins them in some loops and not in others (for AMD's Zen, not in chains), and
+// a token's result would depend on the loop that it stands in.
+inline Vec MulAdd(Vec a, Vec b, Vec c) {
+#if defined(PAGED_OPS_AVX512)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(PAGED_OPS_AVX2)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
 
 inline Vec Load(const float* source) {
   Vec vec;
@@ -143,15 +161,13 @@ inline void SumLanes(const Vec vecs[4], float sums[4]) {
 inline Vec Exp(Vec x) {
   // x = n ln 2 + r with |r| <= ln(2) / 2. Adding 1.5 * 2^23 drops the fraction bits: that is the rounding to n.
   const Vec magic = Broadcast(0x1.8p23f);
-  const Vec n = (x * 1.44269504f + magic) - magic;
-  const Vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first with few bits
+  const Vec n = MulAdd(x, Broadcast(1.44269504f), magic) - magic;
+  // ln 2 in two parts, the first with few bits
+  const Vec r = MulAdd(n, Broadcast(-1.42860677e-6f), MulAdd(n, Broadcast(-0.693145752f), x));
   Vec p = Broadcast(1.0f / 720);
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
+  for (const float coefficient : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
+    p = MulAdd(p, r, Broadcast(coefficient));
+  }
   const IntVec exponent = (__builtin_convertvector(n, IntVec) + 127) << 23;
   return x < -87.3f ? Vec{} : p * (Vec)exponent;
 }

@@ -73,7 +73,8 @@ __attribute__((noinline)) inline void Join(Softmax total, Softmax partition, int
   *total.max = max;
   *total.sum = *total.sum * keep + *partition.sum * add;
   for (int64_t d = 0; d < stride; d += kLanes) {
-    Store(total.values + d, Load(total.values + d) * keep + Load(partition.values + d) * add);
+    const Vec added = Load(partition.values + d) * add;
+    Store(total.values + d, MulAdd(Load(total.values + d), Broadcast(keep), added));
   }
 }
 
