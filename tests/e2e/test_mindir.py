@@ -1,0 +1,207 @@
+"""An exported model answers as the model that it was exported from, without its code."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindspore_paged import LLM, SamplingParams
+from mindspore_paged.config import config_from_dict, load_config
+from mindspore_paged.engine.exporting import export_model
+from mindspore_paged.errors import CheckpointError, ConfigError
+from mindspore_paged.mindir.configuration import load_mindir_config
+from mindspore_paged.weights import exported_checkpoint
+from tests.e2e.models import poison_pages
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = [[(7 * i + 3 * k) % 256 for k in range(5 + 4 * i)] for i in range(8)]
+CRAMPED = ["cache.num_blocks=16", "scheduler.max_num_seqs=8"]
+
+
+def tiny_config(**model):
+    return config_from_dict(
+        {
+            "model": {"weights": "random", "name": "tiny", **model},
+            "cache": {"num_blocks": 16},
+            "scheduler": {
+                "max_num_seqs": 8,
+                "max_num_batched_tokens": 32,
+                "token_buckets": [1, 8, 32],
+                "max_model_len": 96,
+            },
+            "runtime": {"debug": True},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    return export_model(tiny_config(), tmp_path_factory.mktemp("mindir") / "exported", show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def llms(exported):
+    """The model in Python, and the exported one with NaN in every page that is not written."""
+    pair = LLM(tiny_config(), show_progress=False), LLM.from_mindir(exported, show_progress=False)
+    poison_pages(pair[1].engine.runner.kv_pool)
+    yield pair
+    for llm in pair:
+        llm.engine.check_integrity()
+        llm.close()
+
+
+def tokens_of(llm, params):
+    return [[output.token_ids for output in answer.outputs] for answer in llm.generate(PROMPTS, params)]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_tokens=24, ignore_eos=True),
+        SamplingParams(max_tokens=24, ignore_eos=True, temperature=0.9, top_p=0.95, seed=7),
+        SamplingParams(max_tokens=12, ignore_eos=True, temperature=1.0, n=3, seed=1),
+    ],
+    ids=["greedy", "seeded", "three answers"],
+)
+def test_tokens_are_those_of_the_python_model(llms, params):
+    """Eight prompts at once in a pool that is too small for them: some are preempted, pages are shared and copied."""
+    python, loaded = llms
+    before = loaded.get_statistics()["num_preemptions"]
+    assert tokens_of(loaded, params) == tokens_of(python, params)
+    assert loaded.get_statistics()["num_preemptions"] > before
+    assert loaded.get_statistics()["compiles_after_warmup"] == 0
+
+
+def test_all_buckets_share_one_set_of_weights_and_one_pool(llms):
+    python, loaded = (llm.engine.runner for llm in llms)
+    assert loaded.num_compiles == len(loaded.token_buckets) + 3 == python.num_compiles
+    assert loaded.weight_bytes == python.weight_bytes
+    assert loaded.kv_cache_bytes == python.kv_cache_bytes
+
+
+def test_pages_rows_and_buckets_are_free_to_choose(exported, llms):
+    overrides = ["cache.num_blocks=40", "scheduler.max_num_seqs=3", "scheduler.token_buckets=[1,5,32]"]
+    llm = LLM.from_mindir(exported, overrides=overrides, show_progress=False)
+    params = SamplingParams(max_tokens=24, ignore_eos=True)
+    assert tokens_of(llm, params) == tokens_of(llms[0], params)
+    assert llm.get_statistics()["num_preemptions"] == 0
+    assert llm.engine.runner.kv_pool.num_blocks == 40
+    assert llm.engine.runner.block_tables()[0].shape == (3, 6)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["cache.block_size=32", "model.dtype=float16", "cache.kv_cache_dtype=float16", "scheduler.max_model_len=64"],
+)
+def test_what_is_part_of_the_graph_is_not_free(exported, override):
+    key = override.partition("=")[0]
+    with pytest.raises(CheckpointError, match=f"exported with {key} .*, and {key} is .* here"):
+        LLM.from_mindir(exported, overrides=[override], show_progress=False)
+
+
+def test_another_op_backend_is_refused(exported):
+    overrides = ["runtime.ops_backend=ascend_emulator"]
+    with pytest.raises((CheckpointError, ConfigError), match="kv_cache_dtype|exported with runtime.ops_backend"):
+        LLM.from_mindir(exported, overrides=overrides, show_progress=False)
+
+
+def test_another_model_is_refused(exported):
+    with pytest.raises(CheckpointError, match="the graph is of another model"):
+        LLM.from_mindir(exported, overrides=["model.config.rope_theta=5000.0"], show_progress=False)
+
+
+def test_a_moved_read_only_folder_runs_without_the_models_code(exported, llms, tmp_path):
+    """In a process of its own, from another working directory; nothing is written next to the model."""
+    moved = tmp_path / "moved"
+    shutil.copytree(exported, moved)
+    for path in [*moved.rglob("*"), moved]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = sorted(moved.rglob("*"))
+    code = (
+        "import sys\n"
+        "from mindspore_paged import LLM, SamplingParams\n"
+        f"llm = LLM.from_mindir({str(moved)!r}, show_progress=False)\n"
+        f"print(llm.generate([{PROMPTS[0]}], SamplingParams(max_tokens=8, ignore_eos=True))[0].outputs[0].token_ids)\n"
+        "print([name for name in sys.modules if name.startswith('mindspore_paged.models')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "GLOG_v": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = llms[0].generate([PROMPTS[0]], SamplingParams(max_tokens=8, ignore_eos=True))[0].outputs[0].token_ids
+    assert done.stdout.splitlines()[-2:] == [str(expected), "[]"]
+    assert sorted(moved.rglob("*")) == before
+
+
+def test_the_graph_names_no_path_of_this_machine(exported):
+    assert str(ROOT).encode() not in (exported / "step.mindir").read_bytes()
+    assert str(ROOT) not in (exported / "config.yaml").read_text() + (exported / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_stored_as_the_graph_has_them(tmp_path, monkeypatch, dtype):
+    """In several files, as those of a model beyond one file's limit are."""
+    monkeypatch.setattr(exported_checkpoint, "BYTES_OF_A_FILE", 20_000)
+    folder = export_model(tiny_config(dtype=dtype), tmp_path / "out", show_progress=False)
+    checkpoint = exported_checkpoint.ExportedCheckpoint(exported_checkpoint.MindIRFolder(folder))
+    assert len(checkpoint.folder.weight_files) > 3
+    python = dict(LLM(tiny_config(), show_progress=False).engine.runner.model.weights().items())
+    assert set(checkpoint.names()) == set(python)
+    for name, weight in python.items():
+        assert checkpoint.dtype(name).name == dtype
+        rounding = {"float32": 0, "float16": 2**-10, "bfloat16": 2**-8}[dtype]
+        np.testing.assert_allclose(checkpoint.read(name).astype(np.float32), weight.asnumpy(), rounding, 1e-7)
+
+
+def test_a_folder_in_use_is_not_written_over(tmp_path):
+    (tmp_path / "mine").write_text("keep")
+    with pytest.raises(ConfigError, match="already there; give a new folder"):
+        export_model(tiny_config(), tmp_path, show_progress=False)
+    assert (tmp_path / "mine").read_text() == "keep"
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("mindspore_paged.engine.exporting.write_weights", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_model(tiny_config(), tmp_path / "out", show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ascend_is_refused_with_the_reason(tmp_path):
+    config = config_from_dict({"runtime": {"device_target": "Ascend", "ops_backend": "ascend"}})
+    with pytest.raises(ConfigError, match="runtime.ops_backend is ascend"):
+        export_model(config, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_demo_model_from_files(tmp_path, demo_model):
+    """Batch 8 with preemption, greedy and seeded; its tokenizer and its chat template are those of the GGUF file."""
+    config = load_config(
+        ROOT / "configs" / "smollm2_135m.yaml",
+        ["cache.num_blocks=25", "scheduler.max_num_seqs=8", "scheduler.max_model_len=256"],
+    )
+    folder = export_model(config, tmp_path / "out", show_progress=False)
+    prompts = [
+        f"The {word} of France is"
+        for word in ["capital", "king", "food", "history", "river", "language", "flag", "anthem"]
+    ]
+    chat = [{"role": "user", "content": "Why is the sky blue?"}]
+    answers = []
+    llms = [LLM(config, show_progress=False), LLM(load_mindir_config(folder), show_progress=False)]
+    for llm in llms:
+        greedy = llm.generate(prompts, SamplingParams(max_tokens=48, ignore_eos=True))
+        seeded = llm.generate(prompts, SamplingParams(max_tokens=48, ignore_eos=True, temperature=0.8, seed=3))
+        texts = [answer.outputs[0].text for answer in (*greedy, *seeded, llm.chat(chat, SamplingParams(max_tokens=16)))]
+        tokens = [answer.outputs[0].token_ids for answer in (*greedy, *seeded)]
+        answers.append((texts, tokens, llm.tokenizer.encode_chat(chat), llm.tokenizer.eos_token_ids))
+        assert llm.get_statistics()["num_preemptions"] > 0
+        assert llm.get_statistics()["compiles_after_warmup"] == 0
+    assert answers[0] == answers[1]
