@@ -1,4 +1,4 @@
-"""Damaged and mismatching folders of exported models are refused, each with a line that names the file and the fault."""
+"""Damaged and mismatching folders of exported models are refused, with a line that names the file and the fault."""
 
 import json
 import shutil
