@@ -95,6 +95,31 @@ def test_text_survives_a_round_trip(demo):
         assert demo.decode(demo.encode(text)) == text
 
 
+def test_a_saved_tokenizer_is_the_same(demo, tmp_path):
+    """As an exported model carries it: ids, ends, chat template."""
+    demo.save(tmp_path / "tokenizer")
+    saved = load_tokenizer(tmp_path / "tokenizer")
+    text = "Hello, w\u00f6rld \U0001f642\n  def f(x):\treturn 12345 <|im_end|> x"
+    assert saved.encode(text) == demo.encode(text)
+    assert saved.decode(saved.encode(text), skip_special_tokens=False) == text
+    assert saved.encode_chat(CHAT) == demo.encode_chat(CHAT)
+    assert (saved.bos_token_id, saved.eos_token_ids) == (demo.bos_token_id, demo.eos_token_ids)
+
+
+def test_a_saved_tokenizer_keeps_the_ends_it_adds(tmp_path):
+    for name, flags in {"both": (True, True), "none": (False, False)}.items():
+        tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<s>", "</s>"]
+        kinds = [1] * (len(tokens) - 2) + [3, 3]
+        path = tmp_path / f"{name}.gguf"
+        add = {"add_bos_token": flags[0], "add_eos_token": flags[1]}
+        ids = {"bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1}
+        write_vocabulary(path, model="gpt2", pre="gpt-2", tokens=tokens, token_type=kinds, merges=["a b"], **add, **ids)
+        tokenizer = load_tokenizer(path)
+        tokenizer.save(tmp_path / name)
+        assert load_tokenizer(tmp_path / name).encode("ab") == tokenizer.encode("ab")
+        assert len(tokenizer.encode("ab")) == 1 + sum(flags)
+
+
 def test_text_decodes_as_it_grows(demo):
     text = "naïve 🙂 漢字"
     stream = decoders.DecodeStream(skip_special_tokens=True)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from mindspore_paged import LLM, SamplingParams
-from mindspore_paged.config import config_from_dict
+from mindspore_paged.config import EngineConfig, config_from_dict
+from mindspore_paged.engine.exporting import export_model
 from tests.e2e.msrun import Job, run_alone, run_job
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,11 @@ LLAMA_70B_HEADS = {
 DEMO_TOKENS = 24
 
 
-def llm_of(model=None, cache=None, scheduler=None, parallel=None) -> LLM:
+def llm_of(*sections, **more) -> LLM:
+    return LLM(config_of(*sections, **more), show_progress=False)
+
+
+def config_of(model=None, cache=None, scheduler=None, parallel=None) -> EngineConfig:
     sections = {
         "model": model or {"weights": "random", "config": LLAMA_70B_HEADS},
         "cache": {"num_blocks": 24} | (cache or {}),
@@ -42,7 +47,7 @@ def llm_of(model=None, cache=None, scheduler=None, parallel=None) -> LLM:
         "runtime": {"debug": True},
         "parallel": parallel or {},
     }
-    return LLM(config_from_dict(sections), show_progress=False)
+    return config_from_dict(sections)
 
 
 # What the ranks run
@@ -64,15 +69,29 @@ def demo(weights: str) -> dict:
 def llama_70b() -> dict:
     """A few prompts on a model with the heads of LLaMA-70B; and its pages of a prompt, exported."""
     with llm_of() as llm:
-        generator = random.Random(3)
-        prompts = [[generator.randrange(250) for _ in range(length)] for length in (1, 7, 20, 40)]
-        outputs = llm.generate(prompts, SamplingParams(max_tokens=6))
-        exported = Path(sys.argv[1]).with_name("prefix.zip")
-        llm.export_prefix(prompts[3], exported)
-        return {
-            "tokens": [output.outputs[0].token_ids for output in outputs],
-            "statistics": llm.get_statistics(),
-        }
+        return answers_of_llama_70b(llm)
+
+
+def answers_of_llama_70b(llm: LLM) -> dict:
+    generator = random.Random(3)
+    prompts = [[generator.randrange(250) for _ in range(length)] for length in (1, 7, 20, 40)]
+    outputs = llm.generate(prompts, SamplingParams(max_tokens=6))
+    llm.export_prefix(prompts[3], Path(sys.argv[1]).with_name("prefix.zip"))
+    return {
+        "tokens": [output.outputs[0].token_ids for output in outputs],
+        "statistics": llm.get_statistics(),
+    }
+
+
+def export(folder: str) -> None:
+    """The model of `llama_70b` as files, a folder of each rank's own."""
+    export_model(config_of(), Path(folder), show_progress=False)
+
+
+def exported(folder: str) -> dict:
+    """What `llama_70b` gives, from those files."""
+    with LLM.from_mindir(folder, show_progress=False) as llm:
+        return answers_of_llama_70b(llm)
 
 
 def imported(prefix: str) -> dict:
@@ -223,6 +242,16 @@ def test_a_prefix_goes_from_one_process_to_four_ranks_and_back(tmp_path, one_pro
     answer_of(job(tmp_path / "out", 4, "llama_70b"))
     back = run_alone(SCRIPT, tmp_path / "back", "imported", str(tmp_path / "out" / "prefix.zip"))
     assert (back["imported"], back["tokens"]) == (32, expected["tokens"][3])
+
+
+def test_each_rank_exports_and_loads_its_part(tmp_path, one_process):
+    folder = tmp_path / "exported"
+    assert job(tmp_path / "export", 2, "export", str(folder)).exit_code == 0
+    sizes = [(folder / f"rank_{rank}" / "weights" / "00000.safetensors").stat().st_size for rank in (0, 1)]
+    assert sizes[0] == sizes[1]
+    answer = answer_of(job(tmp_path / "load", 2, "exported", str(folder)))
+    assert answer["tokens"] == one_process("llama_70b")[0]["tokens"]
+    assert answer["statistics"]["compiles_after_warmup"] == 0
 
 
 def test_a_crowd_of_requests_loses_nothing_on_two_ranks(tmp_path, one_process):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mindspore_paged import cli
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.mindir import folder as folder_module
 from mindspore_paged.mindir.folder import (
@@ -144,3 +145,14 @@ def test_each_rank_finds_its_own_folder(tmp_path):
     assert folder_of_rank(tmp_path / "rank_1", 0) == tmp_path / "rank_1"
     with pytest.raises(CheckpointError, match=r"rank_2: not an exported model; it lacks manifest.json"):
         folder_of_rank(tmp_path, 2)
+
+
+def test_the_command_line_refuses_with_one_line(exported, capsys):
+    (exported / "config.yaml").write_text("model: {weights: .}\n")
+    assert cli.main(["--model", str(exported), "--prompt", "Hi"], of_mindir=True) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {exported / 'config.yaml'}: changed since it was exported")
+    assert err.count("\n") == 1
+    assert cli.main(["--model", str(exported / "weights"), "--prompt", "Hi"], of_mindir=True) == 2
+    assert capsys.readouterr().err == f"error: {exported / 'weights'}: not an exported model; it lacks manifest.json\n"
