@@ -2,7 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from mindspore_paged.engine.model_building import (
     with_block_size,
 )
 from mindspore_paged.engine.ranks.collectives import join_group
-from mindspore_paged.engine.ranks.place import errors_end_the_job, place_of
+from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import write_config
@@ -52,31 +53,41 @@ def export_model(
     with errors_end_the_job():
         worker = current_worker()
         place = place_of(worker, config.parallel.resolved_tensor_parallel_size(worker.size))
-        if config.parallel.data_parallel_size != 1:
-            raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
-        if config.runtime.ops_backend == "ascend":
-            raise ConfigError(
-                "runtime.ops_backend is ascend, whose graphs cannot be loaded for any number of tokens: MindSpore asks "
-                "Python for the shapes of its operators; export with cpu or ascend_emulator"
-            )
-        target = Path(output).expanduser()
-        target = target / f"rank_{worker.rank}" if worker.supervised else target
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ConfigError(f"--output {target}: already there; give a new folder")
-        partial_folder = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir(parents=True)
-        try:
-            _export(config, place, partial_folder, portable_kernels, show_progress and place.is_leader)
-            if target.exists():
-                target.rmdir()
-            partial_folder.rename(target)
-        finally:
-            shutil.rmtree(partial_folder, ignore_errors=True)
+        _check_exportable(config)
+        output = Path(output).expanduser()
+        with _new_folder(output / f"rank_{worker.rank}" if worker.supervised else output) as (target, scratch):
+            _export(config, place, scratch, portable_kernels, show_progress and place.is_leader)
         return target
 
 
-def _export(config: EngineConfig, place, folder: Path, portable_kernels: bool, show_progress: bool) -> None:
+def _check_exportable(config: EngineConfig) -> None:
+    if config.parallel.data_parallel_size != 1:
+        raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
+    if config.runtime.ops_backend == "ascend":
+        raise ConfigError(
+            "runtime.ops_backend is ascend, whose graphs cannot be loaded for any number of tokens: MindSpore asks "
+            "Python for the shapes of its operators; export with cpu or ascend_emulator"
+        )
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder to fill, which takes the place of `target` when the block ends well, and is gone when it does not."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"--output {target}: already there; give a new folder")
+    scratch = target.with_name(target.name + ".partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield target, scratch
+        if target.exists():
+            target.rmdir()
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: bool, show_progress: bool) -> None:
     set_context(config)
     checkpoint = open_weights(config, place.parallel)
     model_config = resolve_model_config(config, checkpoint)
@@ -129,7 +140,7 @@ def _copy_library(config: EngineConfig, folder: Path, portable: bool) -> Path:
     return Path(shutil.copy(library, folder / library.name))
 
 
-def _stored(checkpoint: Checkpoint, names, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _stored(checkpoint: Checkpoint, names: Iterable[str], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     """Each tensor in the type that the graph has it in."""
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     for name in names:
