@@ -217,6 +217,7 @@ class SchedulerSection:
     token_buckets: the static graphs, by their number of tokens; None chooses them (`resolved_token_buckets`).
     policy: who goes first; ageing_steps: steps of waiting that make up for a level of priority, or a token of work.
     predict_lengths: admit a request only where its answer, as long as answers of its class lately were, fits too.
+    reserve_max_model_len: set aside max_model_len tokens for each, as a contiguous cache does: to compare with.
     long_prefill_share: most of a few steps' tokens that prompts longer than long_prompt_tokens may take while others
     want them; None is no limit. long_prompt_tokens: None is max_num_batched_tokens.
     """
@@ -229,6 +230,7 @@ class SchedulerSection:
     policy: Literal["fcfs", "priority", "shortest"] = "fcfs"
     ageing_steps: Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)] | None = None
     predict_lengths: StrictBool = False
+    reserve_max_model_len: StrictBool = False
     long_prefill_share: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
     long_prompt_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
 

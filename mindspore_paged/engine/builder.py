@@ -194,6 +194,7 @@ def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: in
         reserve_predicted=options.predict_lengths,
         prefill_window=window,
         contiguous_priority=config.cache.contiguous_priority,
+        reserve_max_model_len=options.reserve_max_model_len,
     )
 
 

@@ -25,6 +25,7 @@ class Scheduler:
     served. predictor: learns how long answers are; with reserve_predicted a sequence is admitted only where its
     expected length fits beside those that run. prefill_window: keeps long prefills to a share of the steps.
     contiguous_priority: requests of this priority and above get their pages as one run, if there is one.
+    reserve_max_model_len: admit a sequence only where max_model_len tokens fit, as a contiguous cache has to.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Scheduler:
         reserve_predicted: bool = True,
         prefill_window: PrefillWindow | None = None,
         contiguous_priority: int | None = None,
+        reserve_max_model_len: bool = False,
     ):
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
@@ -49,6 +51,7 @@ class Scheduler:
         self.reserve_predicted = reserve_predicted and predictor is not None
         self.prefill_window = prefill_window
         self.contiguous_priority = contiguous_priority
+        self.reserve_max_model_len = reserve_max_model_len
         if prefill_window is not None and not enable_chunked_prefill:
             raise ConfigError("scheduler.long_prefill_share needs scheduler.enable_chunked_prefill")
         self.waiting: list[Sequence] = []  # both lists in order of rank
@@ -238,15 +241,17 @@ class Scheduler:
         return True
 
     def _room_for_newcomers(self) -> int:
-        """Blocks that are left when those who run have grown to their predicted length."""
+        """Blocks that are left when those who run have grown to what is set aside for them."""
         pool, table = self.cache.pool, self.cache.table
         room = pool.num_available + pool.num_withheld
-        if self.reserve_predicted:
+        if self.reserve_predicted or self.reserve_max_model_len:
             room -= sum(max(0, self._wanted_blocks(s) - table.num_blocks(s.row)) for s in self.running)
         return room
 
     def _wanted_blocks(self, sequence: Sequence) -> int:
-        """Blocks to set aside for a sequence: for its predicted length, or without prediction none ahead of need."""
+        """Blocks to set aside for a sequence: all it may ever need, for its predicted length, or none ahead of need."""
+        if self.reserve_max_model_len:
+            return self.cache.blocks_for(self.max_model_len)
         return self.cache.blocks_for(self._expected_tokens(sequence)) if self.reserve_predicted else 0
 
     def _expected_tokens(self, sequence: Sequence) -> int:
