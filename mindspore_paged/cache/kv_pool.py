@@ -22,7 +22,7 @@ def num_blocks_for_budget(memory_budget: int, bytes_per_token: int, block_size: 
 
 
 class KVPagePool:
-    """Device memory of the cache, allocated once; graphs read and write these Parameters in place.
+    """Device memory of the cache, made by `allocate` or by a loaded graph; graphs read and write it in place.
 
     key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`.
     block_table: Parameter int32 [max_num_seqs, max_blocks_per_seq]; the null block where a row has no block.

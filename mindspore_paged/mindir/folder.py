@@ -100,7 +100,7 @@ def folder_of_rank(path: Path, rank: int) -> Path:
 
 
 def write_manifest(folder: Path, **fields) -> None:
-    """Describe the files that are in `folder` now; fields: those of Manifest but format, versions, cpu's and files'."""
+    """Describe the files that are in `folder` now; fields: those of Manifest but format, versions and files."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.rglob("*"))
