@@ -24,7 +24,7 @@ BUILD_COMMAND = "python -m mindspore_paged.custom_ops.build"
 
 # -fno-math-errno and the like stay off: NaN and infinity must keep their meaning.
 # -ffp-contract=off: products and sums are joined where the source says so (simd.h), the same way in every loop.
-CPU_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden")
+CPU_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-pthread", "-fPIC", "-shared", "-fvisibility=hidden")
 NATIVE_FLAGS = ("-march=native",)
 
 EPILOG = f"""examples:

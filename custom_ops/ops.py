@@ -13,70 +13,11 @@ graph again once a step of it failed: the Cell's other graphs go on, and `cell.c
 call compile anew. So check on the host what can be checked there.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
-import mindspore as ms
-from mindspore import nn, ops
+from mindspore import nn
 
-from mindspore_paged.custom_ops.build import BuildError, cpu_library
-from mindspore_paged.custom_ops.build_ascend import use_ascend_op_package
-from mindspore_paged.custom_ops.build_emulator import emulator_library
-from mindspore_paged.errors import ConfigError
-
-
-def _ascend_target(function: str) -> str:
-    # In a process whose device is Ascend, ops.Custom looks for this name in the op package: the types of the operands
-    # in op_impl/…/aic-*-ops-info.json (inputs sorted as text, hence at most 10), those of the C function in
-    # op_api/include/aclnn_*.h. From the latter it writes and compiles a wrapper, in ./custom_kernel_meta or
-    # $MS_COMPILER_CACHE_PATH. An attribute is an operand behind the tensors, always given: a `float` of the OpDef is a
-    # double of the C function, which takes our float32, an `int` takes int64. Elsewhere it checks nothing.
-    use_ascend_op_package()
-    return f"aclnn{function}Custom"
-
-
-# For each backend, what ops.Custom has to be given to find the operator of a name; BuildError if it is not built.
-_TARGETS: dict[str, Callable[[str], str]] = {
-    "cpu": lambda function: f"{cpu_library()}:{function}",
-    "ascend_emulator": lambda function: f"{emulator_library()}:{function}",
-    "ascend": _ascend_target,
-}
-
-
-def require_backend(backend: str) -> None:
-    """Check that the operators of a backend are built, and let MindSpore find them; raises ConfigError if not.
-
-    For `ascend` this is to be called before MindSpore first touches the device.
-    """
-    _target("PagedAttention", backend)
-
-
-def _target(function: str, backend: str | Path) -> str:
-    if isinstance(backend, Path):
-        return f"{backend.resolve()}:{function}"
-    if backend not in _TARGETS:
-        raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(_TARGETS)}")
-    try:
-        return _TARGETS[backend](function)
-    except BuildError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _custom_op(function: str, backend: str | Path, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
-    if backend == "ascend":  # found by its name: refused unless out_shape is callable
-        return ops.Custom(_target(function, backend), out_shape, out_dtype, func_type="aot")
-    # The library tells shapes and types itself (cpu/inference.h): a graph loaded from a MindIR has no Python to ask.
-    op = ops.Custom(_target(function, backend), func_type="aot")
-    op.add_prim_attr("reg_op_name", function)  # MindSpore's C++ inference reads it, and nothing else sets it
-    return op
-
-
-def _cache_writer(function: str, backend: str | Path) -> ops.Custom:
-    """Make an operator that writes into the caches, its own output a small dummy."""
-    op = _custom_op(function, backend, out_shape=lambda *_: [1], out_dtype=lambda *_: ms.int32)
-    # Without this, the graph compiler deletes a writer whose output nobody uses, and may move a read before the write.
-    op.add_prim_attr("side_effect_mem", True)
-    return op
+from mindspore_paged.custom_ops.targets import cache_writer, custom_op
 
 
 class ReshapeAndCache(nn.Cell):
@@ -88,7 +29,7 @@ class ReshapeAndCache(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = _cache_writer("ReshapeAndCache", backend)
+        self.op = cache_writer("ReshapeAndCache", backend)
 
     def construct(self, key, value, key_cache, value_cache, slot_mapping):
         """Write the slots."""
@@ -111,7 +52,7 @@ class PagedAttention(nn.Cell):
     def __init__(self, scale: float, backend: str | Path):
         super().__init__()
         self.scale = float(scale)
-        self.op = _custom_op(
+        self.op = custom_op(
             "PagedAttention", backend, out_shape=lambda query, *_: query, out_dtype=lambda query, *_: query
         )
 
@@ -129,7 +70,7 @@ class CopyBlocks(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = _cache_writer("CopyBlocks", backend)
+        self.op = cache_writer("CopyBlocks", backend)
 
     def construct(self, key_cache, value_cache, pairs):
         """Copy the blocks."""
@@ -145,7 +86,7 @@ class ReadBlocks(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = _custom_op(
+        self.op = custom_op(
             "ReadBlocks",
             backend,
             out_shape=lambda cache, _, ids: [2, ids[0], *cache[1:]],
@@ -167,7 +108,7 @@ class WriteBlocks(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = _cache_writer("WriteBlocks", backend)
+        self.op = cache_writer("WriteBlocks", backend)
 
     def construct(self, key_cache, value_cache, pages, block_ids, layer):
         """Write the blocks."""

@@ -69,16 +69,16 @@ class VocabParallelEmbedding(nn.Cell):
 
 
 class VocabParallelLogits(nn.Cell):
-    """hidden [N, hidden_size] and its rows of the table [rows, hidden_size] -> logits float32 [N, vocab_size]."""
+    """The head: `product` of what it is called with, [N, rows of the rank], to logits float32 [N, vocab_size]."""
 
-    def __init__(self, vocab_size, ranks):
+    def __init__(self, product: nn.Cell, vocab_size, ranks):
         super().__init__()
         self.vocab_size = vocab_size
-        self.matmul = ops.MatMul(transpose_b=True)
+        self.product = product
         self.gather_columns = ranks.concat_columns()
 
-    def construct(self, hidden, weight):
-        logits = self.gather_columns(ops.cast(self.matmul(hidden, weight), ms.float32))
+    def construct(self, hidden, norm_weight, weight):
+        logits = self.gather_columns(ops.cast(self.product(hidden, norm_weight, weight), ms.float32))
         # The last ranks' rows beyond the vocabulary, if it does not divide.
         return logits if logits.shape[1] == self.vocab_size else logits[:, : self.vocab_size]
 

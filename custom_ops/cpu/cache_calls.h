@@ -50,11 +50,11 @@ inline int64_t BlockBytes(const Pages& pages) {
   return pages.block_size * pages.token_stride() * ByteSize(pages.keys.dtype);
 }
 
-inline void RequireSlots(const Tensor& slot_mapping, int64_t num_slots) {
+inline void RequireSlots(const char* op, const Tensor& slot_mapping, int64_t num_slots) {
   const int32_t* slots = slot_mapping.as<int32_t>();
   for (int64_t t = 0; t < slot_mapping.shape[0]; ++t) {
     if (slots[t] < -1 || slots[t] >= num_slots) {
-      Refuse(kReshapeAndCache, "token ", t, ": slot ", slots[t], " is outside [-1, ", num_slots, ")");
+      Refuse(op, "token ", t, ": slot ", slots[t], " is outside [-1, ", num_slots, ")");
     }
   }
 }
@@ -95,7 +95,7 @@ inline ReshapeAndCacheCall ParseReshapeAndCache(Arguments arguments) {
   RequireShape(kReshapeAndCache, value, {num_tokens, pages.num_kv_heads, pages.head_dim});
   RequireSameDType(kReshapeAndCache, value, key);
   RequireShape(kReshapeAndCache, output, {1});
-  RequireSlots(slot_mapping, pages.num_blocks * pages.block_size);
+  RequireSlots(kReshapeAndCache, slot_mapping, pages.num_blocks * pages.block_size);
   return {key, value, pages, slot_mapping, output};
 }
 

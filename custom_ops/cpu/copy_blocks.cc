@@ -5,6 +5,7 @@
 //   output                  [1] int32, always 0: something for later operators to depend on
 
 #include "cache_calls.h"
+#include "threads.h"
 
 namespace paged_ops {
 namespace {
@@ -28,8 +29,9 @@ PAGED_OPS_EXPORT int CopyBlocks(int nparam, void** params, int* ndims, int64_t**
 
   // One thread a cache, so that the pairs keep their order.
   const int64_t block_bytes = BlockBytes(call.pages);
-#pragma omp parallel for num_threads(2) if (call.num_pairs() * block_bytes > kParallelBytes)
-  for (int which = 0; which < 2; ++which) CopyPairs(which ? call.pages.values : call.pages.keys, call.pairs, block_bytes);
+  Threads::Get().For(2, call.num_pairs() * block_bytes <= kParallelBytes, [&](int64_t which, int) {
+    CopyPairs(which ? call.pages.values : call.pages.keys, call.pairs, block_bytes);
+  });
   call.output.as<int32_t>()[0] = 0;
   return 0;
 }

@@ -6,7 +6,7 @@
 
 namespace paged_ops {
 
-enum class DType { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kOther };
+enum class DType { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kUInt8, kOther };
 
 inline DType ParseDType(const char* name) {
   if (std::strcmp(name, "float32") == 0) return DType::kFloat32;
@@ -14,6 +14,7 @@ inline DType ParseDType(const char* name) {
   if (std::strcmp(name, "bfloat16") == 0) return DType::kBFloat16;
   if (std::strcmp(name, "int32") == 0) return DType::kInt32;
   if (std::strcmp(name, "int64") == 0) return DType::kInt64;
+  if (std::strcmp(name, "uint8") == 0) return DType::kUInt8;
   return DType::kOther;
 }
 
@@ -24,12 +25,16 @@ inline const char* DTypeName(DType dtype) {
     case DType::kBFloat16: return "bfloat16";
     case DType::kInt32: return "int32";
     case DType::kInt64: return "int64";
+    case DType::kUInt8: return "uint8";
     case DType::kOther: break;
   }
   return "other";
 }
 
-inline int64_t ByteSize(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2; }
+inline int64_t ByteSize(DType dtype) {
+  if (dtype == DType::kUInt8) return 1;
+  return dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
+}
 
 struct Half {
   uint16_t bits;

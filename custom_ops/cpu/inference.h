@@ -1,7 +1,7 @@
 // The shape and the type of each op's output, for graphs that know no Python: those loaded from a MindIR.
 //
 // MindSpore looks for <Op>InferShape and <Op>InferType beside <Op>. A dimension that is not known yet is -1. Types are
-// MindSpore's TypeId, an enum over int, passed on as they come; the arguments stand in the order of the op's own.
+// MindSpore's TypeId, an enum over int, passed on as they come; the tensors stand in the order of the op's own, scalars are left out.
 #pragma once
 
 #include <cstdint>

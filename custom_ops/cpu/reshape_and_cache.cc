@@ -6,22 +6,12 @@
 //   output                  [1] int32, always 0: something for later operators to depend on
 
 #include "cache_calls.h"
-#include "simd.h"
+#include "cache_store.h"
+#include "op_times.h"
+#include "threads.h"
 
 namespace paged_ops {
 namespace {
-
-template <typename From, typename To>
-void Convert(const From* source, To* target, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Store(target + i, Load(source + i));
-  if (i < count) StorePart(target + i, LoadPart(source + i, count - i), count - i);
-}
-
-template <typename T>
-void Convert(const T* source, T* target, int64_t count) {
-  std::memcpy(target, source, count * sizeof(T));
-}
 
 void StoreTokens(const Tensor& tokens, const Tensor& cache, const Tensor& slot_mapping, int64_t width) {
   const int32_t* slots = slot_mapping.as<int32_t>();
@@ -47,10 +37,11 @@ PAGED_OPS_EXPORT int ReshapeAndCache(int nparam, void** params, int* ndims, int6
 
   // One thread a cache: each walks the tokens in order, so of two tokens with one slot the later always wins.
   const int64_t width = call.pages.token_stride();
-#pragma omp parallel for num_threads(2) if (call.num_tokens() * width * ByteSize(call.pages.keys.dtype) > kParallelBytes)
-  for (int which = 0; which < 2; ++which) {
+  const OpTimer timer(kTimeCacheWrite, 2 * call.num_tokens() * width * ByteSize(call.pages.keys.dtype), 0);
+  const bool alone = call.num_tokens() * width * ByteSize(call.pages.keys.dtype) <= kParallelBytes;
+  Threads::Get().For(2, alone, [&](int64_t which, int) {
     StoreTokens(which ? call.value : call.key, which ? call.pages.values : call.pages.keys, call.slot_mapping, width);
-  }
+  });
   call.output.as<int32_t>()[0] = 0;
   return 0;
 }

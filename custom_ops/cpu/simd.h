@@ -25,6 +25,7 @@
 
 // Before a loop over a small array of vectors: GCC keeps the array in registers only if the loop is gone early.
 #define PAGED_OPS_UNROLL _Pragma("GCC unroll 4")
+#define PAGED_OPS_UNROLL_TILE _Pragma("GCC unroll 8")
 
 namespace paged_ops {
 

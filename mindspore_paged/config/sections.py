@@ -94,7 +94,9 @@ class ModelSection:
 
     name: a key of `MODEL_CONFIGS`. config: fields of `ModelConfig`, which override those of `name` or stand alone.
     weights: a file or folder, `demo` for the demo model, or `random` for weights drawn from `seed`.
-    tokenizer: a file or folder; None takes the one that comes with the weights. dtype: of the weights in memory.
+    tokenizer: a file or folder; None takes the one that comes with the weights. dtype: of weights and
+    activations. weight_dtype: of the matrices alone, where the operators are fused (runtime.fused_ops): `auto` is dtype,
+    int8 has a scale for each 32 neighbours, `stored` keeps them as the checkpoint has them, a GGUF's blocks too.
     """
 
     name: Literal[tuple(MODEL_CONFIGS)] | None = None
@@ -102,6 +104,7 @@ class ModelSection:
     weights: Annotated[str | Path, BeforeValidator(_weights)] | None = None
     tokenizer: Annotated[Path, BeforeValidator(_path)] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "stored"] = "auto"
     seed: StrictInt = Field(0, ge=0)
 
     @field_validator("weights")
@@ -311,13 +314,15 @@ class RuntimeSection:
     """Where and how the graphs run.
 
     ops_backend: which build of the custom operators; `ascend` runs on device_target Ascend, `cpu` and `ascend_emulator`
-    (the NPU's kernels on the CPU, slowly, to check them) on CPU. event_log: a file that receives each step's use of the
-    pool, for scripts/show_cache.py. debug: check every bookkeeping invariant whenever the engine is idle.
+    (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: a decoder layer as five operators, on the backend
+    cpu with model.dtype float32; `auto`: wherever that is so. event_log: a file that receives each step's use of the pool,
+     for scripts/show_cache.py. debug: check every bookkeeping invariant whenever the engine is idle.
     """
 
     device_target: Literal["CPU", "Ascend"] = "CPU"
     ops_backend: Literal["cpu", "ascend_emulator", "ascend"] = "cpu"
     jit_level: Literal["O0", "O1"] = "O0"
+    fused_ops: StrictBool | Literal["auto"] = "auto"
     event_log: Annotated[Path, BeforeValidator(_path)] | None = None
     debug: StrictBool = False
 
@@ -391,3 +396,9 @@ class EngineConfig:
     def kv_cache_dtype(self) -> str:
         """Type of the pages' elements: the model's, unless `cache.kv_cache_dtype` says otherwise."""
         return self.model.dtype if self.cache.kv_cache_dtype == "auto" else self.cache.kv_cache_dtype
+
+    @property
+    def fused_ops(self) -> bool:
+        """Whether layers are made of fused operators."""
+        wanted = self.runtime.fused_ops
+        return self.runtime.ops_backend == "cpu" and self.model.dtype == "float32" if wanted == "auto" else wanted

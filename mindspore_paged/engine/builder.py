@@ -88,13 +88,14 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     capacity = _capacity(config, num_blocks, table.max_blocks_per_seq)
     join_group(place)
     channel = open_channel(place, _common_to_ranks(config, model_config, num_blocks, max_model_len))
+    own = part_of(checkpoint, place.parallel, model_config)
     if isinstance(checkpoint, ExportedCheckpoint):
         model, kv_pool = load_exported(checkpoint.folder, config, num_blocks, max_model_len)
     else:
         kv_pool = build_kv_pool(config, share, num_blocks, table.block_tables.shape)
-        model = build_model(config, model_config, kv_pool, max_model_len, place)
+        model = build_model(config, model_config, kv_pool, max_model_len, place, own)
     supervision.report_state(0, states.LOADING)
-    load_weights(model, part_of(checkpoint, place.parallel, model_config), progress)
+    load_weights(model, own, progress)
     runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets())
     runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
 

@@ -2,13 +2,11 @@
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
 from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig
@@ -19,6 +17,7 @@ from mindspore_paged.engine.model_building import (
     build_kv_pool,
     build_model,
     fixed_in_the_graph,
+    logical_shapes,
     open_weights,
     part_of,
     resolve_model_config,
@@ -34,8 +33,8 @@ from mindspore_paged.mindir.folder import GRAPH, KERNELS, TOKENIZER, WEIGHTS, ne
 from mindspore_paged.mindir.step_graph import export_step
 from mindspore_paged.tokenizer import load_tokenizer
 from mindspore_paged.weights.check import check_weights
-from mindspore_paged.weights.checkpoint import Checkpoint
 from mindspore_paged.weights.exported_checkpoint import write_weights
+from mindspore_paged.weights.packing import read_packed
 
 BLOCKS_IN_THE_FILE = 2
 """Pages of the exported Parameters, which have no values: loading gives them their number."""
@@ -100,15 +99,15 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
     join_group(place)
     kv_pool = build_kv_pool(config, share, BLOCKS_IN_THE_FILE, (1, math.ceil(max_model_len / block_size)))
-    model = build_model(config, model_config, kv_pool, max_model_len, place)
     own = part_of(checkpoint, place.parallel, model_config)
-    shapes = {name: tuple(weight.shape) for name, weight in model.weights().items()}
-    check_weights(own, shapes)
+    model = build_model(config, model_config, kv_pool, max_model_len, place, own)
+    formats = model.weight_formats()
+    check_weights(own, logical_shapes(model))
 
     export_step(model, _library_of(config), folder / GRAPH)
     library = _copy_library(config, folder / KERNELS, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
-    write_weights(folder / WEIGHTS, _stored(own, progress(shapes), config.model.dtype))
+    write_weights(folder / WEIGHTS, ((name, read_packed(own, name, formats[name])) for name in progress(formats)))
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
     buckets = config.scheduler.resolved_token_buckets()
@@ -138,10 +137,3 @@ def _copy_library(config: EngineConfig, folder: Path, portable: bool) -> Path:
         built.with_suffix(".stamp").unlink()
         return built
     return Path(shutil.copy(library, folder / library.name))
-
-
-def _stored(checkpoint: Checkpoint, names: Iterable[str], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Each tensor in the type that the graph has it in."""
-    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    for name in names:
-        yield name, np.ascontiguousarray(np.asarray(checkpoint.read(name), np.float32).astype(kind))

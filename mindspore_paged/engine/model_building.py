@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mindspore_paged.cache.block_size import choose_block_size
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig, RuntimeSection
-from mindspore_paged.custom_ops.ops import require_backend
+from mindspore_paged.custom_ops.targets import require_backend
 from mindspore_paged.engine.ranks.collectives import collectives_of
 from mindspore_paged.engine.ranks.place import Place
 from mindspore_paged.errors import CheckpointError, ConfigError
@@ -24,12 +24,15 @@ from mindspore_paged.mindir.folder import MindIRFolder, is_mindir_folder
 from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
-from mindspore_paged.weights.check import check_weights
+from mindspore_paged.weights.bfloat16 import BFLOAT16
+from mindspore_paged.weights.check import WEIGHT_DTYPES, check_weights
 from mindspore_paged.weights.checkpoint import Checkpoint, open_checkpoint
 from mindspore_paged.weights.demo_model import fetch_demo_model
 from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
+from mindspore_paged.weights.packing import AUTO, formats_of, read_packed
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
+from mindspore_paged.weights.weight_format import BYTES, WeightFormat
 
 NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
@@ -40,6 +43,9 @@ class Step(Protocol):
 
     def weights(self) -> dict[str, Parameter]:
         """What a checkpoint must provide, by Hugging Face's names."""
+
+    def weight_formats(self) -> dict[str, WeightFormat]:
+        """How each of `weights()` is held."""
 
 
 DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
@@ -61,6 +67,7 @@ def set_context(config: EngineConfig) -> None:
     """
     runtime = config.runtime
     _check_device(runtime)
+    _check_fused_ops(config)
     _check_cache_dtype(config)
     require_backend(runtime.ops_backend)
     if ms.get_context("device_target") != runtime.device_target:  # MindSpore refuses even the same device once in use
@@ -82,6 +89,20 @@ def _check_device(runtime: RuntimeSection) -> None:
         raise ConfigError(
             f"runtime.device_target is {runtime.device_target}, but runtime.ops_backend {runtime.ops_backend} "
             f"runs on {device} only; set runtime.device_target to {device}, or runtime.ops_backend to {others}"
+        )
+
+
+def _check_fused_ops(config: EngineConfig) -> None:
+    model, runtime = config.model, config.runtime
+    if config.fused_ops and (runtime.ops_backend != "cpu" or model.dtype != "float32"):
+        raise ConfigError(
+            f"runtime.fused_ops is true, which needs runtime.ops_backend cpu and model.dtype float32; they are "
+            f"{runtime.ops_backend} and {model.dtype}"
+        )
+    if model.weight_dtype != AUTO and not config.fused_ops:
+        raise ConfigError(
+            f"model.weight_dtype is {model.weight_dtype}, which needs fused operators: runtime.ops_backend cpu, "
+            f"model.dtype float32, and runtime.fused_ops not false"
         )
 
 
@@ -143,21 +164,27 @@ def build_model(
     kv_pool: KVPagePool,
     max_model_len: int,
     place: Place | None = None,
+    checkpoint: Checkpoint | None = None,
     **kwargs,
 ) -> Step:
-    """A rank's part of the model over the pool, its weights not set yet; without a place, the whole of it."""
+    """A rank's part of the model over the pool, its weights not set yet; without a place, the whole of it.
+
+    checkpoint: needed where model.weight_dtype is `stored`.
+    """
     # Here, because an exported model is run without the model's code.
     from mindspore_paged.models.llama import LlamaForCausalLM
     from mindspore_paged.models.parallel import ONE_RANK
 
+    model = config.model
     return LlamaForCausalLM(
         model_config,
         kv_pool,
         max_model_len,
-        getattr(ms, config.model.dtype),
+        getattr(ms, model.dtype),
         config.runtime.ops_backend,
         parallel=place.parallel if place else WHOLE,
         ranks=collectives_of(place) if place else ONE_RANK,
+        formats=formats_of(checkpoint, model.weight_dtype, model.dtype) if config.fused_ops else None,
         **kwargs,
     )
 
@@ -180,6 +207,8 @@ def fixed_in_the_graph(config: EngineConfig, max_model_len: int) -> dict[str, in
     """The keys of the configuration, beside the model's own, that an exported graph cannot change any more."""
     return {
         "model.dtype": config.model.dtype,
+        "model.weight_dtype": config.model.weight_dtype,
+        "runtime.fused_ops": config.fused_ops,
         "cache.kv_cache_dtype": config.kv_cache_dtype,
         "cache.block_size": config.cache.block_size,
         "scheduler.max_model_len": max_model_len,
@@ -196,10 +225,22 @@ def part_of(checkpoint: Checkpoint, parallel: TensorParallel, model_config: Mode
 
 def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> None:
     """Set every weight, one tensor at a time; raises CheckpointError, and sets none, if any misfits."""
-    weights = model.weights()
-    check_weights(checkpoint, {name: tuple(weight.shape) for name, weight in weights.items()})
-    for name, weight in progress(weights.items(), desc="Loading weights", unit="tensor"):
-        weight.set_data(Tensor(np.ascontiguousarray(checkpoint.read(name), np.float32), weight.dtype))
+    formats = model.weight_formats()
+    dtypes = (*WEIGHT_DTYPES, BYTES.dtype) if BYTES in formats.values() else WEIGHT_DTYPES
+    check_weights(checkpoint, logical_shapes(model), dtypes)
+    for name, weight in progress(model.weights().items(), desc="Loading weights", unit="tensor"):
+        weight.set_data(_tensor(read_packed(checkpoint, name, formats[name]), weight.dtype))
+
+
+def logical_shapes(model: Step) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's weights as a checkpoint has them, however they are held."""
+    formats = model.weight_formats()
+    return {name: formats[name].logical_shape(weight.shape) for name, weight in model.weights().items()}
+
+
+def _tensor(values: np.ndarray, dtype) -> Tensor:
+    # MindSpore takes no bfloat16 from NumPy but its own; through float32, which holds it exactly.
+    return Tensor(values.astype(np.float32) if values.dtype == BFLOAT16 else values, dtype)
 
 
 def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: Step) -> str:

@@ -11,6 +11,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from mindspore_paged.weights.weight_format import BYTES, FORMATS, WeightFormat
+
 LIBRARY = "@kernel_library@"
 """What the graph has for the path of its operators' library."""
 
@@ -28,6 +30,12 @@ class MindIRStep(nn.GraphCell):
     def weights(self) -> dict[str, Parameter]:
         """Parameters by Hugging Face's names."""
         return {name: parameter for name, parameter in self._params.items() if name.endswith(".weight")}
+
+    def weight_formats(self) -> dict[str, WeightFormat]:
+        """How the folder has each of `weights()`."""
+        of_bytes = {"uint8": BYTES}
+        dtypes = {name: str(weight.dtype).lower() for name, weight in self.weights().items()}
+        return {name: of_bytes.get(dtype) or FORMATS[dtype] for name, dtype in dtypes.items()}
 
     @property
     def key_caches(self) -> list[Parameter]:

@@ -19,11 +19,13 @@ _HARMLESS = re.compile(
 )
 
 
-def check_weights(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+def check_weights(
+    checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], dtypes: tuple[np.dtype, ...] = WEIGHT_DTYPES
+) -> None:
     """Raise CheckpointError unless `checkpoint` holds exactly the tensors `expected`, by name, with those shapes.
 
     An lm_head that `expected` does not name belongs to a model with tied embeddings, and is ignored; so are rotary
-    frequencies and the state of an optimizer. Weights must be float32, float16 or bfloat16.
+    frequencies and the state of an optimizer. dtypes: of which the weights must be.
     """
     held = set(checkpoint.names())
     missing = [name for name in expected if name not in held]
@@ -34,8 +36,8 @@ def check_weights(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) 
             raise CheckpointError(
                 f"{checkpoint.path}: tensor {name} has shape {checkpoint.shape(name)}; the model needs {tuple(shape)}"
             )
-        if checkpoint.dtype(name) not in WEIGHT_DTYPES:
-            allowed = ", ".join(str(kind) for kind in WEIGHT_DTYPES)
+        if checkpoint.dtype(name) not in dtypes:
+            allowed = ", ".join(str(kind) for kind in dtypes)
             raise CheckpointError(
                 f"{checkpoint.path}: tensor {name} is of type {checkpoint.dtype(name)}; allowed: {allowed}"
             )

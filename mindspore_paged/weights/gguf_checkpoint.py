@@ -13,6 +13,7 @@ from mindspore_paged.weights.gguf_config import ROPE_FACTORS, gguf_model_config
 from mindspore_paged.weights.quantized_tensor import dequantize_part
 from mindspore_paged.weights.tensor_names import from_gguf
 from mindspore_paged.weights.tensor_source import along, widened
+from mindspore_paged.weights.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
 
 _KEPT_DTYPES = {
     Quantization.F32: np.dtype(np.float32),
@@ -63,6 +64,29 @@ class GgufCheckpoint:
         first, last = widened(start, stop, head_dim if axis == 0 else 1)
         heads = to_rotate_half(self._stored_part(name, axis, first, last), head_dim)
         return heads[along(axis, start - first, stop - first)]
+
+    def block_format(self, name: str) -> WeightFormat | None:
+        """The blocks of the tensor called `name`; None for floats, and for blocks that no kernel reads."""
+        return BLOCK_FORMATS.get(int(self._tensors[name].tensor_type))
+
+    def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """Those blocks, uint8 [rows, bytes of a row], from start to stop (weights, not bytes) of one axis.
+
+        Raises CheckpointError for columns that begin or end within a block.
+        """
+        rows = self._tensors[name].data
+        blocks = rows.reshape(self.shape(name)[0], -1)
+        if name.endswith(_ROTATED):
+            blocks = to_rotate_half(blocks, self.model_config.head_dim)
+        if axis == 1:
+            if start % BLOCK_WEIGHTS or stop % BLOCK_WEIGHTS:
+                raise CheckpointError(
+                    f"{self.path}: tensor {name} cannot be shared as it is stored: columns {start} to {stop} cut "
+                    f"blocks of {BLOCK_WEIGHTS}; set model.weight_dtype to int8, or have fewer ranks"
+                )
+            bytes_of = self.block_format(name).block_bytes
+            start, stop = (end // BLOCK_WEIGHTS * bytes_of for end in (start, stop))
+        return np.array(blocks[along(axis, start, stop)], order="C")
 
     def _stored_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         tensor = self._tensors[name]

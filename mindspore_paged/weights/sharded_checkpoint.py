@@ -4,7 +4,9 @@ import numpy as np
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.tensor_parallel import Cut, Cuts
+from mindspore_paged.weights.packing import BlockSource
 from mindspore_paged.weights.tensor_source import Checkpoint, along
+from mindspore_paged.weights.weight_format import BLOCK_WEIGHTS, WeightFormat
 
 
 class ShardedCheckpoint:
@@ -61,6 +63,23 @@ class ShardedCheckpoint:
         if held > start:
             part[along(axis, 0, held - start)] = self._whole.read_part(name, axis, cut.start + start, cut.start + held)
         return part
+
+    def block_format(self, name: str) -> WeightFormat | None:
+        """The blocks of the tensor called `name`, if the whole checkpoint has it as such."""
+        return self._whole.block_format(name) if isinstance(self._whole, BlockSource) else None
+
+    def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """Blocks of the rank's part; those of rows beyond the whole's are zeros."""
+        cut = self._cuts.of(name)
+        if cut is None:
+            return self._whole.read_blocks(name, axis, start, stop)
+        own = self._whole.read_blocks(name, cut.axis, cut.start, cut.stop)
+        if cut.axis == 0:
+            own = np.pad(own, ((0, cut.length - len(own)), (0, 0)))
+        if axis == 0:
+            return own[start:stop]
+        bytes_of = self.block_format(name).block_bytes
+        return own[:, start // BLOCK_WEIGHTS * bytes_of : stop // BLOCK_WEIGHTS * bytes_of]
 
     def _check_length(self, name: str, shape: tuple[int, ...], cut: Cut) -> None:
         needed = self._cuts.whole_length(name)

@@ -11,7 +11,8 @@ import pytest
 from mindspore_paged.custom_ops import build, build_ascend
 from mindspore_paged.custom_ops.build_ascend import ascend_op_package, use_ascend_op_package
 from mindspore_paged.custom_ops.build_ascend import build_ascend as run_build
-from mindspore_paged.custom_ops.ops import PagedAttention, ReadBlocks, require_backend
+from mindspore_paged.custom_ops.ops import PagedAttention, ReadBlocks
+from mindspore_paged.custom_ops.targets import require_backend
 from mindspore_paged.errors import ConfigError
 
 # Takes the arguments of MindSpore's tool and writes where that writes: beside itself and into the working directory.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mindspore_paged.custom_ops.build import cpu_library
 from tests.custom_ops.attention_reference import Scene, make_scene
 from tests.custom_ops.kernel_calls import FLOAT_DTYPES, assert_same_bits
 
@@ -15,10 +16,10 @@ GROUPS = [(2, 2), (4, 2), (6, 2), (8, 2), (9, 3), (16, 2)]
 @pytest.fixture
 def set_threads():
     """Set how many threads the operators use; afterwards as before."""
-    openmp = ctypes.CDLL("libgomp.so.1")
-    before = openmp.omp_get_max_threads()
-    yield openmp.omp_set_num_threads
-    openmp.omp_set_num_threads(before)
+    library = ctypes.CDLL(str(cpu_library()))
+    before = library.PagedOpsNumThreads()
+    yield library.PagedOpsSetNumThreads
+    library.PagedOpsSetNumThreads(before)
 
 
 def only(scene: Scene, tokens) -> Scene:

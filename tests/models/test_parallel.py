@@ -14,7 +14,9 @@ from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.engine.model_runner import ModelRunner
 from mindspore_paged.model_config import MODEL_CONFIGS
 from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.models.parallel import OneRank
 from mindspore_paged.tensor_parallel import TensorParallel
+from mindspore_paged.weights.weight_format import FLOAT32
 from tests.models.test_llama import BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
 from tests.reference import llama as reference
 
@@ -51,33 +53,46 @@ class AllRanks(nn.Cell):
         steps, x = (), 0.0
         for rank in self.ranks:
             block_table = ops.depend(rank.block_table, rank.write_table(rank.block_table, table_indices, table_values))
-            steps += (
-                (
-                    rank.gather(rank.cos_table, positions, 0),
-                    rank.gather(rank.sin_table, positions, 0),
-                    rank.slots(block_table, positions, rows),
-                    block_table,
-                    rows,
-                    ops.select(rows < 0, ops.zeros_like(positions), positions + 1),
-                ),
-            )
+            steps += (rank.places(block_table, positions, rows),)
             x = x + rank.model.embed_tokens(input_ids)
         for index in range(self.num_layers):
             attended, fed = 0.0, 0.0
             for rank, its_step in zip(self.ranks, steps):
                 layer, caches = rank.model.layers[index], (rank.model.key_caches[index], rank.model.value_caches[index])
-                attended = attended + layer.self_attn(layer.input_layernorm(x), caches[0], caches[1], its_step)
+                attended = attended + self.attention_of(layer, x, caches, its_step)
             x = x + attended
             for rank in self.ranks:
                 layer = rank.model.layers[index]
-                fed = fed + layer.mlp(layer.post_attention_layernorm(x))
+                fed = fed + self.feed_forward_of(layer, x)
             x = x + fed
         columns = ()
         for rank in self.ranks:
-            hidden = rank.gather(rank.model.norm(x), logit_indices, 0)
+            hidden = rank.gather(x, logit_indices, 0)
             weight = rank.model.embed_tokens.weight if rank.tied else rank.lm_head.weight
-            columns += (rank.logits.matmul(hidden, weight),)
+            columns += (rank.logits.product(hidden, rank.model.norm.weight, weight),)
         return ops.concat(columns, 1)[:, : self.vocab_size]
+
+    def attention_of(self, layer, x, caches, its_step):
+        """A rank's part of the sum."""
+        return layer.self_attn(layer.input_layernorm(x), caches[0], caches[1], its_step)
+
+    def feed_forward_of(self, layer, x):
+        """A rank's part of the sum."""
+        return layer.mlp(layer.post_attention_layernorm(x))
+
+
+class AllFusedRanks(AllRanks):
+    """The same of fused layers, which add x themselves."""
+
+    def attention_of(self, layer, x, caches, its_step):
+        return layer.self_attn(x, layer.input_layernorm.weight, caches[0], caches[1], its_step) - x
+
+    def feed_forward_of(self, layer, x):
+        return layer.mlp(x, layer.post_attention_layernorm.weight) - x
+
+
+class AloneAmongRanks(OneRank):
+    """A rank of several that is given nothing of the others."""
 
 
 def cut(tensor, part):
@@ -90,7 +105,7 @@ def cut(tensor, part):
     return np.pad(taken, fill)
 
 
-def make_rank(config, weights, parallel):
+def make_rank(config, weights, parallel, formats):
     share = parallel.share(config)
     pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, share.num_key_value_heads, config.head_dim, "float32",
@@ -100,22 +115,26 @@ def make_rank(config, weights, parallel):
         cache.name = f"rank{parallel.rank}.{place}"
     for cache in (*pool.key_caches, *pool.value_caches):
         cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
-    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, parallel=parallel)
+    model = LlamaForCausalLM(
+        config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, parallel=parallel, ranks=AloneAmongRanks(), formats=formats
+    )
     cuts = parallel.cuts(config)
     for name, weight in model.weights().items():
         weight.set_data(Tensor(cut(weights[name], cuts.of(name))))
     return model, pool
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize(("config", "size"), CUTS.values(), ids=CUTS)
-def test_all_ranks_together_compute_the_model(config, size):
+def test_all_ranks_together_compute_the_model(config, size, fused):
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     weights = reference.random_weights(config, seed=1)
-    ranks = [make_rank(config, weights, TensorParallel(rank, size)) for rank in range(size)]
+    formats = (lambda _: FLOAT32) if fused else None
+    ranks = [make_rank(config, weights, TensorParallel(rank, size), formats) for rank in range(size)]
     for rank, (model, _) in enumerate(ranks):
         for name, weight in model.weights().items():
             weight.name = f"rank{rank}.{name}"
-    everyone = AllRanks([model for model, _ in ranks])
+    everyone = (AllFusedRanks if fused else AllRanks)([model for model, _ in ranks])
     everyone.weights = lambda: {}
     runner = ModelRunner(everyone, ranks[0][1], [8])
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, 22)

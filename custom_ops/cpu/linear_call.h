@@ -1,0 +1,134 @@
+// What the ops around linear layers share: their weights and norms as arguments, checked, and the norm itself.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "linear.h"
+
+namespace paged_ops {
+
+inline int64_t BytesOfBlock(WeightKind kind) {
+  switch (kind) {
+    case WeightKind::kQ4_0: return sizeof(Q4_0);
+    case WeightKind::kQ4_1: return sizeof(Q4_1);
+    case WeightKind::kQ8_0: return sizeof(Q8_0);
+    default: return 0;
+  }
+}
+
+// A weight as it comes: its kind is given by its type, or for bytes by the number that stands elsewhere in the call.
+inline Tensor NextWeight(Arguments& arguments, const char* name) {
+  return arguments.Next(name, 2, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
+}
+
+inline int64_t NextInteger(Arguments& arguments, const char* name) {
+  return arguments.Next(name, 0, {DType::kInt64}).as<int64_t>()[0];
+}
+
+// The kinds of an op's weights in one number, eight bits each, the first lowest.
+class Kinds {
+ public:
+  explicit Kinds(int64_t packed) : packed_(packed) {}
+
+  int64_t operator[](int index) const { return packed_ >> (8 * index) & 0xff; }
+
+ private:
+  int64_t packed_;
+};
+
+inline Weights WeightsOf(const char* op, const Tensor& tensor, int64_t kind, int64_t num_columns) {
+  const auto weights = [&](WeightKind of_kind, int64_t row_bytes) {
+    return Weights{of_kind, tensor.as<char>(), tensor.shape[0], num_columns, row_bytes};
+  };
+  if (tensor.dtype == DType::kUInt8) {
+    const auto of_kind = static_cast<WeightKind>(kind);
+    const int64_t block_bytes = BytesOfBlock(of_kind);
+    if (block_bytes == 0) Refuse(op, tensor.name, " has blocks of kind ", kind, ", allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)");
+    if (num_columns % kBlockWeights != 0) {
+      Refuse(op, tensor.name, " has ", num_columns, " columns, not a multiple of the ", kBlockWeights, " of a block");
+    }
+    const int64_t row_bytes = num_columns / kBlockWeights * block_bytes;
+    RequireShape(op, tensor, {tensor.shape[0], row_bytes});
+    return weights(of_kind, row_bytes);
+  }
+  RequireShape(op, tensor, {tensor.shape[0], num_columns});
+  const int64_t row_bytes = num_columns * ByteSize(tensor.dtype);
+  if (tensor.dtype == DType::kFloat32) return weights(WeightKind::kFloat32, row_bytes);
+  return weights(tensor.dtype == DType::kFloat16 ? WeightKind::kFloat16 : WeightKind::kBFloat16, row_bytes);
+}
+
+inline Tensor NextTokens(Arguments& arguments, const char* name) {
+  return arguments.Next(name, 2, {DType::kFloat32});
+}
+
+// The weight [columns] of the RMSNorm in front of a linear layer.
+inline Tensor NextNormWeight(const char* op, Arguments& arguments, const Tensor& x) {
+  const Tensor weight = arguments.Next("norm_weight", 1, {DType::kFloat32});
+  RequireShape(op, weight, {x.shape[1]});
+  return weight;
+}
+
+inline float NextEpsilon(Arguments& arguments) {
+  return arguments.Next("epsilon", 0, {DType::kFloat32}).as<float>()[0];
+}
+
+// target = x / sqrt(mean(x^2) + epsilon) * weight, of one token.
+inline void Normalize(const float* x, const float* weight, float epsilon, int64_t count, float* target) {
+  Vec squares[kPanel] = {};
+  int64_t i = 0;
+  for (int lane = 0; i + kLanes <= count; i += kLanes, lane = (lane + 1) % kPanel) {
+    const Vec part = Load(x + i);
+    squares[lane] = MulAdd(part, part, squares[lane]);
+  }
+  if (i < count) {
+    const Vec part = LoadPart(x + i, count - i);
+    squares[0] = MulAdd(part, part, squares[0]);
+  }
+  float sums[kPanel];
+  SumLanes(squares, sums);
+  const float mean = ((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<float>(count);
+  const Vec scale = Broadcast(1.0f / std::sqrt(mean + epsilon));
+  i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(target + i, Load(x + i) * scale * Load(weight + i));
+  if (i < count) {
+    StorePart(target + i, LoadPart(x + i, count - i) * scale * LoadPart(weight + i, count - i), count - i);
+  }
+}
+
+// All tokens, shared among the threads.
+inline void NormalizeTokens(const Tensor& x, const Tensor& norm_weight, float epsilon, float* target) {
+  constexpr int64_t kTokens = 16;  // of a chunk
+  const int64_t num_tokens = x.shape[0], columns = x.shape[1];
+  const int64_t num_chunks = (num_tokens + kTokens - 1) / kTokens;
+  Threads::Get().For(num_chunks, num_tokens * columns < kParallelProducts, [=](int64_t chunk, int) {
+    for (int64_t t = chunk * kTokens; t < std::min(num_tokens, (chunk + 1) * kTokens); ++t) {
+      Normalize(x.as<float>() + t * columns, norm_weight.as<float>(), epsilon, columns, target + t * columns);
+    }
+  });
+}
+
+// What an op needs between its steps.
+enum ScratchPart { kNormalized, kQueries, kKeys, kValues, kAttended, kHidden, kNumScratchParts };
+
+// Working memory of the calling thread, kept from call to call.
+inline float* Scratch(ScratchPart part, size_t count) {
+  thread_local std::vector<float> memory[kNumScratchParts];
+  if (memory[part].size() < count) memory[part].resize(count);
+  return memory[part].data();
+}
+
+// target = x W^T, of [num_tokens, rows]; plus `added`, which may be the target, unless it is null.
+inline auto ProductInto(const Weights& weights, float* target, const float* added = nullptr) {
+  const int64_t width = weights.num_rows;
+  return Product{weights, [=](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*products)[kPanel]) {
+                   for (int64_t t = 0; t < count; ++t) {
+                     const int64_t place = (token + t) * width + row;
+                     for (int64_t n = 0; n < num_rows; ++n) {
+                       target[place + n] = added ? added[place + n] + products[t][n] : products[t][n];
+                     }
+                   }
+                 }};
+}
+
+}  // namespace paged_ops

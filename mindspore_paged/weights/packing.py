@@ -1,0 +1,45 @@
+"""From a checkpoint's tensors to what a model holds of them: each weight in its format, blocks as they are stored."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from mindspore_paged.weights.tensor_source import Checkpoint
+from mindspore_paged.weights.weight_format import FORMATS, WeightFormat
+
+AUTO, STORED = "auto", "stored"
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A checkpoint that holds some of its tensors as blocks."""
+
+    def block_format(self, name: str) -> WeightFormat | None:
+        """The blocks of the tensor called `name`; None for floats, and for blocks that no kernel reads."""
+
+    def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """Those blocks from start to stop (weights, not bytes) of one axis, as an array of its own."""
+
+
+def formats_of(checkpoint: Checkpoint | None, weight_dtype: str, dtype: str) -> Callable[[str], WeightFormat]:
+    """How each of a checkpoint's matrices is held for model.weight_dtype; `auto` is as floats of `dtype`.
+
+    Without a checkpoint, for a graph alone, `stored` is as `auto`.
+    """
+    if weight_dtype == STORED and checkpoint is not None:
+        return lambda name: stored_format(checkpoint, name)
+    return lambda name: FORMATS[dtype if weight_dtype in (AUTO, STORED) else weight_dtype]
+
+
+def stored_format(checkpoint: Checkpoint, name: str) -> WeightFormat:
+    """The format nearest to how a checkpoint stores a tensor: the same, or float32 for blocks of other kinds."""
+    blocks = checkpoint.block_format(name) if isinstance(checkpoint, BlockSource) else None
+    return blocks or FORMATS[checkpoint.dtype(name).name]
+
+
+def read_packed(checkpoint: Checkpoint, name: str, form: WeightFormat) -> np.ndarray:
+    """The tensor called `name` in the format `form`: the very blocks that are stored, or else rounded to it."""
+    if isinstance(checkpoint, BlockSource) and checkpoint.block_format(name) == form:
+        return checkpoint.read_blocks(name, 0, 0, checkpoint.shape(name)[0])
+    return form.pack(checkpoint.read(name))

@@ -1,0 +1,181 @@
+"""The layers of a LLaMA from few, large operators of the CPU (`custom_ops.layer_ops`), with weights of any format.
+
+A decoder layer is two operators, one with all of attention, one with all of SwiGLU: MindSpore takes some 30 us to start
+an operator, and a small model's step would be made of that. Activations are float32. The plain layers, with equal names
+of Parameters, are the reference.
+
+Shapes: T tokens, H query heads, D head_dim, N logits wanted. The heads and widths are those of one rank.
+"""
+
+from collections.abc import Callable
+
+import mindspore as ms
+from mindspore import Tensor, nn
+from mindspore.common.initializer import Zero
+
+from mindspore_paged.custom_ops.layer_ops import AttentionLayer, Embedding, FeedForwardLayer, NormLinear
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
+from mindspore_paged.tensor_parallel import Cut
+from mindspore_paged.weights.weight_format import FLOAT32, WeightFormat
+
+
+class FusedLayers:
+    """Makes the parts of a model whose weight of each name is held as `formats(name)` says.
+
+    config: one rank's share; vocab: its rows of the vocabulary; ranks: how ranks exchange what they computed.
+    """
+
+    def __init__(self, config: ModelConfig, vocab: Cut, formats: Callable[[str], WeightFormat], ops_backend, ranks):
+        self.config, self.vocab, self.backend, self.ranks = config, vocab, ops_backend, ranks
+        self._formats = formats
+
+    def format_of(self, name: str) -> WeightFormat:
+        """How a weight is held; that of a norm is of floats always."""
+        return FLOAT32 if "norm" in name else self._formats(name)
+
+    def held(self, name: str, rows: int, columns: int) -> "HeldWeight":
+        """The weight [rows, columns] called `name`."""
+        return HeldWeight((rows, columns), self.format_of(f"{name}.weight"))
+
+    def join(self) -> nn.Cell:
+        """x, a layer's result -> the next x."""
+        return WholeResult() if self.ranks is ONE_RANK else AddSumOfRanks(self.ranks)
+
+    def places(self, _kv_pool, cos_table, sin_table) -> nn.Cell:
+        """block_table, positions, rows -> what a layer takes as `step`."""
+        return FusedPlaces(cos_table, sin_table)
+
+    def norm(self) -> nn.Cell:
+        """The weight of a norm."""
+        return HeldWeight((self.config.hidden_size,), FLOAT32)
+
+    def embedding(self) -> nn.Cell:
+        """ids [T] -> [T, hidden_size], with the table as `weight`."""
+        return FusedEmbedding(self)
+
+    def layer(self, index: int) -> nn.Cell:
+        """A decoder layer."""
+        return FusedDecoderLayer(self, f"model.layers.{index}")
+
+    def lm_head(self) -> nn.Cell:
+        """The head of a model whose embeddings are not tied, as `weight`."""
+        return self.held("lm_head", self.vocab.length, self.config.hidden_size)
+
+    def logits(self) -> nn.Cell:
+        """hidden [N, hidden_size], weight of the last norm, weight of the head -> float32 [N, vocab_size]."""
+        config = self.config
+        head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        product = NormLinear(config.rms_norm_eps, self.format_of(head).kind, self.backend)
+        return VocabParallelLogits(product, config.vocab_size, self.ranks)
+
+
+class HeldWeight(nn.Cell):
+    """A weight of `shape` as a Parameter in `form`, for operators that the layer calls."""
+
+    def __init__(self, shape: tuple[int, ...], form: WeightFormat):
+        super().__init__()
+        self.weight = weight_parameter(*form.stored_shape(shape), dtype=getattr(ms, form.dtype.name))
+        self.kind = form.kind
+
+
+class FusedEmbedding(HeldWeight):
+    """Token ids [T] -> rows of the table [T, hidden_size]."""
+
+    def __init__(self, parts: FusedLayers):
+        config, vocab = parts.config, parts.vocab
+        super().__init__((vocab.length, config.hidden_size), parts.format_of("model.embed_tokens.weight"))
+        self.like = Tensor(shape=(config.hidden_size,), dtype=ms.float32, init=Zero()).init_data()
+        self.embedding = Embedding(self.kind, vocab.start, config.vocab_size, parts.backend)
+        self.sum_over_ranks = parts.ranks.sum()
+
+    def construct(self, input_ids):
+        return self.sum_over_ranks(self.embedding(input_ids, self.weight, self.like))
+
+
+class FusedAttention(nn.Cell):
+    """x + attention(norm(x)) over the sequence's pages; this step's keys and values are written first."""
+
+    def __init__(self, parts: FusedLayers, name: str):
+        super().__init__()
+        config = parts.config
+        query_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = parts.held(f"{name}.q_proj", query_size, config.hidden_size)
+        self.k_proj = parts.held(f"{name}.k_proj", kv_size, config.hidden_size)
+        self.v_proj = parts.held(f"{name}.v_proj", kv_size, config.hidden_size)
+        self.o_proj = parts.held(f"{name}.o_proj", config.hidden_size, query_size)
+        kinds = [weight.kind for weight in (self.q_proj, self.k_proj, self.v_proj, self.o_proj)]
+        adds_residual = parts.ranks is ONE_RANK
+        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, kinds, adds_residual, parts.backend)
+        self.join = parts.join()
+
+    def construct(self, x, norm_weight, key_cache, value_cache, step):
+        cos_table, sin_table, block_table, positions, rows = step
+        attended = self.attend(
+            x, norm_weight, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight, cos_table,
+            sin_table, key_cache, value_cache, block_table, positions, rows,
+        )  # fmt: skip
+        return self.join(x, attended)
+
+
+class FusedMLP(nn.Cell):
+    """x + down(silu(gate(norm(x))) * up(norm(x))) (Shazeer 2020)."""
+
+    def __init__(self, parts: FusedLayers, name: str):
+        super().__init__()
+        hidden_size, width = parts.config.hidden_size, parts.config.intermediate_size
+        self.gate_proj = parts.held(f"{name}.gate_proj", width, hidden_size)
+        self.up_proj = parts.held(f"{name}.up_proj", width, hidden_size)
+        self.down_proj = parts.held(f"{name}.down_proj", hidden_size, width)
+        kinds = [weight.kind for weight in (self.gate_proj, self.up_proj, self.down_proj)]
+        adds_residual = parts.ranks is ONE_RANK
+        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, kinds, adds_residual, parts.backend)
+        self.join = parts.join()
+
+    def construct(self, x, norm_weight):
+        computed = self.feed_forward(x, norm_weight, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        return self.join(x, computed)
+
+
+class FusedDecoderLayer(nn.Cell):
+    """Attention, then SwiGLU, each with its norm and its residual."""
+
+    def __init__(self, parts: FusedLayers, name: str):
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = parts.norm(), parts.norm()
+        self.self_attn = FusedAttention(parts, f"{name}.self_attn")
+        self.mlp = FusedMLP(parts, f"{name}.mlp")
+
+    def construct(self, x, key_cache, value_cache, step):
+        x = self.self_attn(x, self.input_layernorm.weight, key_cache, value_cache, step)
+        return self.mlp(x, self.post_attention_layernorm.weight)
+
+
+class WholeResult(nn.Cell):
+    """The layer's result is complete."""
+
+    def construct(self, _x, computed):
+        return computed
+
+
+class AddSumOfRanks(nn.Cell):
+    """x + the sum over ranks of what each computed."""
+
+    def __init__(self, ranks):
+        super().__init__()
+        self.sum_over_ranks = ranks.sum()
+
+    def construct(self, x, computed):
+        return x + self.sum_over_ranks(computed)
+
+
+class FusedPlaces(nn.Cell):
+    """What the layers need to know of the tokens' places: they look the rest up themselves."""
+
+    def __init__(self, cos_table, sin_table):
+        super().__init__()
+        self.cos_table, self.sin_table = cos_table, sin_table
+
+    def construct(self, block_table, positions, rows):
+        return self.cos_table, self.sin_table, block_table, positions, rows
