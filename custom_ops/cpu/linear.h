@@ -26,10 +26,10 @@ constexpr int kTileTokens = 3;
 constexpr int64_t kChunkColumns = 1536;  // a panel's chunk fits in the nearest cache, 24 KB
 constexpr int64_t kBlockTokens = 16 * kTileTokens;  // these tokens' chunks of x fit in the next: 295 or 590 KB
 
-// sums[t][n] += x[t] . panel[n], for kTokens tokens and a panel, over `count` columns. `ahead`: floats from here to what
+// sums[t][n] += x[t] . panel[n], for kTokens tokens and a panel, over `count` columns. `ahead`: weights from here to what
 // is multiplied next, which is fetched meanwhile; 0 if it is in the cache.
-template <int kTokens>
-void MultiplyTile(const float* x, int64_t x_stride, const float* const panel[kPanel], int64_t count, int64_t ahead,
+template <int kTokens, typename T>
+void MultiplyTile(const float* x, int64_t x_stride, const T* const panel[kPanel], int64_t count, int64_t ahead,
                   Vec* sums) {
   Vec partial[kTokens][kPanel];
   PAGED_OPS_UNROLL_TILE
@@ -65,6 +65,30 @@ void MultiplyTile(const float* x, int64_t x_stride, const float* const panel[kPa
   }
 }
 
+// sums[n] += x . panel[n] for one token and rows of blocks, unpacked in registers on their way: the same additions as
+// those of MultiplyTile. Rows are `row_bytes` apart, x and the rows begin with a block.
+template <typename Block>
+void MultiplyBlocks(const float* x, const char* rows, int64_t row_bytes, int64_t num_blocks, Vec sums[kPanel]) {
+  Vec partial[kPanel];
+  PAGED_OPS_UNROLL_TILE
+  for (int n = 0; n < kPanel; ++n) partial[n] = sums[n];
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    PAGED_OPS_UNROLL_TILE
+    for (int n = 0; n < kPanel; ++n) {
+      const Block& block = reinterpret_cast<const Block*>(rows + n * row_bytes)[b];
+      PrefetchWeights(&block);
+      Vec weights[kBlockVecs];
+      UnpackBlock(block, weights);
+      PAGED_OPS_UNROLL_TILE
+      for (int v = 0; v < kBlockVecs; ++v) {
+        partial[n] = MulAdd(Load(x + b * kBlockWeights + v * kLanes), weights[v], partial[n]);
+      }
+    }
+  }
+  PAGED_OPS_UNROLL_TILE
+  for (int n = 0; n < kPanel; ++n) sums[n] = partial[n];
+}
+
 // One thread's working memory.
 class PanelWorker {
  public:
@@ -75,6 +99,9 @@ class PanelWorker {
   void Multiply(const float* x, int64_t num_tokens, const Weights& weights, int64_t first_row,
                 float (*products)[kPanel]) {
     std::fill_n(partial_.begin(), num_tokens * kPanel, Vec{});
+    if (num_tokens == 1 && first_row + kPanel <= weights.num_rows && MultiplyOne(x, weights, first_row)) {
+      return SumLanes(&partial_[0], products[0]);
+    }
     for (int64_t column = 0; column < weights.num_columns; column += kChunkColumns) {
       const int64_t count = std::min(kChunkColumns, weights.num_columns - column);
       const float* panel[kPanel];
@@ -104,6 +131,27 @@ class PanelWorker {
       if (num_tokens == kTokens) return MultiplyTile<kTokens>(x, x_stride, panel, count, ahead, sums);
       MultiplyRest<kTokens - 1>(num_tokens, x, x_stride, panel, count, ahead, sums);
     }
+  }
+
+  // The panel's sums for one token, of weights that are unpacked on their way: true if W is of those.
+  bool MultiplyOne(const float* x, const Weights& weights, int64_t row) {
+    const char* rows = weights.row<char>(row);
+    const int64_t num_blocks = weights.num_columns / kBlockWeights;
+    switch (weights.kind) {
+      case WeightKind::kQ4_0: MultiplyBlocks<Q4_0>(x, rows, weights.row_bytes, num_blocks, &partial_[0]); return true;
+      case WeightKind::kQ4_1: MultiplyBlocks<Q4_1>(x, rows, weights.row_bytes, num_blocks, &partial_[0]); return true;
+      case WeightKind::kQ8_0: MultiplyBlocks<Q8_0>(x, rows, weights.row_bytes, num_blocks, &partial_[0]); return true;
+      case WeightKind::kBFloat16: MultiplyNarrow<BFloat16>(x, weights, row); return true;
+      case WeightKind::kFloat16: MultiplyNarrow<Half>(x, weights, row); return true;
+      default: return false;
+    }
+  }
+
+  template <typename T>
+  void MultiplyNarrow(const float* x, const Weights& weights, int64_t row) {
+    const T* panel[kPanel];
+    for (int n = 0; n < kPanel; ++n) panel[n] = weights.row<T>(row + n);
+    MultiplyTile<1>(x, 0, panel, weights.num_columns, kPanel * weights.num_columns, &partial_[0]);
   }
 
   const float* Floats(const Weights& weights, int64_t row, int64_t column, int64_t count, int n) {

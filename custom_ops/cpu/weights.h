@@ -49,7 +49,7 @@ struct Weights {
 };
 
 // A row is read ahead of its use by this much: rows follow each other, so that this runs into the next one in time.
-constexpr int64_t kPrefetchBytes = 1024;
+constexpr int64_t kPrefetchBytes = 4096;
 
 inline void PrefetchWeights(const void* source) { __builtin_prefetch(static_cast<const char*>(source) + kPrefetchBytes); }
 
@@ -88,32 +88,34 @@ inline IntVec LoadIntegers(const uint8_t* source) {
 
 inline Vec ToFloat(IntVec integers) { return __builtin_convertvector(integers, Vec); }
 
-inline void UnpackBlock(const Q8_0& block, float* target) {
+constexpr int kBlockVecs = kBlockWeights / kLanes;
+
+inline void UnpackBlock(const Q8_0& block, Vec weights[kBlockVecs]) {
   const Vec scale = Broadcast(Number(block.scale));
-  PAGED_OPS_UNROLL
-  for (int i = 0; i < kBlockWeights; i += kLanes) Store(target + i, ToFloat(LoadIntegers(block.numbers + i)) * scale);
+  PAGED_OPS_UNROLL_TILE
+  for (int v = 0; v < kBlockVecs; ++v) weights[v] = ToFloat(LoadIntegers(block.numbers + v * kLanes)) * scale;
 }
 
 // to_weight(number of 4 bits) for each of a block's; a byte has two weights, half a block apart.
 template <typename ToWeight>
-void UnpackNibbles(const uint8_t* nibbles, float* target, ToWeight&& to_weight) {
-  constexpr int kHalf = kBlockWeights / 2;
-  PAGED_OPS_UNROLL
-  for (int i = 0; i < kHalf; i += kLanes) {
-    const IntVec pairs = LoadIntegers(nibbles + i);
-    Store(target + i, to_weight(ToFloat(pairs & 15)));
-    Store(target + i + kHalf, to_weight(ToFloat(pairs >> 4)));
+void UnpackNibbles(const uint8_t* nibbles, Vec weights[kBlockVecs], ToWeight&& to_weight) {
+  constexpr int kHalf = kBlockVecs / 2;
+  PAGED_OPS_UNROLL_TILE
+  for (int v = 0; v < kHalf; ++v) {
+    const IntVec pairs = LoadIntegers(nibbles + v * kLanes);
+    weights[v] = to_weight(ToFloat(pairs & 15));
+    weights[v + kHalf] = to_weight(ToFloat(pairs >> 4));
   }
 }
 
-inline void UnpackBlock(const Q4_0& block, float* target) {
+inline void UnpackBlock(const Q4_0& block, Vec weights[kBlockVecs]) {
   const Vec scale = Broadcast(Number(block.scale));
-  UnpackNibbles(block.nibbles, target, [=](Vec numbers) { return (numbers - 8.0f) * scale; });
+  UnpackNibbles(block.nibbles, weights, [=](Vec numbers) { return (numbers - 8.0f) * scale; });
 }
 
-inline void UnpackBlock(const Q4_1& block, float* target) {
+inline void UnpackBlock(const Q4_1& block, Vec weights[kBlockVecs]) {
   const Vec scale = Broadcast(Number(block.scale)), minimum = Broadcast(Number(block.minimum));
-  UnpackNibbles(block.nibbles, target, [=](Vec numbers) { return numbers * scale + minimum; });
+  UnpackNibbles(block.nibbles, weights, [=](Vec numbers) { return numbers * scale + minimum; });
 }
 
 template <typename Block>
@@ -121,7 +123,10 @@ void UnpackBlocks(const Block* row, int64_t first, int64_t count, float* target)
   const Block* block = row + first / kBlockWeights;
   for (int64_t i = 0; i < count; i += kBlockWeights, ++block) {
     PrefetchWeights(block);
-    UnpackBlock(*block, target + i);
+    Vec weights[kBlockVecs];
+    UnpackBlock(*block, weights);
+    PAGED_OPS_UNROLL_TILE
+    for (int v = 0; v < kBlockVecs; ++v) Store(target + i + v * kLanes, weights[v]);
   }
 }
 

@@ -95,7 +95,7 @@ class ModelSection:
     name: a key of `MODEL_CONFIGS`. config: fields of `ModelConfig`, which override those of `name` or stand alone.
     weights: a file or folder, `demo` for the demo model, or `random` for weights drawn from `seed`.
     tokenizer: a file or folder; None takes the one that comes with the weights. dtype: of weights and
-    activations. weight_dtype: of the matrices alone, where the operators are fused (runtime.fused_ops): `auto` is dtype,
+    activations. weight_dtype: of the matrices alone, where operators are fused (runtime.fused_ops): `auto` is dtype,
     int8 has a scale for each 32 neighbours, `stored` keeps them as the checkpoint has them, a GGUF's blocks too.
     """
 
@@ -314,9 +314,9 @@ class RuntimeSection:
     """Where and how the graphs run.
 
     ops_backend: which build of the custom operators; `ascend` runs on device_target Ascend, `cpu` and `ascend_emulator`
-    (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: a decoder layer as five operators, on the backend
-    cpu with model.dtype float32; `auto`: wherever that is so. event_log: a file that receives each step's use of the pool,
-     for scripts/show_cache.py. debug: check every bookkeeping invariant whenever the engine is idle.
+    (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: a decoder layer as two operators, on the
+    backend cpu with model.dtype float32; `auto`: wherever that is so. event_log: a file that receives each step's use of
+    the pool, for scripts/show_cache.py. debug: check every bookkeeping invariant whenever the engine is idle.
     """
 
     device_target: Literal["CPU", "Ascend"] = "CPU"
