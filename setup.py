@@ -40,6 +40,7 @@ setup(
     packages=[
         "mindspore_paged",
         "mindspore_paged.ascend_check",
+        "mindspore_paged.benchmarking",
         "mindspore_paged.cache",
         "mindspore_paged.config",
         "mindspore_paged.custom_ops",

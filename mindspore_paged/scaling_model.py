@@ -13,7 +13,7 @@ from mindspore_paged.model_config import ModelConfig, model_config_by_name
 from mindspore_paged.tensor_parallel import TensorParallel
 
 ITEM_SIZE = 2
-"""Bytes of a weight, an activation, a page's element: float16 or bfloat16."""
+"""Bytes of an activation, and of a weight and a page's element unless the caller knows better: float16 or bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +64,27 @@ class Step:
         return self.compute_ms + self.communication_ms
 
 
-def decode_step(model: ModelConfig, cards: Cards, ranks: int, batch: int, context: int) -> Step:
-    """One token for each of `batch` sequences of `context` tokens; raises ConfigError if `ranks` cannot share it."""
+def decode_step(
+    model: ModelConfig,
+    cards: Cards,
+    ranks: int,
+    batch: int,
+    context: float,
+    *,
+    weight_bytes_each: float = ITEM_SIZE,
+    kv_bytes_per_token: int | None = None,
+) -> Step:
+    """One token for each of `batch` sequences of `context` tokens; raises ConfigError if `ranks` cannot share it.
+
+    weight_bytes_each: bytes that a weight takes in memory, not whole where weights are quantized.
+    kv_bytes_per_token: bytes that a rank's pages have for a token; None is ITEM_SIZE an element.
+    """
     parallel = TensorParallel(0, ranks)
     parallel.check(model)
     share = parallel.share(model)
-    weights = _rank_weights(model, share, parallel)
-    weight_bytes = weights * ITEM_SIZE
-    page_bytes = batch * context * share.kv_bytes_per_token(ITEM_SIZE)
+    weights = rank_weights(model, ranks)
+    weight_bytes = weights * weight_bytes_each
+    page_bytes = batch * context * (kv_bytes_per_token or share.kv_bytes_per_token(ITEM_SIZE))
     hbm = cards.hbm_gb_s * cards.hbm_share * 1e6
     rows_bytes = batch * model.hidden_size * ITEM_SIZE
     logit_bytes = batch * parallel.vocab(model).length * 4
@@ -108,11 +121,12 @@ def all_gather_ms(cards: Cards, ranks: int, part_bytes: int) -> float:
     return time
 
 
-def _rank_weights(model: ModelConfig, share: ModelConfig, parallel: TensorParallel) -> int:
+def rank_weights(model: ModelConfig, ranks: int) -> int:
     """Weights of one rank: the share's own, with its part of the vocabulary in place of the whole."""
+    parallel = TensorParallel(0, ranks)
     tables = 1 if model.tie_word_embeddings else 2
     others = model.vocab_size - parallel.vocab(model).length
-    return share.num_parameters - tables * others * model.hidden_size
+    return parallel.share(model).num_parameters - tables * others * model.hidden_size
 
 
 def table(model: ModelConfig, cards: Cards, sizes: list[int], batch: int, context: int) -> str:

@@ -5,20 +5,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Zero
 
 from mindspore_paged.custom_ops.ops import CopyBlocks, ReadBlocks, WriteBlocks
-from mindspore_paged.errors import ConfigError
-
-ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-def num_blocks_for_budget(memory_budget: int, bytes_per_token: int, block_size: int) -> int:
-    """Blocks, null block included, that fit in `memory_budget` bytes; raises ConfigError below two."""
-    num_blocks = memory_budget // (bytes_per_token * block_size)
-    if num_blocks < 2:
-        raise ConfigError(
-            f"cache.memory_budget of {memory_budget} bytes holds {num_blocks} blocks of {block_size} tokens; "
-            f"at least 2 need {2 * bytes_per_token * block_size} bytes"
-        )
-    return num_blocks
 
 
 class KVPagePool:

@@ -16,7 +16,7 @@ from mindspore_paged.cache.elasticity import ElasticCapacity
 from mindspore_paged.cache.event_log import PoolEventLog
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
-from mindspore_paged.cache.kv_pool import ITEM_SIZES, num_blocks_for_budget
+from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
@@ -238,5 +238,5 @@ def num_blocks_of(config: EngineConfig, model_config: ModelConfig) -> int:
     """Blocks of the pool, null block included; raises ConfigError if the budget holds too few."""
     if config.cache.num_blocks is not None:
         return config.cache.num_blocks
-    bytes_per_token = model_config.kv_bytes_per_token(ITEM_SIZES[config.kv_cache_dtype])
+    bytes_per_token = page_bytes_per_token(model_config, config.kv_cache_dtype)
     return num_blocks_for_budget(config.cache.pool_bytes, bytes_per_token, config.cache.block_size)

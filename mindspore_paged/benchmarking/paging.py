@@ -1,0 +1,148 @@
+"""The comparison of paged and contiguous caches: its requests, how they are served, and the same on paper."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from mindspore_paged.benchmarking.step_time import StepWork, work_of
+from mindspore_paged.cache.block_pool import BlockPool
+from mindspore_paged.cache.block_table import BlockTable
+from mindspore_paged.cache.cache_manager import CacheManager
+from mindspore_paged.cache.pool_size import page_bytes_per_token
+from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.request_check import ModelLimits
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.sampling_params import SamplingParams
+
+CONTIGUOUS, PAGED = "contiguous", "paged"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one policy made of the requests; see bench_paged_vs_contiguous.py --help for the shares."""
+
+    utilization: float
+    budget_used: float
+    largest_batch: int
+    num_output_tokens: int
+    busy_seconds: float
+    num_preemptions: int
+
+
+def comparison_config(path: Path, overrides: Sequence[str], length: int) -> EngineConfig:
+    """The configuration in `path` with a pool of one sequence of `length` tokens, the most it may have."""
+    block_size = load_config(path, overrides).cache.block_size
+    if block_size == "auto":
+        raise ConfigError("cache.block_size is auto; give a number with --set cache.block_size=16")
+    forced = [
+        f"scheduler.max_model_len={length}",
+        f"cache.num_blocks={-(-length // block_size) + 1}",  # and the null block
+        "cache.enable_prefix_caching=false",
+        "cache.memory_budget=null",
+    ]
+    return load_config(path, [*overrides, *forced])
+
+
+def draw_requests(length: int, num_requests: int, seed: int, vocab_size: int) -> list[tuple[list[int], int]]:
+    """Prompts and numbers of output tokens: each 1/16 to 3/16 of `length`, all as likely."""
+    draws = random.Random(seed)
+    requests = []
+    for _ in range(num_requests):
+        num_prompt, num_answer = (draws.randint(length // 16, 3 * length // 16) for _ in range(2))
+        requests.append(([draws.randrange(vocab_size) for _ in range(num_prompt)], num_answer))
+    return requests
+
+
+def serve_all(
+    engine: LLMEngine, policy: str, length: int, requests: Sequence, on_finished: Callable[[int], object]
+) -> Served:
+    """All requests, which come at once, to their end; on_finished gets the number that each step ended."""
+    scheduler, metrics = engine.scheduler, engine.metrics
+    scheduler.reserve_max_model_len = policy == CONTIGUOUS
+    busy, tokens_before, preemptions = metrics.busy_seconds, metrics.num_output_tokens, scheduler.num_preemptions
+    for prompt, num_answer in requests:
+        params = SamplingParams(max_tokens=num_answer, ignore_eos=True)
+        engine.add_request(engine.make_request(prompt, params))
+    held_share, used_share, batches = [], [], []
+    block_size, pool = scheduler.cache.block_size, scheduler.cache.pool
+    while engine.has_unfinished:
+        on_finished(len(engine.step().finished))
+        if running := scheduler.running:
+            tokens = sum(sequence.num_computed_tokens for sequence in running)
+            blocks = (
+                len(running) * scheduler.cache.blocks_for(length)
+                if scheduler.reserve_max_model_len
+                else sum(scheduler.cache.table.num_blocks(sequence.row) for sequence in running)
+            )
+            held_share.append(tokens / (blocks * block_size))
+            used_share.append(tokens / ((pool.num_blocks - 1) * block_size))
+            batches.append(len(running))
+    return Served(
+        fmean(held_share),
+        fmean(used_share),
+        max(batches),
+        metrics.num_output_tokens - tokens_before,
+        metrics.busy_seconds - busy,
+        scheduler.num_preemptions - preemptions,
+    )
+
+
+@dataclass(frozen=True)
+class PaperRun:
+    """What the engine's own scheduler does with the requests, without a device: memory, shares, and every step."""
+
+    kv_cache_bytes: int
+    served: Served
+    steps: list[StepWork]
+
+
+def serve_on_paper(
+    config: EngineConfig, model: ModelConfig, policy: str, length: int, requests: Sequence[tuple[list[int], int]]
+) -> PaperRun:
+    """The steps of `serve_all`, planned by the real scheduler over the real pool, computed by nobody.
+
+    Answers' lengths are given and the sampled tokens change nothing, so every step is the one that would be run.
+    """
+    from mindspore_paged.engine.builder import build_scheduler  # which takes MindSpore along, so only here
+
+    num_blocks, block_size = config.cache.num_blocks, config.cache.block_size
+    table = BlockTable(config.scheduler.max_num_seqs, -(-length // block_size))
+    cache = CacheManager(BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching)
+    runner = PaperRunner(config.scheduler.resolved_token_buckets())
+    limits = ModelLimits(model.vocab_size, length, ())
+    engine = LLMEngine(build_scheduler(config, cache, length), runner, None, limits)
+    served = serve_all(engine, policy, length, requests, lambda count: None)
+    bytes_per_token = page_bytes_per_token(model, config.kv_cache_dtype)
+    return PaperRun(num_blocks * block_size * bytes_per_token, served, runner.steps)
+
+
+class PaperRunner:
+    """A runner that computes nothing and keeps a list of the steps it was asked for."""
+
+    num_ranks = 1
+    weight_bytes = kv_cache_bytes = num_compiles = compiles_after_warmup = 0
+
+    def __init__(self, token_buckets: Sequence[int]):
+        self.steps: list[StepWork] = []
+        self._token_buckets = token_buckets
+
+    def run(self, inputs) -> np.ndarray:
+        """Zeros for logits."""
+        self.steps.append(work_of(inputs, self._token_buckets))
+        return np.zeros((len(inputs.logit_indices), 2), np.float32)
+
+    def copy_blocks(self, pairs) -> None:
+        """Nothing."""
+
+    def block_tables(self) -> list[np.ndarray]:
+        """Of no device."""
+        return []
+
+    def close(self) -> None:
+        """Nothing."""

@@ -1,0 +1,23 @@
+"""How many blocks a memory budget holds: plain arithmetic, for those who plan a pool without MindSpore."""
+
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.model_config import ModelConfig
+
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of an element of a page, or of a weight, by its type."""
+
+
+def page_bytes_per_token(model: ModelConfig, kv_cache_dtype: str) -> int:
+    """Bytes that one token's keys and values take in the pages of all layers."""
+    return model.kv_bytes_per_token(ITEM_SIZES[kv_cache_dtype])
+
+
+def num_blocks_for_budget(memory_budget: int, bytes_per_token: int, block_size: int) -> int:
+    """Blocks, null block included, that fit in `memory_budget` bytes; raises ConfigError below two."""
+    num_blocks = memory_budget // (bytes_per_token * block_size)
+    if num_blocks < 2:
+        raise ConfigError(
+            f"cache.memory_budget of {memory_budget} bytes holds {num_blocks} blocks of {block_size} tokens; "
+            f"at least 2 need {2 * bytes_per_token * block_size} bytes"
+        )
+    return num_blocks

@@ -1,0 +1,43 @@
+"""A model of step times finds the machine that made them."""
+
+import numpy as np
+import pytest
+
+from mindspore_paged.benchmarking.step_time import StepPoint, StepTimeModel, StepWork, work_of
+from mindspore_paged.engine.step_inputs import StepInputs
+from mindspore_paged.errors import ConfigError
+
+
+def point(bucket, attended, seconds):
+    return StepPoint(StepWork(bucket, bucket, attended), seconds)
+
+
+def test_exact_points_give_the_machine_back():
+    points = [point(b, a, 0.01 * b**0.5 + 1e-6 * a) for b in (1, 8, 64) for a in (100, 5000)]
+    model = StepTimeModel.fit(points)
+    assert model.per_attended == pytest.approx(1e-6)
+    assert model.seconds(StepWork(8, 5, 777)) == pytest.approx(0.01 * 8**0.5 + 777e-6)
+
+
+def test_attention_that_noise_hides_counts_nothing():
+    model = StepTimeModel.fit([point(1, 10, 0.0102), point(1, 1000, 0.0098)])
+    assert model.per_attended == 0
+    assert model.seconds(StepWork(1, 1, 500)) == pytest.approx(0.01, rel=0.01)
+
+
+def test_one_length_of_each_graph_says_nothing_about_attention():
+    model = StepTimeModel.fit([point(1, 10, 0.01), point(8, 4000, 0.03)])
+    assert (model.base, model.per_attended) == ({1: pytest.approx(0.01), 8: pytest.approx(0.03)}, 0)
+
+
+def test_a_graph_that_was_not_measured():
+    model = StepTimeModel.fit([point(1, 10, 0.01)])
+    with pytest.raises(ConfigError, match="no step of 8 tokens was measured"):
+        model.seconds(StepWork(8, 8, 10))
+
+
+def test_the_work_of_a_step():
+    """Two tokens at positions 4 and 9 attend to 5 and 10 tokens, in the graph of four."""
+    nothing = np.zeros(0, np.int32)
+    inputs = StepInputs(np.array([1, 1]), np.array([4, 9]), nothing, nothing, nothing, nothing)
+    assert work_of(inputs, (1, 4, 16)) == StepWork(4, 2, 15)
