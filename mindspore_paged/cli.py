@@ -26,6 +26,7 @@ EPILOG = """examples:
   run_generate.py --weights model.gguf --prompt "Once upon a time" "The capital of France is" --max-tokens 64
   run_generate.py --weights path/to/huggingface_folder --prompts-file prompts.jsonl --json answers.json
   run_generate.py --config configs/smollm2_135m.yaml --set cache.block_size=32 scheduler.max_num_seqs=4 --prompt Hi
+  run_generate.py --weights model.gguf --set scheduler.num_speculative_tokens=4 --prompts-file texts_to_correct.jsonl
 
 """
 MINDIR_EPILOG = """examples:
@@ -207,11 +208,18 @@ def _print_answers(outputs: list[RequestOutput]) -> list[str]:
 
 
 def _print_summary(statistics: dict) -> None:
+    speculation = ""
+    if statistics["num_draft_tokens"]:
+        speculation = (
+            f"{statistics['tokens_per_sequence_step']:.2f} tokens a step, {statistics['num_accepted_tokens']} of "
+            f"{statistics['num_draft_tokens']} drafts accepted; "
+        )
     print(
         f"\n{statistics['num_output_tokens']} tokens, {statistics['throughput']:.1f} tokens/s, "
         f"first after {statistics['time_to_first_token_s']:.2f} s; "
         f"memory {statistics['memory_usage_gb']:.2f} GB, block utilization {statistics['block_utilization']:.0%}, "
         f"prefix cache hits {statistics['prefix_cache_hit_rate']:.0%}, preemptions {statistics['num_preemptions']}; "
+        f"{speculation}"
         f"{statistics['compiled_graphs']} graphs compiled, {statistics['compiles_after_warmup']} after warm-up",
         file=sys.stderr,
     )

@@ -137,6 +137,20 @@ def test_chosen_token_buckets(sequences, tokens, buckets):
     assert section.resolved_token_buckets() == buckets
 
 
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "drafts", "buckets"),
+    [
+        (8, 256, 4, (1, 2, 4, 8, 16, 32, 40, 160, 256)),
+        (1, 256, 4, (1, 2, 4, 5, 20, 80, 256)),
+        (8, 16, 4, (1, 2, 4, 8, 16)),
+        (2, 2, 9, (1, 2)),
+    ],
+)
+def test_chosen_token_buckets_hold_a_batch_with_its_drafts(sequences, tokens, drafts, buckets):
+    section = SchedulerSection(max_num_seqs=sequences, max_num_batched_tokens=tokens, num_speculative_tokens=drafts)
+    assert section.resolved_token_buckets() == buckets
+
+
 # Paths
 
 

@@ -30,6 +30,9 @@ scheduler:
   predict_lengths: true
   long_prefill_share: 0.25
   long_prompt_tokens: 100
+  num_speculative_tokens: 4
+  prompt_lookup_min: 1
+  prompt_lookup_max: 5
 runtime: {event_log: logs/pool.jsonl}
 """,
     )
@@ -47,7 +50,14 @@ runtime: {event_log: logs/pool.jsonl}
         response_cache_entries=5,
     )
     assert config.scheduler == SchedulerSection(
-        policy="shortest", ageing_steps=2.0, predict_lengths=True, long_prefill_share=0.25, long_prompt_tokens=100
+        policy="shortest",
+        ageing_steps=2.0,
+        predict_lengths=True,
+        long_prefill_share=0.25,
+        long_prompt_tokens=100,
+        num_speculative_tokens=4,
+        prompt_lookup_min=1,
+        prompt_lookup_max=5,
     )
     assert config.runtime.event_log == tmp_path / "logs/pool.jsonl"
 
@@ -55,6 +65,7 @@ runtime: {event_log: logs/pool.jsonl}
 def test_the_defaults_leave_every_feature_out():
     cache, scheduler, event_log = EngineConfig().cache, EngineConfig().scheduler, EngineConfig().runtime.event_log
     assert (cache.host_memory, cache.page_files, cache.contiguous_priority, cache.elastic_min_blocks) == (None,) * 4
+    assert scheduler.num_speculative_tokens == 0
     assert (cache.compaction, cache.preload_prefixes, cache.response_cache_entries) == (False, (), 0)
     assert (scheduler.policy, scheduler.predict_lengths, scheduler.long_prefill_share) == ("fcfs", False, None)
     assert event_log is None
@@ -115,6 +126,10 @@ SIZE = "a size such as 512MiB, or a whole number of bytes"
         ("scheduler", "long_prefill_share", 1.1, "less than or equal to 1"),
         ("scheduler", "long_prefill_share", True, "a number"),
         ("scheduler", "long_prompt_tokens", 0, "greater than or equal to 1"),
+        ("scheduler", "num_speculative_tokens", -1, "greater than or equal to 0"),
+        ("scheduler", "num_speculative_tokens", None, "a whole number"),
+        ("scheduler", "prompt_lookup_min", 0, "greater than or equal to 1"),
+        ("scheduler", "prompt_lookup_max", 1, "at least scheduler.prompt_lookup_min (2)"),
         ("runtime", "event_log", 3, "a path"),
         ("runtime", "event_log", "", "a path"),
     ],

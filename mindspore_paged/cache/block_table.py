@@ -11,7 +11,7 @@ NO_BLOCK = -1
 
 
 class BlockTable:
-    """Rows of block ids, padded with -1; `acquire_row`, `release_row`, `append` and `replace` mutate.
+    """Rows of block ids, padded with -1; `acquire_row`, `release_row`, `append`, `truncate`, `replace` mutate.
 
     block_tables: int32 [max_num_seqs, max_blocks_per_seq], the host's truth.
     The device holds a copy in which the null block stands for -1; `take_changes` yields what differs there.
@@ -84,6 +84,15 @@ class BlockTable:
         self.block_tables[row, start:end] = block_ids
         self._lengths[row] = end
         self._changed_rows.add(row)
+
+    def truncate(self, row: int, num_blocks: int) -> list[int]:
+        """Shorten the row to `num_blocks` blocks, if it has more, and return those behind them."""
+        blocks = self.blocks(row, num_blocks)
+        if blocks:
+            self.block_tables[row, num_blocks : self._lengths[row]] = NO_BLOCK
+            self._lengths[row] = num_blocks
+            self._changed_rows.add(row)
+        return blocks
 
     def replace(self, row: int, index: int, block_id: int) -> None:
         """Put another block at a place that the row already fills."""

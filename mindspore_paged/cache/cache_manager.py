@@ -46,7 +46,8 @@ class CacheManager:
         row         block 7       | block 3       | block 12
         shared?     with row 2    | with row 2    | own: only an own block is ever written
 
-    `admit`, `grow`, `fork`, `free`, `register`, `compact`, `forget_blocks`, `adjust_capacity`, `take_transfers` mutate.
+    `admit`, `grow`, `trim`, `fork`, `free`, `register`, `compact`, `forget_blocks`, `adjust_capacity` and
+    `take_transfers` mutate.
     host_tier: where the content of evicted blocks may be found again. capacity: how much of the pool may be used.
     """
 
@@ -124,6 +125,17 @@ class CacheManager:
             self.table.append(row, self._next_blocks(row, missing))
         self._writable[row] = end * self.block_size
         return True
+
+    def num_tokens_without_eviction(self, row: int) -> int:
+        """Tokens that the row could hold if it grew into all blocks that are free, and no others."""
+        return (self.table.num_blocks(row) + self.pool.num_free) * self.block_size
+
+    def trim(self, row: int, num_tokens: int) -> None:
+        """Give back the blocks behind the row's first `num_tokens` tokens, which `grow` made ready in vain."""
+        num_kept = max(self.blocks_for(num_tokens), self._reserved.get(row, 0))
+        self.pool.release(self.table.truncate(row, num_kept))
+        if row in self._writable:
+            self._writable[row] = min(self._writable[row], num_kept * self.block_size)
 
     def fork(self, row: int, num_tokens: int) -> int | None:
         """Start another row that shares the blocks of the first `num_tokens` tokens; None if every row is in use."""

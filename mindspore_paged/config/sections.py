@@ -223,6 +223,9 @@ class SchedulerSection:
     reserve_max_model_len: set aside max_model_len tokens for each, as a contiguous cache does: to compare with.
     long_prefill_share: most of a few steps' tokens that prompts longer than long_prompt_tokens may take while others
     want them; None is no limit. long_prompt_tokens: None is max_num_batched_tokens.
+    num_speculative_tokens: guesses behind the last token of a sequence that a step checks; 0 makes none.
+    prompt_lookup_min, prompt_lookup_max: the guesses are what followed an earlier place of the text's last tokens, as
+    many of them as have one, within these bounds.
     """
 
     max_num_seqs: StrictInt = Field(8, ge=1)
@@ -236,6 +239,9 @@ class SchedulerSection:
     reserve_max_model_len: StrictBool = False
     long_prefill_share: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
     long_prompt_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    num_speculative_tokens: StrictInt = Field(0, ge=0)
+    prompt_lookup_min: StrictInt = Field(2, ge=1)
+    prompt_lookup_max: StrictInt = Field(4, ge=1)
 
     @field_validator("max_num_batched_tokens")
     @classmethod
@@ -270,16 +276,30 @@ class SchedulerSection:
             raise ValueError("left out where scheduler.enable_chunked_prefill is false: whole prompts cannot be spread")
         return share
 
+    @field_validator("prompt_lookup_max")
+    @classmethod
+    def _lookups_are_a_range(cls, longest, info):
+        shortest = info.data.get("prompt_lookup_min", longest)
+        if longest < shortest:
+            raise ValueError(f"at least scheduler.prompt_lookup_min ({shortest})")
+        return longest
+
+    @property
+    def logits_per_seq(self) -> int:
+        """Tokens of a sequence whose logits one step may want."""
+        return 1 + self.num_speculative_tokens
+
     def resolved_token_buckets(self) -> tuple[int, ...]:
-        """The graphs' token counts: powers of two up to `max_num_seqs`, then times four up to the largest step.
+        """The graphs' token counts: powers of two up to a full decode batch, then times four up to the largest step.
 
         Both limits are buckets themselves: a full decode batch and a full step waste no padding.
         """
         if self.token_buckets is not None:
             return self.token_buckets
+        decode_batch = min(self.max_num_seqs * self.logits_per_seq, self.max_num_batched_tokens)
         buckets = [1]
-        while buckets[-1] < self.max_num_seqs:
-            buckets.append(min(2 * buckets[-1], self.max_num_seqs))
+        while buckets[-1] < decode_batch:
+            buckets.append(min(2 * buckets[-1], decode_batch))
         while buckets[-1] < self.max_num_batched_tokens:
             buckets.append(min(4 * buckets[-1], self.max_num_batched_tokens))
         return tuple(buckets)

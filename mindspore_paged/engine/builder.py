@@ -17,7 +17,7 @@ from mindspore_paged.cache.event_log import PoolEventLog
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
-from mindspore_paged.config import EngineConfig
+from mindspore_paged.config import EngineConfig, SchedulerSection
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.engine.metrics import Metrics
@@ -34,6 +34,7 @@ from mindspore_paged.engine.model_building import (
     with_block_size,
 )
 from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.engine.ngram_proposer import NgramProposer
 from mindspore_paged.engine.page_mover import PageMover
 from mindspore_paged.engine.policies import policy_by_name
 from mindspore_paged.engine.prefill_window import PrefillWindow
@@ -48,6 +49,7 @@ from mindspore_paged.engine.response_cache import ResponseCache
 from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.speculation import Speculation
 from mindspore_paged.engine.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.launch import states, supervision
@@ -96,7 +98,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         model = build_model(config, model_config, kv_pool, max_model_len, place, own)
     supervision.report_state(0, states.LOADING)
     load_weights(model, own, progress)
-    runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets())
+    runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets(), config.scheduler.logits_per_seq)
     runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
 
     fingerprint = model_fingerprint(config, model_config, model)
@@ -164,6 +166,7 @@ def _common_to_ranks(config: EngineConfig, model_config: ModelConfig, num_blocks
         "cache.num_blocks": num_blocks,
         "scheduler.max_model_len": max_model_len,
         "scheduler.max_num_seqs": config.scheduler.max_num_seqs,
+        "scheduler.num_speculative_tokens": config.scheduler.num_speculative_tokens,
         "scheduler.token_buckets": config.scheduler.resolved_token_buckets(),
         "runtime.jit_level": config.runtime.jit_level,
     }
@@ -196,7 +199,15 @@ def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: in
         prefill_window=window,
         contiguous_priority=config.cache.contiguous_priority,
         reserve_max_model_len=options.reserve_max_model_len,
+        speculation=_speculation(options),
     )
+
+
+def _speculation(options: SchedulerSection) -> Speculation | None:
+    if options.num_speculative_tokens == 0:
+        return None
+    proposer = NgramProposer(options.prompt_lookup_min, options.prompt_lookup_max)
+    return Speculation(proposer, options.num_speculative_tokens)
 
 
 def _host_tier(config: EngineConfig, fingerprint: str) -> HostTier | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -19,6 +20,7 @@ from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.sampler import SampledToken, Sampler
 from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request, Sequence
+from mindspore_paged.engine.speculation import verified_tokens
 from mindspore_paged.engine.step_inputs import build_step_inputs
 from mindspore_paged.engine.step_plan import StepPlan
 from mindspore_paged.errors import IntegrityError, RequestError, StepError
@@ -192,36 +194,72 @@ class LLMEngine:
         self.mover.transfer()
         return self.runner.run(build_step_inputs(plan, self.scheduler.cache.table.take_changes()))
 
-    def _sequences_to_sample(self, plan: StepPlan) -> list[tuple[Sequence, int]]:
-        """Sequences that get a token from this step, each with its row of logits; a prompt's siblings start here."""
-        sequences = []
-        for row, chunk in enumerate(plan.chunks):
-            if not chunk.is_last:
-                continue
-            sequence = chunk.sequence
-            sequences.append((sequence, row))
-            if sequence.index == 0 and sequence.num_output_tokens == 0:
-                for sibling in sequence.request.sequences[1:]:
-                    if self.scheduler.fork(sequence, sibling):
-                        sequences.append((sibling, row))
-                    else:
-                        self.scheduler.add(sibling)
+    def _sequences_to_sample(self, plan: StepPlan) -> list[tuple[Sequence, int, tuple[int, ...]]]:
+        """Sequences that get tokens from this step, each with its row of logits, and the drafts that have the rows
+        behind it; a prompt's siblings start here.
+        """
+        sequences, row = [], 0
+        for chunk in plan.chunks:
+            if chunk.is_last:
+                sequences.append((chunk.sequence, row, chunk.drafts))
+                sequences += [(sibling, row, ()) for sibling in self._start_siblings(chunk.sequence)]
+            row += chunk.num_logits
         return sequences
 
-    def _append_tokens(self, sequences: list[tuple[Sequence, int]], logits: np.ndarray) -> StepOutput:
-        output = StepOutput()
-        rows = [row for _, row in sequences]
-        sampled = self._sampler.sample(logits[rows], [sequence.sampling_state for sequence, _ in sequences])
-        for (sequence, _), token in zip(sequences, sampled, strict=True):
-            if sequence.is_finished:
-                continue  # a sibling's error ended the whole request a moment ago
-            if isinstance(token, StepError):
-                self._fail(sequence.request, token, output)
+    def _start_siblings(self, sequence: Sequence) -> list[Sequence]:
+        """Those that share the pages of a prompt that was computed just now; the others wait for a row."""
+        if sequence.index != 0 or sequence.num_output_tokens != 0:
+            return []
+        started = []
+        for sibling in sequence.request.sequences[1:]:
+            if self.scheduler.fork(sequence, sibling):
+                started.append(sibling)
             else:
-                self._append(sequence, token, output)
+                self.scheduler.add(sibling)
+        return started
+
+    def _append_tokens(self, sequences: list[tuple[Sequence, int, tuple[int, ...]]], logits: np.ndarray) -> StepOutput:
+        output = StepOutput()
+        rows, states = [row for _, row, _ in sequences], [sequence.sampling_state for sequence, _, _ in sequences]
+        firsts = self._sampler.sample(logits[rows], states)
+        for (sequence, row, drafts), first, state in zip(sequences, firsts, states, strict=True):
+            if not sequence.is_finished:  # a sibling's error may have ended the whole request a moment ago
+                tokens = verified_tokens(self._sampler, first, drafts, logits[row + 1 :], state)
+                self._append(sequence, tokens, drafts, output)
         return output
 
-    def _append(self, sequence: Sequence, token: SampledToken, output: StepOutput) -> None:
+    def _append(
+        self,
+        sequence: Sequence,
+        tokens: Iterator[SampledToken | StepError],
+        drafts: tuple[int, ...],
+        output: StepOutput,
+    ) -> None:
+        """Append what a step brought a sequence, in order, until one of the tokens ends it."""
+        request, text, token_ids = sequence.request, "", []
+        for token in tokens:
+            if token_ids:  # the one before is in the cache already, as a draft, and this one was sampled behind it
+                self.scheduler.accept_draft(sequence)
+            if isinstance(token, StepError):
+                break
+            text += self._append_token(sequence, token)
+            token_ids.append(token.token_id)
+            if sequence.is_finished:
+                break
+        if token_ids:
+            num_accepted = sum(token_id == draft for token_id, draft in zip(token_ids, drafts, strict=False))
+            self.metrics.record_tokens(len(token_ids), len(drafts), num_accepted)
+            reason = sequence.finish_reason
+            output.updates.append(SequenceUpdate(request.request_id, sequence.index, text, token_ids, reason))
+        if isinstance(token, StepError):
+            self._fail(request, token, output)
+            return
+        if drafts and not sequence.is_finished:
+            self.scheduler.drop_drafts(sequence)
+        self._retire(request, output)
+
+    def _append_token(self, sequence: Sequence, token: SampledToken) -> str:
+        """Append one token, and end the sequence if it is the last; returns the text that is safe to show now."""
         request = sequence.request
         if request.first_token_time is None:
             request.first_token_time = perf_counter()
@@ -230,7 +268,6 @@ class LLMEngine:
         sequence.sampling_state.observe(token.token_id)
         if request.params.logprobs is not None:
             sequence.logprobs.append(token)
-        self.metrics.num_output_tokens += 1
         ends = self._is_stop_token(sequence, token.token_id)
         text = "" if ends else sequence.detokenizer.append(token.token_id)
         reason = "stop" if ends or sequence.detokenizer.stopped_by else self._length_reason(sequence)
@@ -238,8 +275,7 @@ class LLMEngine:
             text += sequence.detokenizer.finish()
             reason = "stop" if sequence.detokenizer.stopped_by else reason
             self._end_sequence(sequence, reason)
-        output.updates.append(SequenceUpdate(request.request_id, sequence.index, text, [token.token_id], reason))
-        self._retire(request, output)
+        return text
 
     def _is_stop_token(self, sequence: Sequence, token_id: int) -> bool:
         params = sequence.request.params

@@ -43,13 +43,13 @@ def compile_without_weights(config: EngineConfig, num_tokens: int) -> GraphRepor
     max_model_len = config.scheduler.resolved_max_model_len(
         model_config.max_position_embeddings, model_config.max_position_embeddings
     )
-    max_num_seqs = config.scheduler.max_num_seqs
-    table_shape = (max_num_seqs, -(-max_model_len // config.cache.block_size))
+    table_shape = (config.scheduler.max_num_seqs, -(-max_model_len // config.cache.block_size))
     kv_pool = build_kv_pool(config, model_config, BLOCKS_OF_A_SKELETON, table_shape)
     model = build_model(config, model_config, kv_pool, max_model_len, share_layers=True)
     nothing = table_only(np.zeros((1, 2), np.int32), np.zeros(1, np.int32))
     started = time.perf_counter()
-    model.compile(*map(Tensor, nothing.padded(num_tokens, min(num_tokens, max_num_seqs), sum(table_shape)).arrays()))
+    num_logits = min(num_tokens, config.scheduler.max_num_seqs * config.scheduler.logits_per_seq)
+    model.compile(*map(Tensor, nothing.padded(num_tokens, num_logits, sum(table_shape)).arrays()))
     seconds = time.perf_counter() - started
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return GraphReport(

@@ -16,6 +16,9 @@ class Metrics:
     num_requests_failed: int = 0
     num_response_cache_hits: int = 0
     num_output_tokens: int = 0
+    num_sequence_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_computed_tokens: int = 0
     busy_seconds: float = 0.0
     time_to_first_token_sum: float = 0.0
@@ -29,6 +32,13 @@ class Metrics:
         self.slots_held += used_blocks * block_size
         self.slots_filled += used_blocks * block_size - unfilled_slots
         self.peak_used_blocks = max(self.peak_used_blocks, used_blocks)
+
+    def record_tokens(self, num_tokens: int, num_drafts: int, num_accepted: int) -> None:
+        """Take note of what one step brought one sequence, and how many of its drafts became tokens."""
+        self.num_output_tokens += num_tokens
+        self.num_sequence_steps += 1
+        self.num_draft_tokens += num_drafts
+        self.num_accepted_tokens += num_accepted
 
     def record_first_token(self, seconds: float) -> None:
         """Take note of one request's time from arrival to its first token."""
@@ -46,6 +56,16 @@ class Metrics:
         return _ratio(self.num_output_tokens, self.busy_seconds)
 
     @property
+    def tokens_per_sequence_step(self) -> float:
+        """Mean of the tokens that a step brings a sequence: 1 without speculation."""
+        return _ratio(self.num_output_tokens, self.num_sequence_steps)
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        """Share of the drafts that became tokens."""
+        return _ratio(self.num_accepted_tokens, self.num_draft_tokens)
+
+    @property
     def time_to_first_token_s(self) -> float:
         """Mean over the requests that got a token."""
         return _ratio(self.time_to_first_token_sum, self.num_first_tokens)
@@ -59,7 +79,9 @@ def collect_statistics(
     memory_usage_gb: weights and pages, in 10^9 bytes. block_utilization: share of the slots in used pages that hold
     a token, over all steps; pool_utilization: most of the pool's pages in use at once. throughput: generated tokens
     a second of the time in steps. prefix_cache_hit_rate: share of the tokens of starting (and restarting)
-    sequences that were found in the cache. time_to_first_token_s: mean, from arrival. The rest are counts.
+    sequences that were found in the cache. time_to_first_token_s: mean, from arrival. tokens_per_sequence_step: mean
+    of the tokens that a step brings a sequence; draft_acceptance_rate: share of the drafts that became tokens. The
+    rest are counts.
     """
     num_blocks = scheduler.cache.pool.num_blocks
     return {
@@ -71,6 +93,8 @@ def collect_statistics(
         "throughput": metrics.throughput,
         "time_to_first_token_s": metrics.time_to_first_token_s,
         "prefix_cache_hit_rate": scheduler.prefix_cache_hit_rate,
+        "tokens_per_sequence_step": metrics.tokens_per_sequence_step,
+        "draft_acceptance_rate": metrics.draft_acceptance_rate,
         "num_blocks": num_blocks,
         "num_usable_blocks": scheduler.cache.pool.num_usable,
         "fragmentation": scheduler.cache.pool.free_runs.fragmentation,
@@ -83,6 +107,8 @@ def collect_statistics(
         "num_steps": metrics.num_steps,
         "num_computed_tokens": metrics.num_computed_tokens,
         "num_output_tokens": metrics.num_output_tokens,
+        "num_draft_tokens": metrics.num_draft_tokens,
+        "num_accepted_tokens": metrics.num_accepted_tokens,
         "num_requests_finished": metrics.num_requests_finished,
         "num_requests_failed": metrics.num_requests_failed,
         "compiled_graphs": runner.num_compiles,

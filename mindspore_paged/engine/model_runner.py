@@ -21,12 +21,14 @@ class ModelRunner:
     """Runs steps of `model` over `kv_pool`; `run` and `copy_blocks` write the pages and block_table.
 
     token_buckets: ascending token counts, one static graph each; a step is padded to the smallest that holds it.
-    A graph of T tokens gives min(T, max_num_seqs) logits and writes up to `table_entries_per_step` table entries.
+    logits_per_seq: tokens of a sequence whose logits a step may want, 1 and the drafts behind it.
+    A graph of T tokens gives min(T, max_num_seqs * logits_per_seq) logits and writes up to `table_entries_per_step`
+    table entries.
     """
 
     num_ranks = 1
 
-    def __init__(self, model: Step, kv_pool: KVPagePool, token_buckets: Sequence[int]):
+    def __init__(self, model: Step, kv_pool: KVPagePool, token_buckets: Sequence[int], logits_per_seq: int = 1):
         self.model = model
         self.kv_pool = kv_pool
         self._step = CompiledCell(model)
@@ -35,6 +37,7 @@ class ModelRunner:
         self._write_pages = CompiledCell(kv_pool.writer)
         self.token_buckets = tuple(token_buckets)
         self.max_num_seqs, max_blocks_per_seq = kv_pool.block_table.shape
+        self.max_num_logits = self.max_num_seqs * logits_per_seq
         # Room for one row that changes as a whole, as on admission, beside one new block for each other row.
         self.table_entries_per_step = self.max_num_seqs + max_blocks_per_seq
         self.weight_bytes = sum(weight.nbytes for weight in model.weights().values())
@@ -109,5 +112,5 @@ class ModelRunner:
         """There is no other rank to let go of."""
 
     def _execute(self, bucket: int, inputs: StepInputs) -> np.ndarray:
-        padded = inputs.padded(bucket, min(bucket, self.max_num_seqs), self.table_entries_per_step)
+        padded = inputs.padded(bucket, min(bucket, self.max_num_logits), self.table_entries_per_step)
         return self._step(*padded.arrays())

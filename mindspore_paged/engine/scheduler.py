@@ -8,6 +8,7 @@ from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, o
 from mindspore_paged.engine.policies import SchedulingPolicy, policy_by_name
 from mindspore_paged.engine.prefill_window import PrefillWindow
 from mindspore_paged.engine.sequence import Sequence
+from mindspore_paged.engine.speculation import Speculation
 from mindspore_paged.engine.step_plan import Chunk, StepPlan
 from mindspore_paged.errors import ConfigError, IntegrityError
 
@@ -18,14 +19,16 @@ MAX_PASSED_OVER = 16
 class Scheduler:
     """Continuous batching in order of rank, chunked prefill beside decode, preemption of the worst ranked.
 
-    `add`, `schedule`, `commit`, `fork`, `roll_back`, `give_up` and `finish` mutate. The best ranked unfinished sequence
-    is never preempted, so it always goes on and no two sequences can evict each other for ever (see `policies`).
+    `add`, `schedule`, `commit`, `accept_draft`, `drop_drafts`, `fork`, `roll_back`, `give_up` and `finish` mutate. The
+    best ranked unfinished sequence is never preempted, so it always goes on and no two sequences can evict each other
+    for ever (see `policies`).
 
     max_model_len: bounds an answer's length where prediction asks. policy: ranks requests; None is first come, first
     served. predictor: learns how long answers are; with reserve_predicted a sequence is admitted only where its
     expected length fits beside those that run. prefill_window: keeps long prefills to a share of the steps.
     contiguous_priority: requests of this priority and above get their pages as one run, if there is one.
     reserve_max_model_len: admit a sequence only where max_model_len tokens fit, as a contiguous cache has to.
+    speculation: lets sequences that decode guess ahead where a step has room; None gives each a token a step.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Scheduler:
         prefill_window: PrefillWindow | None = None,
         contiguous_priority: int | None = None,
         reserve_max_model_len: bool = False,
+        speculation: Speculation | None = None,
     ):
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
@@ -52,6 +56,7 @@ class Scheduler:
         self.prefill_window = prefill_window
         self.contiguous_priority = contiguous_priority
         self.reserve_max_model_len = reserve_max_model_len
+        self.speculation = speculation
         if prefill_window is not None and not enable_chunked_prefill:
             raise ConfigError("scheduler.long_prefill_share needs scheduler.enable_chunked_prefill")
         self.waiting: list[Sequence] = []  # both lists in order of rank
@@ -89,17 +94,25 @@ class Scheduler:
         return plan
 
     def commit(self, plan: StepPlan) -> None:
-        """Record that the plan's tokens are in the cache; blocks that are now full enter the prefix index."""
+        """Record that the plan's tokens are in the cache; blocks that are now full enter the prefix index.
+
+        Drafts do not count: what they wrote lies behind the sequence's tokens, where the next step writes.
+        """
         for chunk in plan.chunks:
             sequence, end = chunk.sequence, chunk.end
             sequence.num_computed_tokens = end
             sequence.quarantined = sequence.quarantined and not chunk.is_last
             sequence.is_long_prefill = sequence.is_long_prefill and not chunk.is_last
-            num_full_blocks = end // self.cache.block_size
-            if num_full_blocks > sequence.num_registered_blocks:
-                hashes = sequence.extend_hashes(self.cache.block_size)
-                self.cache.register(sequence.row, hashes, sequence.num_registered_blocks, num_full_blocks)
-                sequence.num_registered_blocks = num_full_blocks
+            self._register_full_blocks(sequence)
+
+    def accept_draft(self, sequence: Sequence) -> None:
+        """Record that the first token that was not in the cache is, because a draft of the last step equals it."""
+        sequence.num_computed_tokens += 1
+        self._register_full_blocks(sequence)
+
+    def drop_drafts(self, sequence: Sequence) -> None:
+        """Give back the blocks that a running sequence had for drafts alone."""
+        self.cache.trim(sequence.row, sequence.num_computed_tokens)
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Let a new sequence share all of a running one's pages; False if no row is free, and it must be added."""
@@ -162,6 +175,8 @@ class Scheduler:
                 self._plan_chunk(plan, sequence, allowance)
         if self.num_preemptions == preempted_before:
             self._admit_waiting(plan, allowance)
+        if self.speculation is not None:
+            self.speculation.add_drafts(plan, self.cache, self.max_num_batched_tokens, self.max_model_len)
         return plan
 
     def _running_in_turn(self) -> list[Sequence]:
@@ -280,6 +295,13 @@ class Scheduler:
             islice(short_newcomers, self.cache.table.num_free_rows),  # the rest cannot come in anyway
         )
         return self.prefill_window.allowance(sum(s.num_uncomputed_tokens for s in others))
+
+    def _register_full_blocks(self, sequence: Sequence) -> None:
+        num_full_blocks = sequence.num_computed_tokens // self.cache.block_size
+        if num_full_blocks > sequence.num_registered_blocks:
+            hashes = sequence.extend_hashes(self.cache.block_size)
+            self.cache.register(sequence.row, hashes, sequence.num_registered_blocks, num_full_blocks)
+            sequence.num_registered_blocks = num_full_blocks
 
     def _take_pages(self, sequence: Sequence) -> None:
         self.running.remove(sequence)

@@ -7,11 +7,12 @@ from mindspore_paged.engine.sequence import Sequence
 
 
 class Chunk(NamedTuple):
-    """Tokens start .. start + num_tokens - 1 of a sequence, computed in one step."""
+    """Tokens start .. start + num_tokens - 1 of a sequence, computed in one step; drafts: guesses at those behind."""
 
     sequence: Sequence
     start: int
     num_tokens: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -23,10 +24,18 @@ class Chunk(NamedTuple):
         """Whether nothing is left to compute after it, so that its last logits give the next token."""
         return self.start + self.num_tokens == len(self.sequence.token_ids)
 
+    @property
+    def num_logits(self) -> int:
+        """Tokens whose logits are wanted: the last one, and the drafts behind it."""
+        return 1 + len(self.drafts)
+
 
 @dataclass
 class StepPlan:
-    """The chunks of one step, in the order in which their tokens are laid out; `add` and `drop` mutate."""
+    """The chunks of one step, in the order in which their tokens are laid out.
+
+    `add`, `drop` and `add_drafts` mutate. num_tokens: of all chunks, with their drafts.
+    """
 
     chunks: list[Chunk] = field(default_factory=list)
     num_tokens: int = field(default=0, init=False)
@@ -49,12 +58,17 @@ class StepPlan:
                 self._count(chunk, -1)
                 return
 
+    def add_drafts(self, place: int, drafts: list[int]) -> None:
+        """Put guesses behind the chunk at `place`, which has none yet."""
+        self.chunks[place] = self.chunks[place]._replace(drafts=tuple(drafts))
+        self.num_tokens += len(drafts)
+
     @property
     def sequences(self) -> list[Sequence]:
         """The sequences that take part."""
         return [chunk.sequence for chunk in self.chunks]
 
     def _count(self, chunk: Chunk, sign: int) -> None:
-        self.num_tokens += sign * chunk.num_tokens
+        self.num_tokens += sign * (chunk.num_tokens + len(chunk.drafts))
         if chunk.sequence.is_long_prefill:
             self.num_long_prefill_tokens += sign * chunk.num_tokens

@@ -67,6 +67,20 @@ def test_entries_of_a_released_row_point_to_the_null_block_again():
     assert device.tolist() == [[8, 0, 0, 0]]
 
 
+def test_entries_behind_the_end_of_a_shortened_row_point_to_the_null_block_again():
+    table = BlockTable(1, 4)
+    device = np.zeros((1, 4), np.int32)
+    table.append(table.acquire_row(), [5, 6, 7])
+    apply(device, table)
+    assert table.truncate(0, 3) == table.truncate(0, 4) == []
+    assert table.truncate(0, 1) == [6, 7]
+    assert (table.num_blocks(0), table.blocks(0)) == (1, [5])
+    apply(device, table)
+    assert device.tolist() == [[5, 0, 0, 0]]
+    table.append(0, [8])
+    table.check_integrity()
+
+
 def test_after_a_failed_step_everything_is_sent_again():
     table = BlockTable(2, 2)
     table.append(table.acquire_row(), [5])

@@ -112,6 +112,26 @@ class Pager(RuleBasedStateMachine):
             assert (self.cache.table.blocks(row), self.cache.pool.num_used) == (held, used)
 
     @precondition(lambda self: self.tokens)
+    @rule(data=st.data(), one=st.integers(0, 1), drafts=st.integers(1, 9), num_accepted=st.integers(0, 9))
+    def append_with_drafts(self, data, one, drafts, num_accepted):
+        """A token, and behind it guesses of which only the first are kept."""
+        row = self.a_row(data)
+        length, pool = len(self.tokens[row]), self.cache.pool
+        if length == LONGEST or not self.cache.grow(row, length, length + 1):
+            return
+        drafts = min(drafts, LONGEST - length - 1, self.cache.num_tokens_without_eviction(row) - length - 1)
+        cached, withheld = pool.cached_blocks(), pool.withheld_blocks()
+        assert self.cache.grow(row, length + 1, length + 1 + drafts), "what is free must do"
+        assert (pool.cached_blocks(), pool.withheld_blocks()) == (cached, withheld)
+        self.do_transfers()
+        blocks = self.cache.table.blocks(row)
+        for position in range(length, length + 1 + drafts):
+            self.pages[blocks[position // BLOCK_SIZE], position % BLOCK_SIZE] = one if position == length else 7
+        self.tokens[row] += [one] + [7] * min(drafts, num_accepted)
+        self.cache.trim(row, len(self.tokens[row]))
+        self.write(row, length)
+
+    @precondition(lambda self: self.tokens)
     @rule(data=st.data())
     def fork(self, data):
         row = self.a_row(data)

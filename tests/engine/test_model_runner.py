@@ -14,6 +14,10 @@ TABLE_ENTRIES = ROWS + BLOCKS_PER_ROW
 
 @pytest.fixture
 def runner():
+    return make_runner()
+
+
+def make_runner(*options):
     """A runner over graphs that only note down what they are called with (`steps`, `copies`)."""
     model = SimpleNamespace(weights=dict)
     pool = SimpleNamespace(
@@ -24,7 +28,7 @@ def runner():
         num_bytes=0,
         dtype="float32",
     )
-    runner = ModelRunner(model, pool, BUCKETS)
+    runner = ModelRunner(model, pool, BUCKETS, *options)
     runner.steps, runner.copies = [], []
 
     def compute(*arrays):
@@ -52,6 +56,13 @@ def test_a_step_runs_in_the_smallest_graph_that_holds_it(runner, tokens, bucket)
     assert ran.num_tokens == len(ran.positions) == len(ran.rows) == bucket
     assert len(ran.logit_indices) == min(bucket, ROWS)
     assert len(ran.table_values) == len(ran.table_indices) == TABLE_ENTRIES
+
+
+@pytest.mark.parametrize(("tokens", "logits", "of_the_graph"), [(1, 1, 1), (2, 2, 4), (16, 2, 16), (16, 16, 16)])
+def test_with_drafts_a_graph_has_logits_for_each_sequence_and_its_drafts(tokens, logits, of_the_graph):
+    runner = make_runner(2)
+    assert runner.run(step(tokens, logits)).shape == (logits, VOCAB)
+    assert len(runner.steps[0].logit_indices) == of_the_graph
 
 
 def test_table_changes_beyond_one_graph_go_ahead_in_the_smallest_one(runner):

@@ -51,6 +51,23 @@ def test_padding_belongs_to_no_row_and_repeats_a_true_table_entry(inputs):
     assert {getattr(padded, name).dtype for name in ARRAYS} == {np.dtype(np.int32)}
 
 
+def test_drafts_stand_behind_the_tokens_that_they_follow_and_give_logits_too():
+    sim = SchedulerSim()
+    for prompt in ([10, 11, 12], [20, 21, 22, 23, 24, 25], [30]):
+        sim.add(prompt)
+    parts = ((0, 2, 1, (13, 14)), (1, 2, 3, ()), (2, 0, 1, (31,)))
+    for arrival, row in ((0, 3), (1, 0), (2, 2)):
+        sim.sequences[arrival].row = row
+    plan = StepPlan([Chunk(sim.sequences[arrival], *part) for arrival, *part in parts])
+    assert plan.num_tokens == 8
+    inputs = build_step_inputs(plan, changes((0, 1, 7)))
+    assert inputs.input_ids.tolist() == [12, 13, 14, 22, 23, 24, 30, 31]
+    assert inputs.positions.tolist() == [2, 3, 4, 2, 3, 4, 0, 1]
+    assert inputs.rows.tolist() == [3, 3, 3, 0, 0, 0, 2, 2]
+    assert inputs.logit_indices.tolist() == [0, 1, 2, 5, 6, 7]
+    assert {getattr(inputs, name).dtype for name in ARRAYS} == {np.dtype(np.int32)}
+
+
 def test_a_step_that_fills_its_bucket_is_not_changed(inputs):
     padded = inputs.padded(6, 3, 2)
     for name in ARRAYS:

@@ -13,7 +13,12 @@ MAXIMA = frozenset(
         *("compiled_graphs", "compiles_after_warmup", "tensor_parallel_size"),
     }
 )
-MEANS = frozenset({"block_utilization", "throughput", "time_to_first_token_s", "prefix_cache_hit_rate"})
+MEANS = frozenset(
+    {
+        *("block_utilization", "throughput", "time_to_first_token_s", "prefix_cache_hit_rate"),
+        *("tokens_per_sequence_step", "draft_acceptance_rate"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,10 @@ def merge_figures(
     """One set of statistics under the names of `LLMEngine.get_statistics`, for what was sent to each replica.
 
     Maxima: memory, compiled graphs and tensor_parallel_size, which are those of one process, and pool_utilization and
-    fragmentation. Means over everything that ran: block_utilization, time_to_first_token_s, and prefix_cache_hit_rate,
-    the last weighted by the prompt tokens sent to each. throughput: all tokens over the busiest replica's time in
-    steps, for replicas work side by side. All else is counts, and summed. data_parallel_size: replicas.
+    fragmentation. Means over everything that ran: block_utilization, time_to_first_token_s, tokens_per_sequence_step,
+    draft_acceptance_rate, and prefix_cache_hit_rate, the last weighted by the prompt tokens sent to each. throughput:
+    all tokens over the busiest replica's time in steps, for replicas work side by side. All else is counts, and
+    summed. data_parallel_size: replicas.
     num_requests_replica_<r>: requests that were sent to replica r.
     """
     statistics = [replica.statistics for replica in replicas]
@@ -48,6 +54,8 @@ def merge_figures(
         "block_utilization": totals.block_utilization,
         "throughput": totals.throughput,
         "time_to_first_token_s": totals.time_to_first_token_s,
+        "tokens_per_sequence_step": totals.tokens_per_sequence_step,
+        "draft_acceptance_rate": totals.draft_acceptance_rate,
         "prefix_cache_hit_rate": hits / max(1, sum(num_prompt_tokens)),
         "data_parallel_size": len(replicas),
         **{f"num_requests_replica_{replica}": count for replica, count in enumerate(num_requests)},
