@@ -22,8 +22,8 @@ LINK_FLAGS = ("-shared", "-Wl,-z,defs")  # a kernel that an entry names and nobo
 Types = Mapping[str, str]
 """For each DTYPE_* macro that a kernel reads, the Ascend C type that it stands for."""
 
-CACHE_TYPES = ("half", "bfloat16_t")
-INPUT_TYPES = ("float", *CACHE_TYPES)
+CACHE_TYPES = ("half", "bfloat16_t", "int8_t")
+INPUT_TYPES = ("float", "half", "bfloat16_t")
 KERNEL_TYPES: Mapping[str, tuple[Types, ...]] = {
     "reshape_and_cache_custom": tuple(
         {"DTYPE_KEY": key, "DTYPE_KEY_CACHE": cache} for key in INPUT_TYPES for cache in CACHE_TYPES
@@ -32,7 +32,7 @@ KERNEL_TYPES: Mapping[str, tuple[Types, ...]] = {
         {"DTYPE_QUERY": query, "DTYPE_KEY_CACHE": cache}
         for query in INPUT_TYPES
         for cache in CACHE_TYPES
-        if query in ("float", cache)  # the cube unit multiplies equal 16-bit types only
+        if query in ("float", cache) or cache == "int8_t"  # the cube unit multiplies equal 16-bit types only
     ),
     **{
         f"{verb}_blocks_custom": tuple({"DTYPE_KEY_CACHE": cache} for cache in CACHE_TYPES)

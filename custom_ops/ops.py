@@ -2,10 +2,15 @@
 
 Shapes: T tokens, H query heads, K KV heads, D head_dim, NB blocks, BS block_size, R rows, M blocks a row.
 A key_cache and a value_cache are [NB, BS, K, D], D even and BS a multiple of 16. Query, key and value may be float32,
-float16 or bfloat16; the two caches share one of these types, of their own choice. Sums are float32. The backends
-`ascend` and `ascend_emulator` take float16 and bfloat16 caches only, D a multiple of 16 up to 128, and a 16-bit query
-of the caches' type. Backends: `cpu`, `ascend` for an NPU, `ascend_emulator` for the NPU's kernels run on the CPU,
-or the Path of a library that the operators were compiled to.
+float16 or bfloat16; the two caches share one of these types, of their own choice, or int8. Sums are float32. The
+backends `ascend` and `ascend_emulator` take float16, bfloat16 and int8 caches only, D a multiple of 16 up to 128, and a
+16-bit query of the caches' type, where that has 16 bits. Backends: `cpu`, `ascend` for an NPU, `ascend_emulator` for
+the NPU's kernels run on the CPU, or the Path of a library that the operators were compiled to.
+
+Caches of int8 are [NB, BS, K, D + 4]. In the bytes of a block stand first the values [BS, K, D] and then a float32
+scale for each of [BS, K]: each head of a token is stored divided by its own scale, its largest magnitude / 127, rounded
+to nearest, ties to even. A scale that would not be a normal number is 0, as that of zeros; that of a head with an
+infinity or NaN is NaN, and so is what attends to it. On Ascend D is then a multiple of 32.
 
 Bad input (an index out of range, a wrong shape or type) makes the operator fail before it touches memory. In Python
 that is a RuntimeError whose text names the operator, the token, the value and what is allowed. MindSpore never runs a

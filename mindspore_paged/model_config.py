@@ -83,9 +83,9 @@ class ModelConfig:
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * layer + embeddings + self.hidden_size
 
-    def kv_bytes_per_token(self, itemsize: int) -> int:
-        """Bytes that one token's keys and values take over all layers, at `itemsize` bytes an element."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * itemsize
+    def kv_bytes_per_token(self, itemsize: int, scale_bytes: int = 0) -> int:
+        """Bytes that one token's keys and values take over all layers, at `itemsize` an element and a scale a head."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * (self.head_dim * itemsize + scale_bytes)
 
 
 def _llama2(hidden_size, intermediate_size, layers, heads, kv_heads) -> ModelConfig:

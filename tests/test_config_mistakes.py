@@ -44,7 +44,7 @@ def test_unknown_key_names_the_nearest_right_one(data, message):
         ("cache", "memory_budget", "lots", "a size such as 512MiB, or a whole number of bytes"),
         ("cache", "memory_budget", -5, "a size such as 512MiB, or a whole number of bytes"),
         ("cache", "memory_budget", 0, "greater than 0"),
-        ("cache", "kv_cache_dtype", "int8", "'auto', 'float32', 'float16' or 'bfloat16'"),
+        ("cache", "kv_cache_dtype", "int4", "'auto', 'float32', 'float16', 'bfloat16' or 'int8'"),
         ("cache", "enable_prefix_caching", 1, "true or false"),
         ("scheduler", "max_num_seqs", 0, "greater than or equal to 1"),
         ("scheduler", "max_num_seqs", None, "a whole number"),

@@ -79,6 +79,10 @@ class Arguments {
     return Next(name, rank, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
   }
 
+  Tensor NextCache(const char* name, int rank) {
+    return Next(name, rank, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8});
+  }
+
   Tensor NextInt32(const char* name, int rank) { return Next(name, rank, {DType::kInt32}); }
 
  private:
@@ -103,7 +107,14 @@ inline void RequireSameDType(const char* op, const Tensor& tensor, const Tensor&
   Refuse(op, tensor.name, " has dtype ", tensor.dtype_name, ", it must be that of ", like.name, ", ", like.dtype_name);
 }
 
+// The float32 scale of a head of a token in an int8 cache, in elements of the cache.
+constexpr int64_t kScaleElements = sizeof(float);
+
 // The pages of one layer: key_cache and value_cache, each [num_blocks, block_size, num_kv_heads, head_dim].
+//
+// An int8 cache has head_dim + 4 in place of head_dim, so that a block has room for its scales. Within the block
+// lie first all values [block_size, num_kv_heads, head_dim], then all scales [block_size, num_kv_heads]:
+// what a head of a token has of a key or value is its int8 numbers times its scale.
 struct Pages {
   Tensor keys;
   Tensor values;
@@ -113,22 +124,34 @@ struct Pages {
   int64_t head_dim;
 
   int64_t token_stride() const { return num_kv_heads * head_dim; }
+  int64_t block_stride() const { return block_size * num_kv_heads * keys.shape[3]; }
+
+  // The scales [block_size, num_kv_heads] of a block of an int8 cache. Aligned: block_size is a multiple of 16.
+  float* scales(int8_t* cache, int64_t block) const {
+    return reinterpret_cast<float*>(cache + block * block_stride() + block_size * token_stride());
+  }
 };
 
 // Kernels walk the cache in chunks of this many tokens: a chunk never crosses a block.
 constexpr int64_t kChunkTokens = 16;
 
 inline Pages NextPages(const char* op, Arguments& arguments) {
-  const Tensor keys = arguments.NextFloat("key_cache", 4);
-  const Tensor values = arguments.NextFloat("value_cache", 4);
+  const Tensor keys = arguments.NextCache("key_cache", 4);
+  const Tensor values = arguments.NextCache("value_cache", 4);
   RequireShape(op, values, {keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3]});
   RequireSameDType(op, values, keys);
   if (keys.shape[1] <= 0 || keys.shape[1] % kChunkTokens != 0) {
     Refuse(op, "block_size ", keys.shape[1], " is not a multiple of ", kChunkTokens);
   }
-  if (keys.shape[3] <= 0 || keys.shape[3] % 2 != 0) Refuse(op, "head_dim ", keys.shape[3], " is not a multiple of 2");
+  const bool is_int8 = keys.dtype == DType::kInt8;
+  if (is_int8 && keys.shape[3] <= kScaleElements) {
+    Refuse(op, "key_cache has shape ", ShapeText(keys.shape, 4), ", the last dimension of int8 must be head_dim + ",
+           kScaleElements);
+  }
+  const int64_t head_dim = keys.shape[3] - (is_int8 ? kScaleElements : 0);
+  if (head_dim <= 0 || head_dim % 2 != 0) Refuse(op, "head_dim ", head_dim, " is not a multiple of 2");
   if (keys.shape[2] <= 0) Refuse(op, "key_cache has no KV heads: ", ShapeText(keys.shape, 4));
-  return {keys, values, keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3]};
+  return {keys, values, keys.shape[0], keys.shape[1], keys.shape[2], head_dim};
 }
 
 // The smallest piece of work, in bytes moved, that is worth waking the other threads for: tens of microseconds.

@@ -27,12 +27,22 @@ struct RowCache {
   const Cache* values;
   const int32_t* blocks;
   int64_t block_size;
+  int64_t block_stride;
   int64_t token_stride;
   int64_t head_dim;
+  const float* key_scales;  // of an int8 cache: of the first of the heads, in block 0; else null
+  const float* value_scales;
 
   // Where position `position` lies, in elements from `keys` or `values`.
   int64_t Offset(int64_t position) const {
-    return (blocks[position / block_size] * block_size + position % block_size) * token_stride;
+    return blocks[position / block_size] * block_stride + position % block_size * token_stride;
+  }
+
+  // Where it has its scale, from `key_scales` or `value_scales`; the scales of its other heads follow.
+  int64_t ScaleOffset(int64_t position) const {
+    constexpr int64_t kElementBytes = sizeof(Cache), kScaleBytes = sizeof(float);
+    return blocks[position / block_size] * block_stride * kElementBytes / kScaleBytes +
+           position % block_size * (token_stride / head_dim);
   }
 };
 
@@ -165,10 +175,12 @@ class PartitionAttention {
       }
       for (; t < run.count; ++t) ScoreTokens<nq(), 1>(queries, tile_.stride, run.tokens.From(t), Scores(run) + t);
     });
+    if constexpr (kScaled) MultiplyByScales(cache_.key_scales);
     for (int64_t q = 0; q < tile_.count(); ++q) {
       const int64_t count = std::max<int64_t>(0, End(q % tile_.per_head) - start_);
       ScoresToWeights(scores_ + q * kPartitionTokens, count, result_.OfQuery(q, tile_.stride));
     }
+    if constexpr (kScaled) MultiplyByScales(cache_.value_scales);
     std::fill_n(result_.values, tile_.count() * tile_.stride, 0.0f);
     EachRun(cache_.values, KeysOfNextPartition(), [this](auto nq, const TokenRun& run) {
       WeighTokens<nq()>(Scores(run), run.tokens, run.count, result_.OfQuery(run.query, tile_.stride).values,
@@ -177,6 +189,8 @@ class PartitionAttention {
   }
 
  private:
+  static constexpr bool kScaled = std::is_same_v<Cache, int8_t>;
+
   // Consecutive tokens that some consecutive queries all see.
   struct TokenRun {
     int64_t query;     // the first
@@ -186,6 +200,22 @@ class PartitionAttention {
   };
 
   float* Scores(const TokenRun& run) const { return scores_ + run.query * kPartitionTokens + run.position - start_; }
+
+  // Scores of int8 keys, or weights of int8 values, times their tokens' scales: a product each, in no order.
+  void MultiplyByScales(const float* scales) const {
+    float of_head[kPartitionTokens];
+    for (int64_t head = 0; head < tile_.heads; ++head) {
+      for (int64_t chunk = start_; chunk < end_; chunk += kChunkTokens) {
+        const float* here = scales + cache_.ScaleOffset(chunk) + head;
+        const int64_t step = cache_.token_stride / cache_.head_dim;
+        for (int64_t t = 0; t < kChunkTokens; ++t) of_head[chunk - start_ + t] = here[t * step];
+      }
+      for (int64_t q = 0; q < tile_.per_head; ++q) {
+        float* factors = scores_ + (head * tile_.per_head + q) * kPartitionTokens;
+        for (int64_t t = 0; t < End(q) - start_; ++t) factors[t] *= of_head[t];
+      }
+    }
+  }
 
   // Where the tokens of this partition end for query q of a head; it may have none.
   int64_t End(int64_t q) const { return std::min(tile_.contexts[q], end_); }

@@ -78,15 +78,23 @@ class Worker {
   void AttendPartition(const Unit& unit, int64_t partition, Softmax result) {
     const QueryTile tile{queries_.get(), contexts_.data(), unit.num_heads, unit.queries_per_head, stride_};
     const Pages& pages = call_.pages;
-    WithFloatType(pages.keys.dtype, [&](auto* type) {
+    WithCacheType(pages.keys.dtype, [&](auto* type) {
       using Cache = std::remove_pointer_t<decltype(type)>;
+      const float *key_scales = nullptr, *value_scales = nullptr;
+      if constexpr (std::is_same_v<Cache, int8_t>) {
+        key_scales = pages.scales(pages.keys.as<int8_t>(), 0) + unit.first_head;
+        value_scales = pages.scales(pages.values.as<int8_t>(), 0) + unit.first_head;
+      }
       const int64_t head_offset = unit.first_head * pages.head_dim;
       const RowCache<Cache> cache{pages.keys.as<Cache>() + head_offset,
                                   pages.values.as<Cache>() + head_offset,
                                   call_.blocks(call_.row(unit.first_token)),
                                   pages.block_size,
+                                  pages.block_stride(),
                                   pages.token_stride(),
-                                  pages.head_dim};
+                                  pages.head_dim,
+                                  key_scales,
+                                  value_scales};
       PartitionAttention<Cache>(cache, tile, partition, scores_.get(), result).Run();
     });
   }

@@ -47,7 +47,7 @@ struct WriteBlocksCall {
 };
 
 inline int64_t BlockBytes(const Pages& pages) {
-  return pages.block_size * pages.token_stride() * ByteSize(pages.keys.dtype);
+  return pages.block_stride() * ByteSize(pages.keys.dtype);
 }
 
 inline void RequireSlots(const char* op, const Tensor& slot_mapping, int64_t num_slots) {
@@ -112,9 +112,9 @@ inline CopyBlocksCall ParseCopyBlocks(Arguments arguments) {
 inline ReadBlocksCall ParseReadBlocks(Arguments arguments) {
   const Pages pages = NextPages(kReadBlocks, arguments);
   const Tensor block_ids = arguments.NextInt32("block_ids", 1);
-  const Tensor output = arguments.NextFloat("output", 5);
+  const Tensor output = arguments.NextCache("output", 5);
   RequireShape(kReadBlocks, output,
-               {2, block_ids.shape[0], pages.block_size, pages.num_kv_heads, pages.head_dim});
+               {2, block_ids.shape[0], pages.block_size, pages.num_kv_heads, pages.keys.shape[3]});
   RequireSameDType(kReadBlocks, output, pages.keys);
   RequireBlockIds(kReadBlocks, block_ids, 0, pages.num_blocks);
   return {pages, block_ids, output};
@@ -122,13 +122,13 @@ inline ReadBlocksCall ParseReadBlocks(Arguments arguments) {
 
 inline WriteBlocksCall ParseWriteBlocks(Arguments arguments) {
   const Pages caches = NextPages(kWriteBlocks, arguments);
-  const Tensor pages = arguments.NextFloat("pages", 6);
+  const Tensor pages = arguments.NextCache("pages", 6);
   const Tensor block_ids = arguments.NextInt32("block_ids", 1);
   const int64_t layer = arguments.Next("layer", 0, {DType::kInt64}).as<int64_t>()[0];
   const Tensor output = arguments.NextInt32("output", 1);
   const int64_t num_layers = pages.shape[0];
   RequireShape(kWriteBlocks, pages,
-               {num_layers, 2, block_ids.shape[0], caches.block_size, caches.num_kv_heads, caches.head_dim});
+               {num_layers, 2, block_ids.shape[0], caches.block_size, caches.num_kv_heads, caches.keys.shape[3]});
   RequireShape(kWriteBlocks, output, {1});
   RequireSameDType(kWriteBlocks, pages, caches.keys);
   if (layer < 0 || layer >= num_layers) {

@@ -6,12 +6,13 @@
 
 namespace paged_ops {
 
-enum class DType { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kUInt8, kOther };
+enum class DType { kFloat32, kFloat16, kBFloat16, kInt8, kInt32, kInt64, kUInt8, kOther };
 
 inline DType ParseDType(const char* name) {
   if (std::strcmp(name, "float32") == 0) return DType::kFloat32;
   if (std::strcmp(name, "float16") == 0) return DType::kFloat16;
   if (std::strcmp(name, "bfloat16") == 0) return DType::kBFloat16;
+  if (std::strcmp(name, "int8") == 0) return DType::kInt8;
   if (std::strcmp(name, "int32") == 0) return DType::kInt32;
   if (std::strcmp(name, "int64") == 0) return DType::kInt64;
   if (std::strcmp(name, "uint8") == 0) return DType::kUInt8;
@@ -23,6 +24,7 @@ inline const char* DTypeName(DType dtype) {
     case DType::kFloat32: return "float32";
     case DType::kFloat16: return "float16";
     case DType::kBFloat16: return "bfloat16";
+    case DType::kInt8: return "int8";
     case DType::kInt32: return "int32";
     case DType::kInt64: return "int64";
     case DType::kUInt8: return "uint8";
@@ -32,7 +34,7 @@ inline const char* DTypeName(DType dtype) {
 }
 
 inline int64_t ByteSize(DType dtype) {
-  if (dtype == DType::kUInt8) return 1;
+  if (dtype == DType::kInt8 || dtype == DType::kUInt8) return 1;
   return dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
 }
 
@@ -50,6 +52,13 @@ void WithFloatType(DType dtype, Body&& body) {
   if (dtype == DType::kFloat32) return body(static_cast<float*>(nullptr));
   if (dtype == DType::kFloat16) return body(static_cast<Half*>(nullptr));
   return body(static_cast<BFloat16*>(nullptr));
+}
+
+// The same for a type that a cache may have.
+template <typename Body>
+void WithCacheType(DType dtype, Body&& body) {
+  if (dtype == DType::kInt8) return body(static_cast<int8_t*>(nullptr));
+  WithFloatType(dtype, body);
 }
 
 inline uint32_t BitsOf(float value) {

@@ -1,7 +1,7 @@
 // paged_attention: every token attends to the first context_lens[t] tokens of its row, through the block table.
 //
 //   query                   [T, H, D] float32, float16 or bfloat16
-//   key_cache, value_cache  [NB, BS, K, D]; query head h reads KV head h / (H / K)
+//   key_cache, value_cache  [NB, BS, K, D], int8: [NB, BS, K, D + 4] (aot_op.h); query head h reads KV head h / (H / K)
 //   block_table             [R, M] int32: the blocks of a row, in order; entries behind its context are not looked at
 //   rows                    [T] int32; -1 = padding, with context length 0
 //   context_lens            [T] int32

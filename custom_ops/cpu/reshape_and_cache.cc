@@ -1,7 +1,8 @@
 // reshape_and_cache: put the keys and values of T tokens into their slots of the paged cache.
 //
 //   key, value              [T, K, D] float32, float16 or bfloat16
-//   key_cache, value_cache  [NB, BS, K, D], written in place, rounded to their own type
+//   key_cache, value_cache  [NB, BS, K, D], written in place, rounded to their own type; int8: [NB, BS, K, D + 4], each
+//                           head of a token with a scale of its own (aot_op.h)
 //   slot_mapping            [T] int32: block * BS + position in the block; -1 = do not store
 //   output                  [1] int32, always 0: something for later operators to depend on
 
@@ -13,14 +14,14 @@
 namespace paged_ops {
 namespace {
 
-void StoreTokens(const Tensor& tokens, const Tensor& cache, const Tensor& slot_mapping, int64_t width) {
+void StoreTokens(const Tensor& tokens, const Tensor& cache, const Pages& pages, const Tensor& slot_mapping) {
   const int32_t* slots = slot_mapping.as<int32_t>();
   WithFloatType(tokens.dtype, [&](auto* from) {
-    WithFloatType(cache.dtype, [&](auto* to) {
+    WithCacheType(cache.dtype, [&](auto* to) {
       const auto* source = tokens.as<std::remove_pointer_t<decltype(from)>>();
       auto* target = cache.as<std::remove_pointer_t<decltype(to)>>();
       for (int64_t t = 0; t < slot_mapping.shape[0]; ++t) {
-        if (slots[t] >= 0) Convert(source + t * width, target + slots[t] * width, width);
+        if (slots[t] >= 0) StoreToken(source + t * pages.token_stride(), target, pages, slots[t]);
       }
     });
   });
@@ -36,11 +37,11 @@ PAGED_OPS_EXPORT int ReshapeAndCache(int nparam, void** params, int* ndims, int6
       ParseReshapeAndCache(Arguments(kReshapeAndCache, 6, nparam, params, ndims, shapes, dtypes));
 
   // One thread a cache: each walks the tokens in order, so of two tokens with one slot the later always wins.
-  const int64_t width = call.pages.token_stride();
-  const OpTimer timer(kTimeCacheWrite, 2 * call.num_tokens() * width * ByteSize(call.pages.keys.dtype), 0);
-  const bool alone = call.num_tokens() * width * ByteSize(call.pages.keys.dtype) <= kParallelBytes;
-  Threads::Get().For(2, alone, [&](int64_t which, int) {
-    StoreTokens(which ? call.value : call.key, which ? call.pages.values : call.pages.keys, call.slot_mapping, width);
+  const int64_t bytes = call.num_tokens() * call.pages.token_stride() * ByteSize(call.pages.keys.dtype);
+  const OpTimer timer(kTimeCacheWrite, 2 * bytes, 0);
+  Threads::Get().For(2, bytes <= kParallelBytes, [&](int64_t which, int) {
+    StoreTokens(which ? call.value : call.key, which ? call.pages.values : call.pages.keys, call.pages,
+                call.slot_mapping);
   });
   call.output.as<int32_t>()[0] = 0;
   return 0;

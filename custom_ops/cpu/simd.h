@@ -46,6 +46,7 @@ typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t BitVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t ShortVec __attribute__((vector_size(kLanes * 2)));
+typedef int8_t ByteVec __attribute__((vector_size(kLanes)));
 
 inline Vec Broadcast(float value) { return value - Vec{}; }  // x - 0 is x; x + 0 would be an addition, for -0
 
@@ -99,6 +100,18 @@ inline Vec Load(const Half* source) {
 #endif
 }
 
+inline Vec Load(const int8_t* source) {
+#if defined(PAGED_OPS_AVX512)
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+#elif defined(PAGED_OPS_AVX2)
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source))));
+#else
+  ByteVec bytes;
+  std::memcpy(&bytes, source, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, IntVec), Vec);
+#endif
+}
+
 inline void Store(float* target, Vec vec) { std::memcpy(target, &vec, sizeof vec); }
 
 inline void Store(BFloat16* target, Vec vec) {  // to nearest, ties to even; a NaN stays a NaN
@@ -107,6 +120,12 @@ inline void Store(BFloat16* target, Vec vec) {  // to nearest, ties to even; a N
   const BitVec quiet_nan = bits | 0x400000;
   const ShortVec shorts = __builtin_convertvector((vec == vec ? rounded : quiet_nan) >> 16, ShortVec);
   std::memcpy(target, &shorts, sizeof shorts);
+}
+
+inline void Store(int8_t* target, Vec vec) {  // of numbers in [-128, 127]: to nearest, ties to even
+  // A float near 1.5 * 2^23 has no fraction bits, which is the rounding, and ends in the bits of the whole number.
+  const ByteVec bytes = __builtin_convertvector((IntVec)(vec + 0x1.8p23f), ByteVec);
+  std::memcpy(target, &bytes, sizeof bytes);
 }
 
 inline void Store(Half* target, Vec vec) {

@@ -4,13 +4,15 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Zero
 
+from mindspore_paged.cache.pool_size import ITEM_SIZES, SCALE_BYTES
 from mindspore_paged.custom_ops.ops import CopyBlocks, ReadBlocks, WriteBlocks
 
 
 class KVPagePool:
     """Device memory of the cache, made by `allocate` or by a loaded graph; graphs read and write it in place.
 
-    key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`.
+    key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`. Of
+    int8, head_dim + 4: a page's values come first and then their scales; whoever moves pages need not know.
     block_table: Parameter int32 [max_num_seqs, max_blocks_per_seq]; the null block where a row has no block.
     copier, reader, writer: Cells that copy pages within the pool, read them out and write them back.
     """
@@ -30,7 +32,8 @@ class KVPagePool:
         cls, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu"
     ) -> "KVPagePool":
         """A pool of pages that are all zero."""
-        page_shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        stored_dim = head_dim + SCALE_BYTES.get(dtype, 0) // ITEM_SIZES[dtype]
+        page_shape = (num_blocks, block_size, num_kv_heads, stored_dim)
         return cls(
             [_zeros(page_shape, dtype, f"{i}.key_cache") for i in range(num_layers)],
             [_zeros(page_shape, dtype, f"{i}.value_cache") for i in range(num_layers)],

@@ -3,13 +3,16 @@
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig
 
-ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Bytes of an element of a page, or of a weight, by its type."""
+
+SCALE_BYTES = {"int8": 4}
+"""What a head of a token has in a page beside its elements, where it has: its float32 scale."""
 
 
 def page_bytes_per_token(model: ModelConfig, kv_cache_dtype: str) -> int:
     """Bytes that one token's keys and values take in the pages of all layers."""
-    return model.kv_bytes_per_token(ITEM_SIZES[kv_cache_dtype])
+    return model.kv_bytes_per_token(ITEM_SIZES[kv_cache_dtype], SCALE_BYTES.get(kv_cache_dtype, 0))
 
 
 def num_blocks_for_budget(memory_budget: int, bytes_per_token: int, block_size: int) -> int:

@@ -159,7 +159,8 @@ def _dimensions(name: str | None, described: ModelConfig | None, config: Any) ->
 class CacheSection:
     """The pool of KV pages: its size by `num_blocks` or by `memory_budget` (bytes), not both; and what lies below it.
 
-    block_size: tokens in a page, a multiple of 16, or `auto`. kv_cache_dtype: `auto` is the model's dtype.
+    block_size: tokens in a page, a multiple of 16, or `auto`. kv_cache_dtype: `auto` is the model's dtype; int8 has a
+    float32 scale for each head of a token.
     host_memory: bytes for pages that the pool evicts; page_files: a folder for those that host memory evicts, of at
     most page_files_budget bytes. swap: whether evicted pages are saved there, `auto` by measured cost.
     contiguous_priority: requests of this priority and above get their pages as one run where there is one.
@@ -172,7 +173,7 @@ class CacheSection:
     block_size: Annotated[int | str, BeforeValidator(_block_size)] = 16
     num_blocks: Annotated[StrictInt, Field(ge=2)] | None = None
     memory_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
-    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
     enable_prefix_caching: StrictBool = True
     host_memory: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
     page_files: Annotated[Path, BeforeValidator(_path)] | None = None

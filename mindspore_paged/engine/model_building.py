@@ -51,12 +51,17 @@ class Step(Protocol):
 DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
 """For each ops_backend, the device_target that it runs on."""
 
-ASCEND_CACHE_DTYPES = {"float32": ("float16", "bfloat16"), "float16": ("float16",), "bfloat16": ("bfloat16",)}
+ASCEND_CACHE_DTYPES = {
+    "float32": ("float16", "bfloat16", "int8"),
+    "float16": ("float16", "int8"),
+    "bfloat16": ("bfloat16", "int8"),
+}
 """For each type of the model, those of the pages that the Ascend kernels take beside it."""
 MOST_OF_A_ROW = 1024
 """Numbers of each weight that model_fingerprint takes."""
 
 ASCEND_HEAD_DIM_STEP, ASCEND_MAX_HEAD_DIM, ASCEND_MAX_GROUP = 16, 128, 16
+ASCEND_INT8_HEAD_DIM_STEP = 32
 
 
 def set_context(config: EngineConfig) -> None:
@@ -112,7 +117,7 @@ def _check_cache_dtype(config: EngineConfig) -> None:
         auto = "auto, which is " if config.cache.kv_cache_dtype == "auto" else ""
         raise ConfigError(
             f"cache.kv_cache_dtype is {auto}{config.kv_cache_dtype}; with model.dtype {config.model.dtype} and "
-            f"runtime.ops_backend {config.runtime.ops_backend} it must be {' or '.join(allowed)}"
+            f"runtime.ops_backend {config.runtime.ops_backend} it must be {', '.join(allowed[:-1])} or {allowed[-1]}"
         )
 
 
@@ -146,10 +151,13 @@ def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: i
 def _check_heads(config: EngineConfig, model_config: ModelConfig) -> None:
     head_dim, backend = model_config.head_dim, config.runtime.ops_backend
     group = model_config.num_attention_heads // model_config.num_key_value_heads
-    if backend != "cpu" and (head_dim % ASCEND_HEAD_DIM_STEP or head_dim > ASCEND_MAX_HEAD_DIM):
+    is_int8 = config.kv_cache_dtype == "int8"
+    step = ASCEND_INT8_HEAD_DIM_STEP if is_int8 else ASCEND_HEAD_DIM_STEP
+    if backend != "cpu" and (head_dim % step or head_dim > ASCEND_MAX_HEAD_DIM):
+        pages = " and cache.kv_cache_dtype int8" if is_int8 else ""
         raise ConfigError(
-            f"the model's head_dim is {head_dim}; with runtime.ops_backend {backend} it must be a multiple of "
-            f"{ASCEND_HEAD_DIM_STEP}, at most {ASCEND_MAX_HEAD_DIM}"
+            f"the model's head_dim is {head_dim}; with runtime.ops_backend {backend}{pages} it must be a multiple of "
+            f"{step}, at most {ASCEND_MAX_HEAD_DIM}"
         )
     if backend != "cpu" and group > ASCEND_MAX_GROUP:
         raise ConfigError(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tests.custom_ops.int8_pages import from_cache, to_cache
+
 UNUSED_ENTRY = 2**30  # stands behind a row's context in the block table: must never be looked at
 
 
@@ -62,7 +64,7 @@ def make_scene(
         [np.arange(c - n + 1, c + 1, dtype=np.int32) for c, n in zip(contexts, new_tokens, strict=True)]
     )
     query = (rng.normal(size=(len(rows), heads, head_dim)) * amplitude).astype(query_dtype)
-    key_cache, value_cache = caches.astype(cache_dtype)
+    key_cache, value_cache = (to_cache(cache, cache_dtype) for cache in caches)
     return Scene(query, key_cache, value_cache, block_table, rows, context_lens, head_dim**-0.5)
 
 
@@ -71,13 +73,14 @@ def reference_attention(scene):
     block_size = scene.key_cache.shape[1]
     group = scene.query.shape[1] // scene.key_cache.shape[2]
     output = np.zeros(scene.query.shape, np.float64)
+    key_cache, value_cache = from_cache(scene.key_cache), from_cache(scene.value_cache)
     for token, (row, context) in enumerate(zip(scene.rows, scene.context_lens, strict=True)):
         if context == 0:
             continue
         positions = np.arange(context)
         blocks = scene.block_table[row, positions // block_size]
-        keys = scene.key_cache[blocks, positions % block_size].astype(np.float64)
-        values = scene.value_cache[blocks, positions % block_size].astype(np.float64)
+        keys = key_cache[blocks, positions % block_size]
+        values = value_cache[blocks, positions % block_size]
         for head in range(scene.query.shape[1]):
             scores = keys[:, head // group] @ scene.query[token, head].astype(np.float64) * scene.scale
             weights = np.exp(scores - scores.max())

@@ -11,6 +11,8 @@ from mindspore_paged.custom_ops.build import find_compiler
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
+INT8 = np.dtype(np.int8)
+CACHE_DTYPES = (*FLOAT_DTYPES, INT8)
 
 
 def assert_same_bits(actual, expected, note=""):

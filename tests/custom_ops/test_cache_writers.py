@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.custom_ops.kernel_calls import BFLOAT16, FLOAT_DTYPES, assert_same_bits
+from tests.custom_ops.int8_pages import pack, quantize, unpack
+from tests.custom_ops.kernel_calls import BFLOAT16, CACHE_DTYPES, FLOAT_DTYPES, assert_same_bits
 
 NUM_BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM = 5, 16, 3, 10
 
@@ -83,7 +84,91 @@ def test_float32_narrows_to_nearest_ties_to_even(kernels, dtype):
     assert_same_bits(actual[~is_nan], expected[~is_nan])
 
 
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def stored_as_int8(kernels, vectors, slots, kv_heads, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE):
+    """Store [T, K, D]; returns all values and scales of the cache, which were 7 and 7.5 where nothing was stored."""
+    shape = num_blocks, block_size, kv_heads
+    empty = pack(np.full((*shape, vectors.shape[-1]), 7, np.int8), np.full(shape, 7.5, np.float32))
+    caches = np.stack([empty, empty])
+    kernels.reshape_and_cache(vectors, vectors, caches[0], caches[1], slots)
+    np.testing.assert_array_equal(caches[0], caches[1])
+    return unpack(caches[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_int8_is_quantized_head_by_head(kernels, data):
+    """To the last bit, whatever the width, the type, the size of the numbers, and where they go."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    kv_heads, head_dim = data.draw(st.integers(1, 4)), 2 * data.draw(st.integers(1, 70))
+    num_blocks, block_size = data.draw(st.integers(1, 3)), 16 * data.draw(st.integers(1, 3))
+    dtype = data.draw(st.sampled_from(FLOAT_DTYPES))
+    count = data.draw(st.integers(1, 40))
+    slots = rng.permutation(num_blocks * block_size)[:count].astype(np.int32)
+    slots[rng.random(len(slots)) < 0.2] = -1
+    amplitudes = 10.0 ** rng.uniform(-3, 3, (len(slots), kv_heads, 1))
+    vectors = (rng.normal(size=(len(slots), kv_heads, head_dim)) * amplitudes).astype(dtype)
+    values, scales = stored_as_int8(kernels, vectors, slots, kv_heads, num_blocks, block_size)
+    expected_values, expected_scales = np.full_like(values, 7), np.full_like(scales, 7.5)
+    places = np.unravel_index(slots[slots >= 0], (num_blocks, block_size))
+    expected_values[places], expected_scales[places] = quantize(vectors[slots >= 0])
+    np.testing.assert_array_equal(values, expected_values)
+    assert_same_bits(scales, expected_scales)
+
+
+def test_int8_rounds_ties_to_even(kernels):
+    """With a scale of exactly 1: all halves from -126.5 to 126.5, and their neighbours."""
+    ties = np.arange(-126.5, 127, dtype=np.float32)
+    numbers = np.concatenate([ties, np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf))])
+    vectors = np.pad(numbers.reshape(-1, 1, 6), ((0, 0), (0, 0), (0, 2)), constant_values=-127)
+    values, scales = stored_as_int8(kernels, vectors, np.arange(len(vectors), dtype=np.int32), 1, num_blocks=8)
+    assert np.all(scales.reshape(-1)[: len(vectors)] == 1)
+    np.testing.assert_array_equal(values.reshape(-1, 8)[: len(vectors)], np.rint(vectors[:, 0]))
+
+
+TINIEST = float(np.finfo(np.float32).smallest_subnormal)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "scale"),
+    [
+        ([0, -0.0], 0),
+        ([TINIEST, -100 * TINIEST], 0),
+        ([1.4e-36, 0], 0),
+        ([1.6e-36, 0], np.float32(1.6e-36) / np.float32(127)),
+        ([3.4e38, -1e38], np.float32(3.4e38) / np.float32(127)),
+        ([np.nan, 1], np.nan),
+        ([1, -np.inf], np.nan),
+        ([np.inf, np.nan], np.nan),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 30])
+def test_int8_scale_of_exceptional_numbers(kernels, numbers, scale, at):
+    """What cannot be scaled is 0; what is not finite is not hidden, and does not touch the head beside it."""
+    vectors = np.zeros((1, 2, 38), np.float32)
+    vectors[0, 0, at : at + 2], vectors[0, 1] = numbers, 127
+    values, scales = stored_as_int8(kernels, vectors, np.array([20], np.int32), 2)
+    assert_same_bits(np.isnan(scales[1, 4]), np.array([np.isnan(scale), False]))
+    if not np.isnan(scale):
+        assert scales[1, 4, 0] == np.float32(scale)
+    assert np.all(values[1, 4, 0] == 0) == (scale == 0 or np.isnan(scale))
+    assert scales[1, 4, 1] == 1
+    assert np.all(values[1, 4, 1] == 127)
+
+
+def test_of_two_tokens_with_one_slot_the_later_wins_in_int8(kernels):
+    count = 6000
+    key, value = tokens(count)
+    caches = np.full((2, NUM_BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM + 4), -1, np.int8)
+    kernels.reshape_and_cache(key, value, caches[0], caches[1], np.full(count, 40, np.int32))
+    for cache, last in zip(caches, (key[-1], value[-1]), strict=True):
+        values, scales = unpack(cache)
+        expected = quantize(last)
+        np.testing.assert_array_equal(values[2, 8], expected[0])
+        np.testing.assert_array_equal(scales[2, 8], expected[1])
+        assert np.isnan(scales).sum() == scales.size - KV_HEADS
+
+
+@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
 def test_copy_blocks_in_order(kernels, dtype):
     """A chain: block 1 goes to 2 only after 2 went to 4; -1, -1 and a block onto itself do nothing."""
     caches = np.arange(empty_caches().size).reshape(empty_caches().shape).astype(dtype)

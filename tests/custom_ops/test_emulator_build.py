@@ -9,9 +9,15 @@ from mindspore_paged.custom_ops import build, build_emulator
 from mindspore_paged.custom_ops.ops import CopyBlocks
 from mindspore_paged.errors import ConfigError
 
-SIZES = {"float": 4, "half": 2, "bfloat16_t": 3}  # of the stub's types: all different, to tell which one was meant
+SIZES = {
+    "float": 4,
+    "half": 2,
+    "bfloat16_t": 3,
+    "int8_t": 1,
+}  # of the stub's types: all different, to tell which one was meant
 EMULATOR_HEADER = """
 #pragma once
+#include <cstdint>
 struct half { char bytes[2]; };
 struct bfloat16_t { char bytes[3]; };
 """
@@ -22,16 +28,21 @@ extern "C" int {kernel}() {{ return 10 * sizeof({first}) + sizeof(DTYPE_KEY_CACH
 """
 FIRST_TYPE = {"reshape_and_cache_custom": "DTYPE_KEY", "paged_attention_custom": "DTYPE_QUERY"}
 COMBINATIONS = {
-    "reshape_and_cache_custom": [(key, cache) for key in SIZES for cache in ("half", "bfloat16_t")],
+    "reshape_and_cache_custom": [
+        (key, cache) for key in ("float", "half", "bfloat16_t") for cache in ("half", "bfloat16_t", "int8_t")
+    ],
     "paged_attention_custom": [
         ("float", "half"),
         ("float", "bfloat16_t"),
         ("half", "half"),
         ("bfloat16_t", "bfloat16_t"),
+        ("float", "int8_t"),
+        ("half", "int8_t"),
+        ("bfloat16_t", "int8_t"),
     ],
-    "copy_blocks_custom": [("half",), ("bfloat16_t",)],
-    "read_blocks_custom": [("half",), ("bfloat16_t",)],
-    "write_blocks_custom": [("half",), ("bfloat16_t",)],
+    "copy_blocks_custom": [("half",), ("bfloat16_t",), ("int8_t",)],
+    "read_blocks_custom": [("half",), ("bfloat16_t",), ("int8_t",)],
+    "write_blocks_custom": [("half",), ("bfloat16_t",), ("int8_t",)],
 }
 ENTRIES = {f"{kernel}_{'_'.join(types)}": types for kernel, all_types in COMBINATIONS.items() for types in all_types}
 
@@ -65,7 +76,7 @@ def test_each_combination_of_types_is_a_kernel_of_its_own(sources, tmp_path):
     assert library == tmp_path / "lib" / "libpaged_ops_ascend_emulator.so"
     assert sorted(os.listdir(library.parent)) == [library.name, library.with_suffix(".stamp").name]
     loaded = ctypes.CDLL(str(library))
-    assert len(ENTRIES) == 16
+    assert len(ENTRIES) == 25
     for entry, types in ENTRIES.items():
         first, cache = types[0], types[-1]
         assert getattr(loaded, f"Call_{entry}")() == 10 * SIZES[first] + SIZES[cache], entry

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from tests.custom_ops.kernel_calls import FLOAT_DTYPES, OpRefusedError, assert_same_bits
+from tests.custom_ops.kernel_calls import CACHE_DTYPES, OpRefusedError, assert_same_bits
 
 SHAPE = NUM_BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM = 5, 16, 2, 6
 
 
 def random_caches(dtype, *leading):
-    return np.random.default_rng(0).normal(size=(*leading, *SHAPE)).astype(dtype)
+    return (np.random.default_rng(0).normal(size=(*leading, *SHAPE)) * 30).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
 def test_blocks_are_read_as_they_are(kernels, dtype):
     keys, values = random_caches(dtype, 2)
     ids = np.array([3, 0, 3, 4], np.int32)
@@ -21,11 +21,11 @@ def test_blocks_are_read_as_they_are(kernels, dtype):
     assert_same_bits(output, np.stack([keys[ids], values[ids]]))
 
 
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
 @pytest.mark.parametrize("layer", [0, 2])
 def test_blocks_are_written_where_they_belong_and_nowhere_else(kernels, dtype, layer):
     keys, values = random_caches(dtype, 2)
-    pages = np.random.default_rng(1).normal(size=(3, 2, 4, *SHAPE[1:])).astype(dtype)
+    pages = (np.random.default_rng(1).normal(size=(3, 2, 4, *SHAPE[1:])) * 30).astype(dtype)
     ids = np.array([1, -1, 4, 0], np.int32)
     expected = np.stack([keys, values])
     expected[:, [1, 4, 0]] = pages[layer][:, [0, 2, 3]]
@@ -38,6 +38,10 @@ def test_blocks_are_written_where_they_belong_and_nowhere_else(kernels, dtype, l
     [
         ({"ids": np.array([0, 5], np.int32)}, r"place 1: block 5 is outside \[-1, 5\)"),
         ({"ids": np.array([-2, 0], np.int32)}, r"place 0: block -2 is outside \[-1, 5\)"),
+        (
+            {"pages": np.zeros((3, 2, 2, *SHAPE[1:]), np.int8)},
+            "pages has dtype int8, it must be that of key_cache, float32",
+        ),
         ({"layer": np.array(3)}, r"layer 3 is outside \[0, 3\)"),
         ({"layer": np.array(-1)}, r"layer -1 is outside \[0, 3\)"),
         ({"layer": np.array(0, np.int32)}, "layer has dtype int32, allowed: int64"),

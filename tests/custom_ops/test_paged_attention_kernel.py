@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.custom_ops.attention_reference import assert_close, make_scene, reference_attention
-from tests.custom_ops.kernel_calls import BFLOAT16, FLOAT_DTYPES
+from tests.custom_ops.int8_pages import pack, unpack
+from tests.custom_ops.kernel_calls import BFLOAT16, CACHE_DTYPES, FLOAT_DTYPES, INT8
 
 
 def check(kernels, scene, **tolerance):
@@ -18,7 +19,7 @@ def check(kernels, scene, **tolerance):
 
 
 @pytest.mark.parametrize("query_dtype", FLOAT_DTYPES, ids=str)
-@pytest.mark.parametrize("cache_dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 128])
 def test_every_pair_of_types_and_head_dim(kernels, query_dtype, cache_dtype, head_dim):
     scene = make_scene(
@@ -33,7 +34,7 @@ def test_every_pair_of_types_and_head_dim(kernels, query_dtype, cache_dtype, hea
 
 
 @pytest.mark.parametrize("head_dim", [2, 6, 14, 18, 30, 34, 66, 72, 98, 130, 256])
-@pytest.mark.parametrize("cache_dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES, ids=str)
 def test_head_dim_that_does_not_fill_the_vectors(kernels, head_dim, cache_dtype):
     scene = make_scene(
         np.random.default_rng(1), contexts=[1, 40], new_tokens=[1, 7], head_dim=head_dim, cache_dtype=cache_dtype
@@ -136,6 +137,29 @@ def test_nan_in_the_context_reaches_the_output(kernels):
     assert np.all(np.isfinite(output[1]))
 
 
+@pytest.mark.parametrize("which", ["key_cache", "value_cache"])
+def test_a_scale_of_nan_reaches_the_output(kernels, which):
+    """Also where the token weighs nothing: its values, were they NaN themselves, would do the same."""
+    scene = make_scene(
+        np.random.default_rng(15), contexts=[600, 20], heads=2, kv_heads=2, head_dim=16, cache_dtype=INT8, amplitude=30
+    )
+    values, scales = unpack(getattr(scene, which))
+    scales[scene.block_table[0, 0], 3, 1] = np.nan
+    output = kernels.paged_attention(*replace(scene, **{which: pack(values, scales)}).inputs())
+    assert np.all(np.isnan(output[0, 1]))
+    assert np.all(np.isfinite(output[0, 0]))
+    assert np.all(np.isfinite(output[1]))
+
+
+def test_int8_numbers_count_as_they_are(kernels):
+    """-128 too, which is never stored."""
+    scene = make_scene(np.random.default_rng(16), contexts=[300], head_dim=64, cache_dtype=INT8)
+    scene.key_cache[..., :32] = scene.value_cache[..., 32:60] = -128
+    scales = np.random.default_rng(17).uniform(1e-3, 1e-2, unpack(scene.key_cache)[1].shape).astype(np.float32)
+    caches = {name: pack(unpack(getattr(scene, name))[0], scales) for name in ("key_cache", "value_cache")}
+    check(kernels, replace(scene, **caches))
+
+
 @st.composite
 def scenes(draw):
     contexts = draw(st.lists(st.integers(1, 600), min_size=1, max_size=4))
@@ -149,7 +173,7 @@ def scenes(draw):
         head_dim=2 * draw(st.integers(1, 40)),
         block_size=16 * draw(st.integers(1, 4)),
         query_dtype=draw(st.sampled_from(FLOAT_DTYPES)),
-        cache_dtype=draw(st.sampled_from(FLOAT_DTYPES)),
+        cache_dtype=draw(st.sampled_from(CACHE_DTYPES)),
     )
 
 

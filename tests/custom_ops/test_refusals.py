@@ -95,6 +95,30 @@ ATTENTION_REFUSALS = {
         "value_cache has dtype float16, it must be that of key_cache, float32",
     ),
     "block_size not a multiple of 16": (swap_caches(lambda x: x[:, :8]), "block_size 8 is not a multiple of 16"),
+    "no room for scales": (
+        swap_caches(lambda x: np.ones_like(x[..., :4], np.int8)),
+        "key_cache has shape [8, 16, 2, 4], the last dimension of int8 must be head_dim + 4",
+    ),
+    "odd head_dim of int8": (
+        swap_caches(lambda x: np.ones_like(x[..., :9], np.int8)),
+        "head_dim 5 is not a multiple of 2",
+    ),
+    "head_dim of the query and of int8 pages": (
+        swap_caches(lambda x: np.ones_like(x, np.int8)),
+        "query has shape [3, 4, 16], it must be [3, 4, 12]",
+    ),
+    "only the keys are int8": (
+        swap("key_cache", lambda x: np.ones_like(x, np.int8)),
+        "value_cache has dtype float32, it must be that of key_cache, int8",
+    ),
+    "cache dtype": (
+        swap_caches(lambda x: np.ones_like(x, np.int32)),
+        "key_cache has dtype int32, allowed: float32, float16, bfloat16, int8",
+    ),
+    "query of int8": (
+        swap("query", lambda x: np.ones_like(x, np.int8)),
+        "query has dtype int8, allowed: float32, float16, bfloat16",
+    ),
     "odd head_dim": (swap_caches(lambda x: x[..., :15]), "head_dim 15 is not a multiple of 2"),
     "cache rank": (swap_caches(lambda x: x[0]), "key_cache has shape [16, 2, 16], its rank must be 4"),
     "rows shape": (swap("rows", lambda x: x[:2]), "rows has shape [2], it must be [3]"),
@@ -125,6 +149,18 @@ WRITER_REFUSALS = {
     "key dtype": (
         swap("key", lambda x: x.astype(np.int32)),
         "key has dtype int32, allowed: float32, float16, bfloat16",
+    ),
+    "head_dim of the key and of int8 pages": (
+        swap_caches(lambda x: np.ones_like(x, np.int8)),
+        "key has shape [3, 2, 16], it must be [3, 2, 12]",
+    ),
+    "key of int8": (
+        swap("key", lambda x: np.ones_like(x, np.int8)),
+        "key has dtype int8, allowed: float32, float16, bfloat16",
+    ),
+    "only the values are int8": (
+        swap("value_cache", lambda x: np.ones_like(x, np.int8)),
+        "value_cache has dtype int8, it must be that of key_cache, float32",
     ),
     "slot dtype": (swap("slot_mapping", lambda x: x.astype(np.int64)), "slot_mapping has dtype int64, allowed: int32"),
     "block_size not a multiple of 16": (swap_caches(lambda x: x[:, :12]), "block_size 12 is not a multiple of 16"),

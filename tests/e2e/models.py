@@ -53,4 +53,8 @@ def _config(weights, name, cache, scheduler, sections) -> EngineConfig:
 def poison_pages(pool: KVPagePool) -> None:
     """Fill every page with NaN: what was not written must not count, not even times zero."""
     for cache in (*pool.key_caches, *pool.value_caches):
-        cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
+        # Scales of int8 pages are NaN if all their bits are set.
+        nothing = (
+            np.full(cache.shape, -1, np.int8) if pool.dtype == "int8" else np.full(cache.shape, np.nan, np.float32)
+        )
+        cache.set_data(Tensor(nothing, cache.dtype))

@@ -7,6 +7,7 @@ import pytest
 
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.engine import model_building
+from mindspore_paged.engine.builder import num_blocks_of
 from mindspore_paged.engine.model_building import build_kv_pool, set_context, with_block_size
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import model_config_by_name
@@ -62,11 +63,11 @@ def test_operators_on_the_wrong_device(ops_backend, device_target, message):
 @pytest.mark.parametrize(
     ("dtype", "kv_cache_dtype", "allowed"),
     [
-        ("float32", "auto", "float16 or bfloat16"),
-        ("float32", "float32", "float16 or bfloat16"),
-        ("float16", "bfloat16", "float16"),
-        ("bfloat16", "float16", "bfloat16"),
-        ("bfloat16", "float32", "bfloat16"),
+        ("float32", "auto", "float16, bfloat16 or int8"),
+        ("float32", "float32", "float16, bfloat16 or int8"),
+        ("float16", "bfloat16", "float16 or int8"),
+        ("bfloat16", "float16", "bfloat16 or int8"),
+        ("bfloat16", "float32", "bfloat16 or int8"),
     ],
 )
 @pytest.mark.parametrize(("ops_backend", "device"), [("ascend_emulator", "CPU"), ("ascend", "Ascend")])
@@ -83,7 +84,13 @@ def test_pages_that_the_ascend_kernels_do_not_take(ops_backend, device, dtype, k
 @pytest.mark.usefixtures("all_are_built")
 @pytest.mark.parametrize(
     ("dtype", "kv_cache_dtype"),
-    [("float32", "float16"), ("float32", "bfloat16"), ("float16", "auto"), ("bfloat16", "auto")],
+    [
+        ("float32", "float16"),
+        ("float32", "bfloat16"),
+        ("float16", "auto"),
+        ("bfloat16", "auto"),
+        *((dtype, "int8") for dtype in ("float32", "float16", "bfloat16")),
+    ],
 )
 def test_pages_that_they_take(dtype, kv_cache_dtype):
     set_context(config_of("ascend_emulator", "CPU", dtype, kv_cache_dtype))
@@ -92,7 +99,7 @@ def test_pages_that_they_take(dtype, kv_cache_dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_cpu_takes_all_pages(dtype):
-    for kv_cache_dtype in ("auto", "float32", "float16", "bfloat16"):
+    for kv_cache_dtype in ("auto", "float32", "float16", "bfloat16", "int8"):
         set_context(config_of("cpu", "CPU", dtype, kv_cache_dtype))
 
 
@@ -116,6 +123,29 @@ def test_heads_that_the_ascend_kernels_do_not_take(head_dim):
     )
     if head_dim % 2 == 0:
         build_kv_pool(config_of("cpu"), replace(TINY, head_dim=head_dim), 2, (1, 1))
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 160])
+def test_heads_that_the_ascend_kernels_do_not_take_in_int8(head_dim):
+    config = config_of("ascend_emulator", kv_cache_dtype="int8")
+    with pytest.raises(ConfigError) as caught:
+        build_kv_pool(config, replace(TINY, head_dim=head_dim), 2, (1, 1))
+    assert str(caught.value) == (
+        f"the model's head_dim is {head_dim}; with runtime.ops_backend ascend_emulator and cache.kv_cache_dtype int8 "
+        "it must be a multiple of 32, at most 128"
+    )
+    build_kv_pool(config_of("cpu", kv_cache_dtype="int8"), replace(TINY, head_dim=head_dim), 2, (1, 1))
+
+
+def test_pages_of_int8_have_room_for_their_scales_and_count_it():
+    """Of the tiny model's 2 layers and 2 KV heads of 16 each, a token takes 2 * 2 * 2 * (16 + 4) bytes."""
+    config = config_of("cpu", kv_cache_dtype="int8", memory_budget=10 * 16 * 160)
+    assert num_blocks_of(config, TINY) == 10
+    pool = build_kv_pool(config, TINY, 10, (1, 1))
+    assert pool.num_bytes == 10 * 16 * 160
+    assert (pool.dtype, pool.block_size, pool.key_caches[0].shape) == ("int8", 16, (10, 16, 2, 20))
+    with pytest.raises(ConfigError, match="at least 2 need 5120 bytes"):
+        num_blocks_of(config_of("cpu", kv_cache_dtype="int8", memory_budget=5119), TINY)
 
 
 def test_more_heads_for_a_kv_head_than_the_ascend_kernels_take():

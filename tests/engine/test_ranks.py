@@ -223,6 +223,28 @@ def test_pages_are_cut_and_joined_by_heads(size):
     assert joined.flags.c_contiguous
 
 
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_pages_of_int8_are_cut_and_joined_with_their_scales(size):
+    """What a rank gets is a page like any other: values first, then scales, of its heads alone."""
+    values = np.random.default_rng(0).integers(-127, 128, (3, 2, 16, 4, 6)).astype(np.int8)
+    scales = np.random.default_rng(1).random((3, 2, 16, 4), np.float32)
+
+    def page_of(heads):
+        stored_scales = np.ascontiguousarray(scales[..., heads]).reshape(6, -1).view(np.int8)
+        parts = values[..., heads, :].reshape(6, -1), stored_scales
+        return np.concatenate(parts, axis=1).reshape(3, 2, 16, len(range(4)[heads]), 10)
+
+    page = page_of(slice(None))
+    heads = [range(rank * 4 // size, max(rank * 4 // size + 1, (rank + 1) * 4 // size)) for rank in range(size)]
+    parts = [cut_page(page, of_rank) for of_rank in heads]
+    for part, of_rank in zip(parts, heads, strict=True):
+        np.testing.assert_array_equal(part, page_of(slice(of_rank.start, of_rank.stop)))
+        assert part.flags.c_contiguous
+    joined = join_pages(parts, heads)
+    np.testing.assert_array_equal(joined, page)
+    assert (joined.dtype, joined.flags.c_contiguous) == (np.int8, True)
+
+
 def test_what_fails_on_all_ranks_is_the_requests_fault(start, board):
     group = start(2, poison=63)
     engine = engine_over(group)

@@ -13,6 +13,8 @@ from mindspore_paged.engine.step_inputs import StepInputs
 from mindspore_paged.errors import StepError
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
 from mindspore_paged.models.llama import LlamaForCausalLM
+from tests.custom_ops.int8_pages import quantize
+from tests.e2e.models import poison_pages
 from tests.reference import llama as reference
 
 BLOCK_SIZE, NUM_BLOCKS, ROWS, BLOCKS_PER_ROW = 16, 24, 6, 4
@@ -64,8 +66,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32") -> ModelRunn
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim,
         kv_cache_dtype, shape,
     )  # fmt: skip
-    for cache in (*pool.key_caches, *pool.value_caches):
-        cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
+    poison_pages(pool)
     model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE)
     for name, weight in model.weights().items():
         weight.set_data(Tensor(weights[name]))
@@ -128,6 +129,26 @@ def test_narrow_pages_stay_close(dtype, tolerance):
     assert 1e-6 < error < tolerance  # below the lower bound the pages would not be narrow at all
 
 
+def test_pages_of_int8_equal_a_reference_that_rounds_keys_and_values_alike(monkeypatch):
+    """Within a few numbers that lie so near to a half that float32 and float64 round them apart."""
+    weights = reference.random_weights(TINY, seed=5)
+    tokens = np.random.default_rng(6).integers(0, TINY.vocab_size, 30)
+    exact = reference.logits(TINY, weights, tokens)
+
+    def rounded(vectors):
+        values, scales = quantize(vectors)
+        return values * scales[..., None].astype(np.float64)
+
+    attention = reference.causal_attention
+    monkeypatch.setattr(reference, "causal_attention", lambda q, k, v: attention(q, rounded(k), rounded(v)))
+    runner = make_runner(TINY, weights, [32], "int8")
+    table = table_of(1, [4, 8])
+    got = np.concatenate([runner.run(step(*row_tokens(1, s, tokens[s : s + 6]), table=table)) for s in range(0, 30, 6)])
+    error = np.abs(got - reference.logits(TINY, weights, tokens)).max()
+    assert error < 1e-2
+    assert error < np.abs(got - exact).max() / 5
+
+
 def test_more_table_changes_than_a_step_takes_are_written_before_it():
     weights = reference.random_weights(TINY, seed=7)
     runner = make_runner(TINY, weights, [1, 8])
@@ -150,7 +171,7 @@ def test_copied_pages_serve_another_row_and_later_writes_stay_apart():
         np.testing.assert_allclose(got[0], reference.logits(TINY, weights, [*tokens, token])[-1], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_pages_that_were_read_out_serve_again_elsewhere(dtype):
     weights = reference.random_weights(TINY, seed=13)
     runner = make_runner(TINY, weights, [1, 32], dtype)
@@ -158,7 +179,8 @@ def test_pages_that_were_read_out_serve_again_elsewhere(dtype):
     runner.run(step(*row_tokens(0, 0, tokens[:32]), table=table_of(0, [6, 3, 1]), logits=[31]))
     stayed = runner.run(step((0, 32, int(tokens[32]))))
     pages = runner.read_pages([6, 3])
-    runner.write_pages([6, 3], [np.full_like(page, np.nan) for page in pages])
+    nothing = -1 if dtype == "int8" else np.nan
+    runner.write_pages([6, 3], [np.full_like(page, nothing) for page in pages])
     runner.write_pages([20, 11], pages)
     moved = runner.run(step((1, 32, int(tokens[32])), table=table_of(1, [20, 11, 2])))
     np.testing.assert_array_equal(moved, stayed)

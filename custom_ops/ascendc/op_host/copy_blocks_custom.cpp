@@ -32,9 +32,9 @@ namespace ops {
 class CopyBlocksCustom : public OpDef {
  public:
   explicit CopyBlocksCustom(const char* name) : OpDef(name) {
-    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16};
-    const std::vector<ge::DataType> index(2, ge::DT_INT32);
-    const std::vector<ge::Format> format(2, ge::FORMAT_ND);
+    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_INT8};
+    const std::vector<ge::DataType> index(3, ge::DT_INT32);
+    const std::vector<ge::Format> format(3, ge::FORMAT_ND);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("pairs").ParamType(REQUIRED).DataType(index).Format(format);

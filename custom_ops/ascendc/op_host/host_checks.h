@@ -23,7 +23,8 @@ struct Tensor {
   ge::DataType dtype;
 };
 
-// The pages of one layer: key_cache and value_cache, each [num_blocks, block_size, num_kv_heads, head_dim].
+// The pages of one layer: key_cache and value_cache, each [num_blocks, block_size, num_kv_heads, head_dim]. Of int8,
+// head_dim + 4: a page has the values first, then the float32 scale of each token and KV head.
 struct Pages {
   int64_t num_blocks;
   int64_t block_size;
@@ -31,7 +32,9 @@ struct Pages {
   int64_t head_dim;
   Tensor keys;
 
-  int64_t block_bytes() const { return block_size * num_kv_heads * head_dim * 2; }
+  bool is_int8() const { return keys.dtype == ge::DT_INT8; }
+  uint32_t element_bytes() const { return is_int8() ? 1 : 2; }
+  int64_t block_bytes() const { return block_size * num_kv_heads * keys.shape[3] * element_bytes(); }
 };
 
 inline std::string ShapeText(const std::vector<int64_t>& shape) {
@@ -98,16 +101,26 @@ class Inputs {
   Pages NextPages() {
     const Tensor keys = Next("key_cache", 4);
     const Tensor values = Next("value_cache", 4);
-    Require(Is16Bit(keys.dtype), "key_cache has another dtype than float16 and bfloat16");
+    Require(Is16Bit(keys.dtype) || keys.dtype == ge::DT_INT8,
+            "key_cache has another dtype than float16, bfloat16 and int8");
     RequireSameDType(values, keys);
     RequireShape(values, keys.shape);
-    const Pages pages = {keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3], keys};
+    const int64_t scale_bytes = keys.dtype == ge::DT_INT8 ? 4 : 0;
+    Require(keys.shape[3] > scale_bytes || !ok_, "key_cache has shape ", ShapeText(keys.shape),
+            ", the last dimension of int8 must be head_dim + 4");
+    const Pages pages = {keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3] - scale_bytes, keys};
     Require(pages.block_size % 16 == 0, "block_size ", pages.block_size, " is not a multiple of 16");
     Require(pages.num_blocks <= kMostInt32 / (ok_ ? pages.block_size : 1), "key_cache has shape ",
             ShapeText(keys.shape), ": more slots than an int32 can number");
     Require(pages.num_kv_heads * pages.head_dim % 16 == 0, "KV heads * head_dim is ", pages.num_kv_heads, " * ",
             pages.head_dim, ", it must be a multiple of 16");
     return pages;
+  }
+
+  // The kernels that look into int8 pages move the values of a head in blocks of 32 bytes.
+  void RequireInt8Heads(const Pages& pages, int64_t step, int64_t most) {
+    Require(!pages.is_int8() || (pages.head_dim % step == 0 && pages.head_dim <= most), "head_dim ", pages.head_dim,
+            " is not supported for int8: it must be a multiple of ", step, ", at most ", most);
   }
 
   void RequireShape(const Tensor& tensor, const std::vector<int64_t>& expected) {

@@ -1,6 +1,7 @@
 // paged_attention as CANN sees it: types, shapes and tiling. The kernel is op_kernel/paged_attention_custom.cpp.
 
 #include "../op_kernel/paged_attention_tiling.h"
+#include "../op_kernel/reshape_and_cache_tiling.h"
 #include "host_checks.h"
 #include "host_launch.h"
 #include "register/op_def_registry.h"
@@ -27,9 +28,10 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   inputs.RequireShape(query, {num_tokens, num_heads, pages.head_dim});
   inputs.RequireShape(rows, {num_tokens});
   inputs.RequireShape(context_lens, {num_tokens});
-  inputs.Require(query.dtype == ge::DT_FLOAT || query.dtype == pages.keys.dtype,
+  inputs.Require(query.dtype == ge::DT_FLOAT || pages.is_int8() || query.dtype == pages.keys.dtype,
                  "query has another dtype than float32 and that of key_cache");
   RequireHeads(inputs, num_heads, pages);
+  inputs.RequireInt8Heads(pages, kInt8HeadDimStep, kInt8MaxHeadDim);
   if (!inputs.ok()) return ge::GRAPH_FAILED;
 
   PagedAttentionShapes shapes;
@@ -42,6 +44,7 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   shapes.num_rows = static_cast<uint32_t>(block_table.shape[0]);
   shapes.blocks_per_row = static_cast<uint32_t>(block_table.shape[1]);
   shapes.query_bytes = query.dtype == ge::DT_FLOAT ? 4 : 2;
+  shapes.cache_bytes = pages.element_bytes();
   shapes.scale = *scale;
 
   PagedAttentionCores cores;
@@ -81,10 +84,12 @@ class PagedAttentionCustom : public OpDef {
  public:
   explicit PagedAttentionCustom(const char* name) : OpDef(name) {
     // One column is one compiled kernel: the type of the query and the output, that of the caches.
-    const std::vector<ge::DataType> query = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT, ge::DT_FLOAT};
-    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT16, ge::DT_BF16};
-    const std::vector<ge::DataType> index(4, ge::DT_INT32);
-    const std::vector<ge::Format> format(4, ge::FORMAT_ND);
+    const std::vector<ge::DataType> query = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT, ge::DT_FLOAT,
+                                             ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT};
+    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT16, ge::DT_BF16,
+                                             ge::DT_INT8,    ge::DT_INT8, ge::DT_INT8};
+    const std::vector<ge::DataType> index(7, ge::DT_INT32);
+    const std::vector<ge::Format> format(7, ge::FORMAT_ND);
     this->Input("query").ParamType(REQUIRED).DataType(query).Format(format);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);

@@ -49,9 +49,9 @@ namespace ops {
 class ReadBlocksCustom : public OpDef {
  public:
   explicit ReadBlocksCustom(const char* name) : OpDef(name) {
-    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16};
-    const std::vector<ge::DataType> index(2, ge::DT_INT32);
-    const std::vector<ge::Format> format(2, ge::FORMAT_ND);
+    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_INT8};
+    const std::vector<ge::DataType> index(3, ge::DT_INT32);
+    const std::vector<ge::Format> format(3, ge::FORMAT_ND);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("block_ids").ParamType(REQUIRED).DataType(index).Format(format);

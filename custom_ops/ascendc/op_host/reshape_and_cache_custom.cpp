@@ -18,6 +18,7 @@ static ge::graphStatus ReshapeAndCacheTilingFunc(gert::TilingContext* context) {
   inputs.RequireShape(key, {num_tokens, pages.num_kv_heads, pages.head_dim});
   inputs.RequireShape(value, key.shape);
   inputs.RequireSameDType(value, key);
+  inputs.RequireInt8Heads(pages, kInt8HeadDimStep, kInt8MaxHeadDim);
   if (!inputs.ok()) return ge::GRAPH_FAILED;
 
   ReshapeAndCacheShapes shapes;
@@ -26,6 +27,7 @@ static ge::graphStatus ReshapeAndCacheTilingFunc(gert::TilingContext* context) {
   shapes.head_dim = static_cast<uint32_t>(pages.head_dim);
   shapes.num_blocks = static_cast<uint32_t>(pages.num_blocks);
   shapes.block_size = static_cast<uint32_t>(pages.block_size);
+  shapes.cache_bytes = pages.element_bytes();
   return paged_host::SetVectorLaunch(
       context, MakeReshapeAndCacheLaunch(shapes, paged_host::Platform(context).GetCoreNumAiv()));
 }
@@ -39,11 +41,13 @@ class ReshapeAndCacheCustom : public OpDef {
   explicit ReshapeAndCacheCustom(const char* name) : OpDef(name) {
     // One column is one compiled kernel: the type of the tokens, that of the caches.
     const std::vector<ge::DataType> token = {ge::DT_FLOAT16, ge::DT_BF16,    ge::DT_FLOAT,
+                                             ge::DT_FLOAT16, ge::DT_BF16,    ge::DT_FLOAT,
                                              ge::DT_FLOAT16, ge::DT_BF16,    ge::DT_FLOAT};
     const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_FLOAT16, ge::DT_FLOAT16,
-                                             ge::DT_BF16,    ge::DT_BF16,    ge::DT_BF16};
-    const std::vector<ge::DataType> index(6, ge::DT_INT32);
-    const std::vector<ge::Format> format(6, ge::FORMAT_ND);
+                                             ge::DT_BF16,    ge::DT_BF16,    ge::DT_BF16,
+                                             ge::DT_INT8,    ge::DT_INT8,    ge::DT_INT8};
+    const std::vector<ge::DataType> index(9, ge::DT_INT32);
+    const std::vector<ge::Format> format(9, ge::FORMAT_ND);
     this->Input("key").ParamType(REQUIRED).DataType(token).Format(format);
     this->Input("value").ParamType(REQUIRED).DataType(token).Format(format);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);

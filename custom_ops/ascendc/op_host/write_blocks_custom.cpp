@@ -17,7 +17,7 @@ static ge::graphStatus WriteBlocksTilingFunc(gert::TilingContext* context) {
   const int64_t num_layers = pages.shape[0];
   inputs.RequireSameDType(pages, caches.keys);
   inputs.RequireShape(
-      pages, {num_layers, 2, block_ids.shape[0], caches.block_size, caches.num_kv_heads, caches.head_dim});
+      pages, {num_layers, 2, block_ids.shape[0], caches.block_size, caches.num_kv_heads, caches.keys.shape[3]});
   if (!inputs.ok()) return ge::GRAPH_FAILED;
   inputs.Require(*layer >= 0 && *layer < num_layers, "layer ", *layer, " is outside [0, ", num_layers, ")");
   if (!inputs.ok()) return ge::GRAPH_FAILED;
@@ -38,9 +38,9 @@ namespace ops {
 class WriteBlocksCustom : public OpDef {
  public:
   explicit WriteBlocksCustom(const char* name) : OpDef(name) {
-    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16};
-    const std::vector<ge::DataType> index(2, ge::DT_INT32);
-    const std::vector<ge::Format> format(2, ge::FORMAT_ND);
+    const std::vector<ge::DataType> cache = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_INT8};
+    const std::vector<ge::DataType> index(3, ge::DT_INT32);
+    const std::vector<ge::Format> format(3, ge::FORMAT_ND);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("pages").ParamType(REQUIRED).DataType(cache).Format(format);

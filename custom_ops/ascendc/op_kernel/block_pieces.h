@@ -5,7 +5,8 @@
 
 namespace paged_ops {
 
-// The unit in which blocks are cut. A block is a multiple of it: 16 tokens of 16 elements of 2 bytes, at the least.
+// The unit in which blocks are cut. Blocks of 16-bit elements are multiples of it, 16 tokens of 16 elements at the least;
+// those of int8, with their scales, are multiples of 32 bytes, and their last piece is shorter than the others.
 constexpr uint32_t kPieceUnit = 512;
 
 // The largest piece: long enough for the full bandwidth of GM, short enough that blocks spread evenly over the cores.
@@ -22,7 +23,7 @@ struct BlockPieces {
 
 // Cuts `num_copies` copies of `block_bytes` each, all blocks alike, so that the core with the most to do is done first.
 inline BlockPieces CutIntoPieces(uint64_t block_bytes, uint64_t num_copies, uint32_t vector_cores) {
-  const uint64_t block_units = block_bytes / kPieceUnit;
+  const uint64_t block_units = (block_bytes + kPieceUnit - 1) / kPieceUnit;
   BlockPieces best = {0, 0, 0};
   uint64_t least_cost = 0;
   uint64_t pieces = (block_bytes + kLargestPiece - 1) / kLargestPiece;

@@ -1,6 +1,6 @@
 // copy_blocks: copy whole blocks of the paged cache, for copy-on-write and compaction.
 //
-//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, changed in place
+//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, or int8 [NB, BS, K, D + 4], changed in place
 //   pairs                   [P, 2] int32: source and destination block, done in order; -1, -1 = nothing
 //   done                    [1] int32, always 0: something for later operators to depend on
 //

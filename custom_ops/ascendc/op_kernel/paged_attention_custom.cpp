@@ -1,7 +1,8 @@
 // paged_attention: each token attends to the first context_lens[t] tokens of its row, through block_table.
 //
 //   query                   [T, H, D] float, half or bfloat16_t
-//   key_cache, value_cache  [NB, BS, K, D] half or bfloat16_t; H % K == 0, BS and D multiples of 16, D <= 128
+//   key_cache, value_cache  [NB, BS, K, D] half or bfloat16_t; H % K == 0, BS and D multiples of 16, D <= 128; or
+//                           [NB, BS, K, D + 4] int8_t: values and then scales, page by page; D a multiple of 32
 //   block_table             [R, M] int32
 //   rows                    [T] int32, -1 for padding; tokens of a row stand together, in order of position
 //   context_lens            [T] int32, 0 for padding

@@ -22,10 +22,13 @@ struct Arguments {
 // DataCopy counts in these.
 constexpr uint32_t kBlockBytes = 32;
 
-// The pages of a layer, read through block_table.
+// The pages of a layer, read through block_table. Behind the values of an int8 page lie their scales: float32, one for
+// each token and KV head, [block_size, num_kv_heads].
 template <typename Cache>
 class Pages {
  public:
+  static constexpr bool kScaled = AscendC::IsSameType<Cache, int8_t>::value;
+
   __aicore__ inline void Init(const PagedAttentionTiling& tiling, const Arguments& arguments) {
     block_size_ = tiling.block_size;
     blocks_per_row_ = tiling.blocks_per_row;
@@ -33,24 +36,35 @@ class Pages {
     num_kv_heads_ = tiling.num_kv_heads;
     keys_.SetGlobalBuffer(reinterpret_cast<__gm__ Cache*>(arguments.key_cache));
     values_.SetGlobalBuffer(reinterpret_cast<__gm__ Cache*>(arguments.value_cache));
+    const uint64_t page_values = static_cast<uint64_t>(block_size_) * num_kv_heads_ * head_dim_;
+    const uint64_t page_scales = kScaled ? static_cast<uint64_t>(block_size_) * num_kv_heads_ : 0;
+    page_stride_ = page_values + page_scales * sizeof(float) / sizeof(Cache);
+    key_scales_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(arguments.key_cache + page_values));
+    value_scales_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(arguments.value_cache + page_values));
     block_table_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(arguments.block_table));
   }
 
   __aicore__ inline const AscendC::GlobalTensor<Cache>& keys() const { return keys_; }
   __aicore__ inline const AscendC::GlobalTensor<Cache>& values() const { return values_; }
+  // Of the first page, an int8 one.
+  __aicore__ inline const AscendC::GlobalTensor<float>& key_scales() const { return key_scales_; }
+  __aicore__ inline const AscendC::GlobalTensor<float>& value_scales() const { return value_scales_; }
 
   // Where position `position` of a row has its keys or values of `kv_head`, and how many of the `wanted` tokens from
-  // there on are in the same page, num_kv_heads * head_dim elements apart.
+  // there on are in the same page, num_kv_heads * head_dim elements apart. Of int8 also where its scale is; the scales
+  // are num_kv_heads floats apart.
   struct Piece {
     uint64_t offset;
     uint32_t tokens;
+    uint64_t scale_offset;
   };
   __aicore__ inline Piece PieceAt(int32_t row, uint32_t kv_head, uint32_t position, uint32_t wanted) const {
     const uint64_t entry = static_cast<uint64_t>(row) * blocks_per_row_ + position / block_size_;
     const uint32_t inside = position % block_size_;
-    const uint64_t slot = static_cast<uint64_t>(block_table_.GetValue(entry)) * block_size_ + inside;
+    const uint64_t page = static_cast<uint64_t>(block_table_.GetValue(entry)) * page_stride_;
+    const uint64_t head = static_cast<uint64_t>(inside) * num_kv_heads_ + kv_head;
     const uint32_t left = block_size_ - inside;
-    return {(slot * num_kv_heads_ + kv_head) * head_dim_, left < wanted ? left : wanted};
+    return {page + head * head_dim_, left < wanted ? left : wanted, page * sizeof(Cache) / sizeof(float) + head};
   }
 
   // Copies `count` tokens of the row, from position `first` on, into [count, head_dim] of unified buffer.
@@ -66,10 +80,28 @@ class Pages {
     }
   }
 
+  // Copies the scales of these tokens to [count, 8] of unified buffer: a scale and seven zeros.
+  __aicore__ inline void LoadScales(const AscendC::LocalTensor<float>& target,
+                                    const AscendC::GlobalTensor<float>& scales, const Tile& tile, uint32_t first,
+                                    uint32_t count) const {
+    constexpr uint32_t kScaleBytes = sizeof(float);
+    for (uint32_t done = 0; done < count;) {
+      const Piece piece = PieceAt(tile.run.row, tile.kv_head, first + done, count - done);
+      AscendC::DataCopyPad(target[done * kBlockLanes], scales[piece.scale_offset],
+                           AscendC::DataCopyExtParams(static_cast<uint16_t>(piece.tokens), kScaleBytes,
+                                                      (num_kv_heads_ - 1) * kScaleBytes, 0, 0),
+                           AscendC::DataCopyPadExtParams<float>(true, 0, kBlockLanes - 1, 0.0f));
+      done += piece.tokens;
+    }
+  }
+
  private:
   AscendC::GlobalTensor<Cache> keys_;
   AscendC::GlobalTensor<Cache> values_;
+  AscendC::GlobalTensor<float> key_scales_;
+  AscendC::GlobalTensor<float> value_scales_;
   AscendC::GlobalTensor<int32_t> block_table_;
+  uint64_t page_stride_ = 0;
   uint32_t block_size_ = 0;
   uint32_t blocks_per_row_ = 0;
   uint32_t head_dim_ = 0;

@@ -34,7 +34,8 @@ struct PagedAttentionShapes {
   uint32_t block_size;
   uint32_t num_rows;
   uint32_t blocks_per_row;
-  uint32_t query_bytes;  // of an element: 4, or 2 if it has the caches' type
+  uint32_t query_bytes;  // of an element: 4 or 2
+  uint32_t cache_bytes;  // of an element: 2, or 1 of int8 pages
   float scale;
 };
 
@@ -103,8 +104,8 @@ inline PagedAttentionLaunch MakePagedAttentionLaunchFor(uint32_t key, const Page
 
 inline PagedAttentionLaunch MakePagedAttentionLaunch(const PagedAttentionShapes& shapes,
                                                      const PagedAttentionCores& cores) {
-  // The cube multiplies 16-bit queries only.
-  const bool cube = cores.cube_cores > 0 && shapes.query_bytes == 2 &&
+  // The cube multiplies equal 16-bit types only.
+  const bool cube = cores.cube_cores > 0 && shapes.query_bytes == 2 && shapes.cache_bytes == 2 &&
                     shapes.num_heads / shapes.num_kv_heads >= kPagedAttentionCubeGroup;
   return MakePagedAttentionLaunchFor(cube ? kPagedAttentionCubeKey : kPagedAttentionVectorKey, shapes, cores);
 }

@@ -6,6 +6,7 @@
 //   V      K to float32; each query: products with K, summed by row -> scores
 //          softmax over all queries at once (online_softmax.h)
 //          V to float32; each query: V times weights, summed by halving -> values
+//          int8 tiles bring their tokens' scales with them: scores are multiplied by those of K, weights by those of V
 //   MTE3   finished rows to the output, an unfinished one to the workspace
 #pragma once
 
@@ -28,8 +29,16 @@ class VectorAttention {
     output_.Init(pipe_, tiling, arguments, kVectorQueries);
     softmax_.Init(pipe_, kVectorQueries, tiling.head_dim);
     const uint32_t tile = kVectorTileTokens * tiling.head_dim;
-    pipe_.InitBuffer(key_queue_, 2, tile * sizeof(Cache));
-    pipe_.InitBuffer(value_queue_, 2, tile * sizeof(Cache));
+    scales_at_ = tile;
+    const uint32_t loaded = tile * sizeof(Cache) + (kScaled ? kVectorTileTokens * kBlockBytes : 0);
+    pipe_.InitBuffer(key_queue_, 2, loaded);
+    pipe_.InitBuffer(value_queue_, 2, loaded);
+    if constexpr (kScaled) {
+      pipe_.InitBuffer(half_buffer_, tile * sizeof(half));
+      pipe_.InitBuffer(scale_buffer_, kVectorTileTokens * sizeof(float));
+      halves_ = half_buffer_.template Get<half>();
+      scales_ = scale_buffer_.template Get<float>();
+    }
     pipe_.InitBuffer(tile_buffer_, tile * sizeof(float));
     pipe_.InitBuffer(product_buffer_, kVectorTileTokens * kPagedAttentionMaxHeadDim * sizeof(float));
     pipe_.InitBuffer(score_buffer_, kVectorQueries * kVectorTileTokens * sizeof(float));
@@ -48,6 +57,8 @@ class VectorAttention {
   }
 
  private:
+  static constexpr bool kScaled = Pages<Cache>::kScaled;
+
   __aicore__ inline void AttendPiece() {
     Tile tile = plan_.First();
     Load(tile);
@@ -75,9 +86,11 @@ class VectorAttention {
     const uint32_t first = tile.index * kVectorTileTokens, count = plan_.Loaded(tile);
     AscendC::LocalTensor<Cache> keys = key_queue_.template AllocTensor<Cache>();
     pages_.Load(keys, pages_.keys(), tile, first, count);
+    if constexpr (kScaled) pages_.LoadScales(ScaleRows(keys), pages_.key_scales(), tile, first, count);
     key_queue_.EnQue(keys);
     AscendC::LocalTensor<Cache> values = value_queue_.template AllocTensor<Cache>();
     pages_.Load(values, pages_.values(), tile, first, count);
+    if constexpr (kScaled) pages_.LoadScales(ScaleRows(values), pages_.value_scales(), tile, first, count);
     value_queue_.EnQue(values);
   }
 
@@ -90,6 +103,7 @@ class VectorAttention {
     }
     Widen(key_queue_, loaded);
     for (uint32_t query = 0; query < part.NumQueries(); ++query) Score(query, loaded);
+    if constexpr (kScaled) MultiplyByScales(part.NumQueries(), loaded);
     for (uint32_t i = 0; i < part.num_tokens; ++i) {
       const uint32_t visible = plan_.Visible(tile, part.first_token + i);
       softmax_.Mask(scores_, kVectorTileTokens, i * part.num_heads, part.num_heads, visible);
@@ -98,6 +112,7 @@ class VectorAttention {
     softmax_.Weigh(scores_, kVectorTileTokens, part.NumQueries(), products_);
     softmax_.Decay(part.NumQueries());
     Widen(value_queue_, loaded);
+    if constexpr (kScaled) MultiplyByScales(part.NumQueries(), loaded);
     for (uint32_t query = 0; query < part.NumQueries(); ++query) {
       AddValues(query, plan_.Visible(tile, part.first_token + query / part.num_heads));
     }
@@ -105,8 +120,29 @@ class VectorAttention {
 
   __aicore__ inline void Widen(AscendC::TQue<AscendC::TPosition::VECIN, 2>& queue, uint32_t tokens) {
     AscendC::LocalTensor<Cache> narrow = queue.template DeQue<Cache>();
-    AscendC::Cast(floats_, narrow, AscendC::RoundMode::CAST_NONE, static_cast<int32_t>(tokens * tiling_.head_dim));
+    const int32_t count = static_cast<int32_t>(tokens * tiling_.head_dim);
+    if constexpr (kScaled) {
+      AscendC::Cast(halves_, narrow, AscendC::RoundMode::CAST_NONE, count);  // which the chip has no way around
+      AscendC::WholeReduceSum<float>(scales_, ScaleRows(narrow), static_cast<int32_t>(kBlockLanes), tokens, 1, 1, 1);
+      VectorBarrier();
+      AscendC::Cast(floats_, halves_, AscendC::RoundMode::CAST_NONE, count);
+    } else {
+      AscendC::Cast(floats_, narrow, AscendC::RoundMode::CAST_NONE, count);
+    }
     queue.FreeTensor(narrow);
+    VectorBarrier();
+  }
+
+  // Where an int8 tile has its scales, [tokens, 8].
+  __aicore__ inline AscendC::LocalTensor<float> ScaleRows(const AscendC::LocalTensor<Cache>& tile) const {
+    return tile[scales_at_].template ReinterpretCast<float>();
+  }
+
+  // The scores, or the weights, of `tokens` tokens, times the scales of the tile that was widened last.
+  __aicore__ inline void MultiplyByScales(uint32_t queries, uint32_t tokens) {
+    constexpr uint8_t kRow = kVectorTileTokens / kBlockLanes;
+    AscendC::Mul(scores_, scores_, scales_, static_cast<uint64_t>(tokens), static_cast<uint8_t>(queries),
+                 {1, 1, 1, kRow, kRow, 0});
     VectorBarrier();
   }
 
@@ -186,6 +222,11 @@ class VectorAttention {
   AscendC::TBuf<AscendC::TPosition::VECCALC> product_buffer_;
   AscendC::TBuf<AscendC::TPosition::VECCALC> score_buffer_;
   AscendC::TBuf<AscendC::TPosition::VECCALC> weight_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> half_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> scale_buffer_;
+  uint32_t scales_at_ = 0;                // of an int8 tile, the element behind its values
+  AscendC::LocalTensor<half> halves_;     // an int8 tile on its way to float32
+  AscendC::LocalTensor<float> scales_;    // its tokens' scales
   AscendC::LocalTensor<float> floats_;    // the K tile, then the V tile: [tokens, head_dim]
   AscendC::LocalTensor<float> products_;  // [tokens, 64] for scores, [tokens, head_dim] for values
   AscendC::LocalTensor<float> scores_;    // [queries, 64], then their weights

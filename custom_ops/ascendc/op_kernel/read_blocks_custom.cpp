@@ -1,6 +1,6 @@
 // read_blocks: copy whole blocks out of the paged cache, for the tiers below it.
 //
-//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16
+//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, or int8 [NB, BS, K, D + 4]
 //   block_ids               [P] int32
 //   pages                   [2, P, BS, K, D] of the caches' type: keys, then values
 //

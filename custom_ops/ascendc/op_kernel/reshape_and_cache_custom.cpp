@@ -1,7 +1,8 @@
 // reshape_and_cache: put the keys and values of T tokens into their slots of the paged cache.
 //
 //   key, value              [T, K, D] float32, float16 or bfloat16
-//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, written in place, rounded to their own type
+//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, written in place, rounded to their own type; or int8
+//                           [NB, BS, K, D + 4]: see reshape_and_quantize.h
 //   slot_mapping            [T] int32: block * BS + position in the block, no slot twice; -1 = do not store
 //   done                    [1] int32, always 0: something for later operators to depend on
 //
@@ -13,6 +14,7 @@
 #include "index_window.h"
 #include "kernel_operator.h"
 #include "reshape_and_cache_tiling.h"
+#include "reshape_and_quantize.h"
 #include "row_reader.h"
 
 #ifndef DTYPE_KEY
@@ -78,6 +80,9 @@ class ReshapeAndCache {
   IndexWindow slots_;
   RowReader<Token, Cache> reader_;
 };
+
+template <typename Token>
+class ReshapeAndCache<Token, int8_t> : public ReshapeAndQuantize<Token> {};
 
 }  // namespace paged_ops
 

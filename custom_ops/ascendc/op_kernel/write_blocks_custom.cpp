@@ -1,6 +1,6 @@
 // write_blocks: put whole blocks, that read_blocks once gave, back into one layer's paged cache.
 //
-//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, changed in place
+//   key_cache, value_cache  [NB, BS, K, D] float16 or bfloat16, or int8 [NB, BS, K, D + 4], changed in place
 //   pages                   [L, 2, P, BS, K, D] of the caches' type: for every layer keys, then values
 //   block_ids               [P] int32, no block twice; -1 = the page is not written
 //   layer                   attribute: which of the L layers these caches belong to

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mindspore_paged.cache.page_layout import as_stored, by_heads
 from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.step_inputs import StepInputs
 from mindspore_paged.errors import GroupError, StepError
@@ -80,9 +81,9 @@ def join_pages(parts: list[np.ndarray], kv_heads: list[range]) -> np.ndarray:
     kv_heads: which heads each rank has; of ranks that have the same head the first one counts.
     """
     owners = {heads.start: part for heads, part in reversed(list(zip(kv_heads, parts, strict=True)))}
-    return np.concatenate([owners[start] for start in sorted(owners)], axis=-2)
+    return as_stored(np.concatenate([by_heads(owners[start]) for start in sorted(owners)], axis=-2))
 
 
 def cut_page(page: np.ndarray, heads: range) -> np.ndarray:
     """One rank's part of a whole page: its KV heads, as an array of its own."""
-    return np.ascontiguousarray(page[..., heads.start : heads.stop, :])
+    return as_stored(np.ascontiguousarray(by_heads(page)[..., heads.start : heads.stop, :]))

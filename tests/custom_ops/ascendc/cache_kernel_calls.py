@@ -15,7 +15,7 @@ from mindspore_paged.custom_ops.build import find_compiler
 HERE = Path(__file__).parent
 OP_KERNEL = HERE.parents[2] / "custom_ops" / "ascendc" / "op_kernel"
 EMULATOR = OP_KERNEL.parent / "emulator"
-SHAPES = {"reshape_and_cache": "5I", "copy_blocks": "I4xQI4x", "read_blocks": "I4xQI4x", "write_blocks": "I4xQ2I"}
+SHAPES = {"reshape_and_cache": "6I", "copy_blocks": "I4xQI4x", "read_blocks": "I4xQI4x", "write_blocks": "I4xQ2I"}
 """How the shapes of an operator's tiling header lie in memory."""
 
 

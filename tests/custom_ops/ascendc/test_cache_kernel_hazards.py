@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.custom_ops.ascendc.cache_kernel_calls import OP_KERNEL, CacheKernel, KernelRefusedError
-from tests.custom_ops.kernel_calls import BFLOAT16, assert_same_bits
+from tests.custom_ops.int8_pages import pack, quantize, unpack
+from tests.custom_ops.kernel_calls import BFLOAT16, INT8, assert_same_bits
 
 FLOAT16 = np.dtype(np.float16)
 
@@ -26,6 +27,8 @@ class Scene:
         self.op = op
         rng = np.random.default_rng(0)
         make = {"reshape_and_cache": self.reshape, "copy_blocks": self.copy}.get(op, self.move)
+        if cache_dtype == INT8:
+            make, cache_dtype = self.quantize, FLOAT16  # the pages are made afresh
         bits = rng.integers(0, 2**16, (2, NUM_BLOCKS, *BLOCK), dtype=np.uint16)
         self.caches = bits.view(cache_dtype)
         self.expected = self.caches.copy()
@@ -33,15 +36,39 @@ class Scene:
         self.expected_output = np.zeros(1, np.int32)
         make(rng, token_dtype, indices)
 
+    def quantize(self, rng, token_dtype, slots):
+        """Into pages of int8: several loads a core, the scales of which change what is left of those before."""
+        slots, shape = self.slots(rng, slots), (NUM_BLOCKS, *BLOCK[:2])
+        empty = pack(np.full((*shape, 96), 7, np.int8), np.full(shape, 7.5, np.float32))
+        self.caches = np.stack([empty, empty])
+        self.store(rng, token_dtype, slots, 96)
+        stored = (slots >= 0) & (slots < NUM_BLOCKS * 16)
+        places = np.unravel_index(slots[stored], shape[:2])
+        expected = []
+        for name in ("key", "value"):
+            values, scales = (part.copy() for part in unpack(empty))
+            values[places], scales[places] = quantize(self.inputs[name][stored])
+            expected.append(pack(values, scales))
+        self.expected = np.stack(expected)
+
     def reshape(self, rng, token_dtype, slots):
-        if slots is None:
-            slots = np.concatenate([rng.permutation(NUM_BLOCKS * 16)[:1000], np.full(1200, -1)]).astype(np.int32)
-        self.shapes = (len(slots), 1, 32, NUM_BLOCKS, 16)
-        tokens = rng.normal(size=(2, len(slots), 1, 32)).astype(token_dtype)
-        self.inputs = {"key": tokens[0], "value": tokens[1], **self.cache_buffers(), "slot_mapping": slots}
+        slots = self.slots(rng, slots)
+        tokens = self.store(rng, token_dtype, slots, 32)
         stored = (slots >= 0) & (slots < NUM_BLOCKS * 16)
         by_slot = self.expected.reshape(2, -1, 1, 32)
         by_slot[:, slots[stored]] = tokens[:, stored].astype(np.float32).astype(self.caches.dtype)
+
+    def slots(self, rng, given):
+        if given is not None:
+            return given
+        return np.concatenate([rng.permutation(NUM_BLOCKS * 16)[:1000], np.full(1200, -1)]).astype(np.int32)
+
+    def store(self, rng, token_dtype, slots, head_dim):
+        """Inputs for these slots; gives their tokens."""
+        self.shapes = (len(slots), 1, head_dim, NUM_BLOCKS, 16, self.caches.itemsize)
+        tokens = rng.normal(size=(2, len(slots), 1, head_dim)).astype(token_dtype)
+        self.inputs = {"key": tokens[0], "value": tokens[1], **self.cache_buffers(), "slot_mapping": slots}
+        return tokens
 
     def copy(self, rng, _, pairs):
         """Pairs that collide with one before them, then pairs that do not."""
@@ -82,11 +109,11 @@ class Scene:
 
 RESHAPES = {
     (token, cache): CacheKernel("reshape_and_cache", {"DTYPE_KEY": token, "DTYPE_KEY_CACHE": cache})
-    for token, cache in (("half", "half"), ("half", "bfloat16_t"))
+    for token, cache in (("half", "half"), ("half", "bfloat16_t"), ("float", "int8_t"), ("half", "int8_t"))
 }
 MOVERS = {op: CacheKernel(op) for op in ("copy_blocks", "read_blocks", "write_blocks")}
 KERNELS = {"_".join(types): kernel for types, kernel in RESHAPES.items()} | MOVERS
-DTYPES = {"half": FLOAT16, "bfloat16_t": BFLOAT16}
+DTYPES = {"float": np.dtype(np.float32), "half": FLOAT16, "bfloat16_t": BFLOAT16, "int8_t": INT8}
 
 
 def scene_for(kernel, indices=None):
@@ -119,6 +146,7 @@ def test_the_scenes_are_right_without_a_change(compiled, name, cores):
 LOW, HIGH = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 BAD_INDICES = {
     "half_half": [[0, NUM_BLOCKS * 16], [LOW, 3], [HIGH, -2], [NUM_BLOCKS * 16 - 1, NUM_BLOCKS * 16 + 1]],
+    "half_int8_t": [[0, NUM_BLOCKS * 16], [LOW, 3], [HIGH, -2], [NUM_BLOCKS * 16 - 1, NUM_BLOCKS * 16 + 1]],
     "copy_blocks": [[(0, NUM_BLOCKS)], [(NUM_BLOCKS, 0), (1, 2)], [(-1, 3), (3, -1)], [(LOW, 0), (0, HIGH)]],
     "read_blocks": [[0, NUM_BLOCKS], [LOW, HIGH], [-1, NUM_BLOCKS - 1]],
     "write_blocks": [[0, NUM_BLOCKS], [LOW, HIGH], [-2, NUM_BLOCKS - 1]],
@@ -132,6 +160,7 @@ def test_an_index_out_of_range_is_skipped(compiled, name, indices):
 
 WHERE = {
     "reshape_and_cache_custom.cpp": ["half_half"],
+    "reshape_and_quantize.h": ["half_int8_t", "float_int8_t"],
     "row_reader.h": ["half_bfloat16_t", "half_half"],
     "byte_mover.h": ["read_blocks"],
     "index_window.h": ["copy_blocks"],

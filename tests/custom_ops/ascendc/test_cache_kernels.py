@@ -6,11 +6,13 @@ Caches start as NaN, each with bits of its own, and are compared whole and bit b
 import numpy as np
 import pytest
 
-from tests.custom_ops.kernel_calls import BFLOAT16, assert_same_bits
+from tests.custom_ops.int8_pages import pack, quantize, unpack
+from tests.custom_ops.kernel_calls import BFLOAT16, INT8, OpRefusedError, assert_same_bits
 
 FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 CACHE_DTYPES = (FLOAT16, BFLOAT16)
+PAGE_DTYPES = (*CACHE_DTYPES, INT8)
 QUIET_NAN = {FLOAT16: 0x7E00, BFLOAT16: 0x7FC0}
 UNTOUCHED = -123
 DONE_BYTES = 4
@@ -24,9 +26,10 @@ def nan_caches(dtype, num_blocks, block_size, kv_heads, head_dim):
 
 
 def filled_caches(dtype, num_blocks, block_size, kv_heads, head_dim, seed=0):
-    """Any bits at all, NaN among them: blocks are moved, not understood."""
-    shape = (2, num_blocks, block_size, kv_heads, head_dim)
-    return np.random.default_rng(seed).integers(0, 2**16, shape, dtype=np.uint16).view(dtype)
+    """Any bits at all, NaN among them: blocks are moved, not understood. Of int8, head_dim + 4 elements a head."""
+    shape = (2, num_blocks, block_size, kv_heads, head_dim + (4 if dtype == INT8 else 0))
+    bits = f"u{dtype.itemsize}"
+    return np.random.default_rng(seed).integers(0, 2 ** (8 * dtype.itemsize), shape, dtype=bits).view(dtype)
 
 
 def random_slots(rng, count, num_slots, skipped=0.2):
@@ -115,6 +118,78 @@ def test_keys_and_values_spread_over_all_cores(emulated):
     assert report["total"]["mte3_bytes"] == 16 * 8 * 128 * 2 + DONE_BYTES
 
 
+def check_quantized(emulated, tokens, num_blocks, block_size, slots):
+    """Values and scales to the last bit; what was not stored keeps 7 and 7.5."""
+    kv_heads, head_dim = tokens.shape[2:]
+    shape = num_blocks, block_size, kv_heads
+    empty = pack(np.full((*shape, head_dim), 7, np.int8), np.full(shape, 7.5, np.float32))
+    caches, done = np.stack([empty, empty]), np.full(1, UNTOUCHED, np.int32)
+    emulated.call("ReshapeAndCache", tokens[0], tokens[1], caches[0], caches[1], slots, done)
+    assert done[0] == 0
+    places = np.unravel_index(slots[slots >= 0], shape[:2])
+    for cache, heads in zip(caches, tokens, strict=True):
+        values, scales = unpack(empty)
+        values, scales = values.copy(), scales.copy()
+        values[places], scales[places] = quantize(heads[slots >= 0])
+        assert_same_bits(unpack(cache)[0], values)
+        assert_same_bits(unpack(cache)[1], scales)
+
+
+@pytest.mark.parametrize("token_dtype", [FLOAT32, FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(1, 64), (3, 64), (2, 96), (8, 128), (9, 32), (33, 128), (127, 96)])
+@pytest.mark.parametrize(("count", "cores"), [(1, 40), (7, 3), (33, 40), (64, 1)])
+def test_int8_is_quantized_head_by_head(emulated, token_dtype, kv_heads, head_dim, count, cores):
+    """Tokens that share a load, and some that are stored in parts."""
+    rng = np.random.default_rng(count)
+    slots = random_slots(rng, count, 3 * 32)
+    tokens = tokens_for(rng, slots, kv_heads, head_dim, FLOAT32) * 10.0 ** rng.uniform(-3, 3, (kv_heads, 1))
+    with emulated.chip(cores, 0):
+        check_quantized(emulated, tokens.astype(token_dtype), 3, 32, slots)
+
+
+@pytest.mark.parametrize("cores", [1, 40])
+def test_more_tokens_of_int8_than_fit_a_window_of_slots(emulated, cores):
+    rng = np.random.default_rng(2)
+    slots = random_slots(rng, 2500, 160 * 16)
+    with emulated.chip(cores, 0):
+        check_quantized(emulated, tokens_for(rng, slots, 1, 32, BFLOAT16), 160, 16, slots)
+
+
+def test_int8_rounds_ties_to_even(emulated):
+    """With a scale of exactly 1: all halves, and their neighbours, which rounding twice would take for halves."""
+    ties = np.arange(-126.5, 127, dtype=np.float32)
+    numbers = np.concatenate([ties, np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf))])
+    tokens = np.full((2, 30, 1, 32), 127, np.float32)
+    tokens[:, :, 0, :26] = np.resize(numbers, (30, 26))
+    check_quantized(emulated, tokens, 2, 16, np.arange(30, dtype=np.int32))
+
+
+@pytest.mark.parametrize("head_dim", [32, 128])
+def test_int8_scales_of_exceptional_numbers(emulated, head_dim):
+    """Of zeros and of what is too small to be scaled 0, of infinity and NaN NaN; the head beside is untouched."""
+    tokens = np.full((2, 6, 2, head_dim), 127, np.float32)
+    tokens[:, :, 0] = np.array([0, -0.0, 1e-40, 1.4e-36, 1.6e-36, 3.4e38], np.float32)[:, None]
+    check_quantized(emulated, tokens, 2, 16, np.arange(6, dtype=np.int32))
+    tokens[:, :, 0] = 1
+    tokens[:, :, 0, [3, head_dim - 1]] = [[np.nan, 1], [1, np.nan], [np.inf, 1], [1, -np.inf], [np.inf, np.nan], [2, 3]]
+    caches = np.zeros((2, 2, 16, 2, head_dim + 4), np.int8)
+    emulated.call("ReshapeAndCache", *tokens, *caches, np.arange(6, dtype=np.int32), np.empty(1, np.int32))
+    for cache in caches:
+        values, scales = unpack(cache)
+        np.testing.assert_array_equal(np.isnan(scales[0, :6]), [[True, False]] * 5 + [[False, False]])
+        assert np.all(scales[0, :6, 1] == 1)
+        assert np.all(values[0, :6, 1] == 127)
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 160])
+def test_heads_of_int8_that_the_kernel_cannot_do_are_refused(emulated, head_dim):
+    message = (
+        f"reshape_and_cache: head_dim {head_dim} is not supported for int8: it must be a multiple of 32, at most 128"
+    )
+    with pytest.raises(OpRefusedError, match=message):
+        check_quantized(emulated, np.zeros((2, 1, 1, head_dim), FLOAT16), 2, 16, np.zeros(1, np.int32))
+
+
 def check_copy(emulated, caches, pairs):
     expected = caches.copy()
     for source, destination in pairs:
@@ -138,7 +213,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("pairs", CHAINS.values(), ids=CHAINS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", PAGE_DTYPES, ids=str)
 @pytest.mark.parametrize("cores", [1, 7, 40])
 @pytest.mark.parametrize(("block_size", "kv_heads", "head_dim"), [(16, 1, 16), (16, 2, 80), (128, 3, 64)])
 def test_blocks_are_copied_in_order(emulated, pairs, dtype, cores, block_size, kv_heads, head_dim):
@@ -179,12 +254,12 @@ def test_a_copy_loads_and_stores_each_byte_once(emulated):
 
 
 def read_blocks(emulated, caches, ids):
-    pages = np.full((2, len(ids), *caches.shape[2:]), np.nan, caches.dtype)
+    pages = np.full((2, len(ids), *caches.shape[2:]), 99, caches.dtype)
     emulated.call("ReadBlocks", caches[0], caches[1], np.array(ids, np.int32), pages)
     return pages
 
 
-@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", PAGE_DTYPES, ids=str)
 @pytest.mark.parametrize("cores", [1, 7, 40])
 @pytest.mark.parametrize("shape", [(16, 1, 16), (16, 2, 80), (128, 3, 64), (64, 64, 128)])
 @pytest.mark.parametrize("ids", [[3], [2, 0, 3], [1, 1, 1, 0, 2]])
@@ -200,14 +275,14 @@ def write_blocks(emulated, caches, pages, ids, layer):
     assert done[0] == 0
 
 
-@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", PAGE_DTYPES, ids=str)
 @pytest.mark.parametrize("cores", [1, 7, 40])
 @pytest.mark.parametrize("shape", [(16, 1, 16), (16, 2, 80), (128, 3, 64), (64, 16, 128)])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_what_was_read_from_a_layer_is_written_back_to_it(emulated, dtype, cores, shape, layer):
     """Into other blocks; the page in the middle is left out."""
     layers = [filled_caches(dtype, 5, *shape, seed=seed) for seed in range(3)]
-    caches = nan_caches(dtype, 5, *shape)
+    caches = filled_caches(dtype, 5, *shape, seed=9)
     expected = caches.copy()
     expected[:, [4, 0]] = layers[layer][:, [1, 3]]
     with emulated.chip(cores, 0):

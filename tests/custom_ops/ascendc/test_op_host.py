@@ -26,11 +26,12 @@ GOOD = {
 }
 COLUMNS = {
     "ReshapeAndCacheCustom": {
-        (token, cache) for token in ("float32", "float16", "bfloat16") for cache in ("float16", "bfloat16")
+        (token, cache) for token in ("float32", "float16", "bfloat16") for cache in ("float16", "bfloat16", "int8")
     },
     "PagedAttentionCustom": {
         *(("float32", cache) for cache in ("float16", "bfloat16")),
         *((cache, cache) for cache in ("float16", "bfloat16")),
+        *((query, "int8") for query in ("float32", "float16", "bfloat16")),
     },
 }
 """Of those with more than one type: that of the tokens or the query, that of the caches."""
@@ -100,9 +101,10 @@ def test_type_lists_are_columns(definitions, op):
     assert len(set(columns)) == len(columns)
     assert all(entry["required"] and entry["formats"] == [2] * len(columns) for entry in parameters)
     assert by_name["key_cache"] == by_name["value_cache"]
-    assert set(by_name["key_cache"]) == {"float16", "bfloat16"}
+    assert set(by_name["key_cache"]) == {"float16", "bfloat16", "int8"}
     tokens = by_name.get("key") or by_name.get("query") or by_name["key_cache"]
-    assert set(zip(tokens, by_name["key_cache"])) == COLUMNS.get(op, {("float16", "float16"), ("bfloat16", "bfloat16")})
+    equal_types = {(dtype, dtype) for dtype in ("float16", "bfloat16", "int8")}
+    assert set(zip(tokens, by_name["key_cache"])) == COLUMNS.get(op, equal_types)
     assert by_name.get("value", tokens) == tokens == by_name.get("attention", tokens)
     assert all(set(by_name[name]) == {"int32"} for name in ("done", "slot_mapping", "pairs", "rows") if name in by_name)
     assert by_name.get("pages", by_name["key_cache"]) == by_name["key_cache"]
@@ -146,6 +148,30 @@ def test_paged_attention_takes_the_cube_cores_for_large_groups_of_16_bit_queries
     assert (launch["tiling_key"], launch["block_dim"], launch["schedule_mode"]) == (key, blocks, 1)
 
 
+@pytest.mark.parametrize("query", ["float32", "float16", "bfloat16"])
+def test_paged_attention_over_int8_stays_on_the_vector_cores(driver, query):
+    cache = "int8:9,16,4,36"
+    inputs = [f"{query}:5,32,32", cache, cache, *GOOD["PagedAttentionCustom"][3:]]
+    launch, said = run(driver, "PagedAttentionCustom", inputs)
+    assert (launch["tiling_key"], launch["output_dtype"], said) == (1, query, "")
+
+
+@pytest.mark.parametrize(("op", "count"), [("ReadBlocksCustom", 3), ("WriteBlocksCustom", 3), ("CopyBlocksCustom", 1)])
+@pytest.mark.parametrize("block", [(16, 1, 20), (16, 1, 36), (16, 3, 68), (128, 8, 132)])
+@pytest.mark.parametrize("cores", [1, 40])
+def test_blocks_of_int8_are_cut_with_their_scales(driver, op, count, block, cores):
+    shape = ",".join(map(str, (9, *block)))
+    tail = {"ReadBlocksCustom": ["int32:3"], "WriteBlocksCustom": [f"int8:6,2,3,{shape[2:]}", "int32:3"]}
+    launch, said = run(driver, op, [f"int8:{shape}"] * 2 + tail.get(op, ["int32:3,2"]), vector_cores=cores)
+    assert said == ""
+    fields = struct.unpack("<Q" + "I" * ((len(launch["tiling"]) // 2 - 8) // 4), bytes.fromhex(launch["tiling"]))
+    block_bytes, (piece_bytes, pieces) = fields[0], fields[-2:] if op != "WriteBlocksCustom" else fields[4:6]
+    assert block_bytes == block[0] * block[1] * block[2]
+    assert block_bytes % 32 == piece_bytes % 32 == 0
+    assert (pieces - 1) * piece_bytes < block_bytes <= pieces * piece_bytes
+    assert launch["block_dim"] == min(cores, 2 * count * pieces)
+
+
 @pytest.mark.parametrize(("op", "count"), [("ReadBlocksCustom", 3), ("WriteBlocksCustom", 3), ("CopyBlocksCustom", 1)])
 @pytest.mark.parametrize("cores", [1, 7, 40])
 @pytest.mark.parametrize("block", [(16, 1, 16), (16, 4, 32), (128, 8, 128), (256, 128, 128)])
@@ -178,7 +204,16 @@ REFUSED = [
     ("ReshapeAndCacheCustom", 0, "float32:6,4,32", "key has shape [6, 4, 32], it must be [5, 4, 32]"),
     ("ReshapeAndCacheCustom", 1, "float16:5,4,32", "value has another dtype than key"),
     ("ReshapeAndCacheCustom", 1, "float32:5,4,64", "value has shape [5, 4, 64], it must be [5, 4, 32]"),
-    ("ReshapeAndCacheCustom", 2, "float32:9,16,4,32", "key_cache has another dtype than float16 and bfloat16"),
+    ("ReshapeAndCacheCustom", 2, "float32:9,16,4,32", "key_cache has another dtype than float16, bfloat16 and int8"),
+    (
+        "ReshapeAndCacheCustom",
+        (2, 3),
+        "int8:9,16,4,4",
+        "[9, 16, 4, 4], the last dimension of int8 must be head_dim + 4",
+    ),
+    ("ReshapeAndCacheCustom", (2, 3), "int8:9,16,4,32", "key has shape [5, 4, 32], it must be [5, 4, 28]"),
+    ("ReshapeAndCacheCustom", 3, "int8:9,16,4,36", "value_cache has another dtype than key_cache"),
+    ("PagedAttentionCustom", (1, 2), "int8:9,16,4,32", "query has shape [5, 8, 32], it must be [5, 8, 28]"),
     ("ReshapeAndCacheCustom", 3, "bfloat16:9,16,4,32", "value_cache has another dtype than key_cache"),
     (
         "ReshapeAndCacheCustom",
@@ -230,6 +265,15 @@ def test_head_dims_that_the_attention_kernel_cannot_do(driver, head_dim):
     )
     assert launch is None
     assert f"head_dim {head_dim} is not supported: it must be a multiple of 16, at most 128" in said
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 160])
+def test_head_dims_that_the_kernels_cannot_do_in_int8(driver, head_dim):
+    cache = f"int8:9,16,4,{head_dim + 4}"
+    token = f"float16:5,4,{head_dim}"
+    launch, said = run(driver, "ReshapeAndCacheCustom", [token, token, cache, cache, "int32:5"])
+    assert launch is None
+    assert f"head_dim {head_dim} is not supported for int8: it must be a multiple of 32, at most 128" in said
 
 
 @pytest.mark.parametrize("layer", ["-1", "6"])

@@ -8,7 +8,8 @@ import pytest
 
 from tests.custom_ops.ascendc.emulated_ops import CUBE_VARIANT, DEFAULT_CHIP, VECTOR_VARIANT
 from tests.custom_ops.attention_reference import make_scene, reference_attention
-from tests.custom_ops.kernel_calls import BFLOAT16, OpRefusedError
+from tests.custom_ops.int8_pages import pack, unpack
+from tests.custom_ops.kernel_calls import BFLOAT16, INT8, OpRefusedError
 
 FLOAT16 = np.dtype(np.float16)
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-3}
@@ -26,7 +27,7 @@ def check(emulated, scene, chip):
         output = emulated.paged_attention(*scene.inputs())
     expected = reference_attention(scene)
     cache = scene.key_cache.dtype.name
-    allowed = TOLERANCE[cache if scene.query.dtype.itemsize == 4 else scene.query.dtype.name]
+    allowed = TOLERANCE[cache if scene.query.dtype.itemsize == 4 and cache != "int8" else scene.query.dtype.name]
     typical = np.sqrt(np.mean(expected**2, axis=-1, keepdims=True))
     error = np.abs(output.astype(np.float64) - expected)
     assert np.all(error <= allowed * (np.abs(expected) + typical)), f"largest error {np.nanmax(error):.3g}"
@@ -93,6 +94,54 @@ def test_other_types(emulated, query_dtype, cache_dtype, group):
         [300, 17, 64], [1, 5, 2], group=group, head_dim=80, query_dtype=query_dtype, cache_dtype=cache_dtype
     )
     check(emulated, scene, DEFAULT_CHIP)
+
+
+@pytest.mark.parametrize("query_dtype", [np.float32, FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("group", [1, 3, 8])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("block_size", [16, 80])
+def test_int8_pages(emulated, query_dtype, group, head_dim, block_size):
+    """Which the cube cannot multiply: whatever the group, the vector cores do it."""
+    scene = scene_of(
+        [300, 17, 64, 1, 65],
+        [1, 5, 2, 1, 30],
+        group=group,
+        kv_heads=3,
+        head_dim=head_dim,
+        block_size=block_size,
+        query_dtype=query_dtype,
+        cache_dtype=INT8,
+    )
+    check(emulated, with_padding(scene, [0, 4]), DEFAULT_CHIP)
+    assert emulated.report()["total"]["cube_macs"] == 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_int8_pages_on_any_number_of_cores(emulated, count):
+    check(emulated, scene_of([1500, 3, 900, 64], group=8, kv_heads=1, cache_dtype=INT8), (count, 0, VECTOR_VARIANT))
+
+
+def test_int8_pages_are_read_once(emulated):
+    contexts = [2000, 1024, 777]
+    scene = scene_of(contexts, group=3, kv_heads=3, head_dim=128, block_size=128, cache_dtype=INT8)
+    check(emulated, scene, VECTOR)
+    traffic = emulated.report()["buffers"]
+    moved = sum(traffic[name]["read"] for name in ("key_cache", "value_cache"))
+    assert moved == 2 * sum(contexts) * 3 * (128 + 4)
+
+
+@pytest.mark.parametrize("which", ["key_cache", "value_cache"])
+def test_a_scale_of_nan_reaches_the_output(emulated, which):
+    """In its head and row; the first of two tokens does not see it."""
+    scene = scene_of([70, 20], [2, 1], group=2, kv_heads=2, head_dim=32, cache_dtype=INT8)
+    values, scales = unpack(getattr(scene, which))
+    scales[scene.block_table[0, 69 // 16], 69 % 16, 1] = np.nan
+    scene = replace(scene, **{which: pack(values, scales)})
+    with emulated.chip(*VECTOR):
+        output = emulated.paged_attention(*scene.inputs())
+    is_nan = np.isnan(output).all(axis=-1)
+    np.testing.assert_array_equal(is_nan, [[False] * 4, [False, False, True, True], [False] * 4])
+    assert np.isfinite(output[~is_nan]).all()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +223,8 @@ def test_grid(emulated, group, head_dim, block_size, count, cube):
     ("change", "message"),
     [
         ({"query_dtype": BFLOAT16}, "query has dtype bfloat16, it must be float32 or that of the cache, float16"),
-        ({"cache_dtype": np.float32}, "key_cache has dtype float32, allowed on Ascend: float16, bfloat16"),
+        ({"cache_dtype": np.float32}, "key_cache has dtype float32, allowed on Ascend: float16, bfloat16, int8"),
+        ({"cache_dtype": INT8, "head_dim": 48}, "head_dim 48 is not supported for int8: it must be a multiple of 32"),
         ({"head_dim": 144}, "head_dim 144 is not supported: it must be a multiple of 16, at most 128"),
         ({"group": 17}, "query has 17 heads for each KV head, at most 16 are supported"),
     ],

@@ -13,7 +13,7 @@ from mindspore_paged.custom_ops.build import find_compiler
 from mindspore_paged.custom_ops.build_emulator import ASCENDC_SOURCES
 from tests.custom_ops.ascendc.emulated_ops import CUBE_VARIANT, VECTOR_VARIANT, EmulatedOps
 from tests.custom_ops.ascendc.test_paged_attention_kernel import scene_of, with_padding
-from tests.custom_ops.kernel_calls import OpRefusedError
+from tests.custom_ops.kernel_calls import INT8, OpRefusedError
 
 SYNCHRONISATION = re.compile(
     r"^ +(VectorBarrier\(\)|paged_ops::OrderPipes<[^;]*>\(\)"
@@ -29,7 +29,8 @@ KERNEL_FILES = (
 )
 EMULATOR, OP_KERNEL, KERNEL = ASCENDC_SOURCES / "emulator", ASCENDC_SOURCES / "op_kernel", "paged_attention_custom"
 FLAGS = [*find_compiler(), "-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{EMULATOR}"]
-TYPES = ("float_half", "float_bfloat16_t", "bfloat16_t_bfloat16_t")
+CALLED = ("half_half", "half_int8_t")
+TYPES = ("float_half", "float_bfloat16_t", "bfloat16_t_bfloat16_t", "float_int8_t", "bfloat16_t_int8_t")
 """The combinations that the library's entries name and these tests do not call."""
 
 
@@ -55,10 +56,13 @@ class Compiler:
         self.shared_objects = [self._compile(source, source.stem) for source in (stubs, *entries)]
 
     def library(self, op_kernel: Path, name: str) -> Path:
-        """Compile the kernel that stands in the folder `op_kernel`, for float16."""
-        kernel = self._compile(op_kernel / f"{KERNEL}.cpp", name, f"-D{KERNEL}={KERNEL}_half_half")
+        """Compile the kernel that stands in the folder `op_kernel`, for queries of float16."""
+        kernels = []
+        for types in CALLED:
+            defines = [f"-D{KERNEL}={KERNEL}_{types}", f"-DDTYPE_KEY_CACHE={types.removeprefix('half_')}"]
+            kernels.append(self._compile(op_kernel / f"{KERNEL}.cpp", f"{name}_{types}", *defines))
         library = self.directory / f"{name}.so"
-        subprocess.run([*FLAGS, "-shared", kernel, *self.shared_objects, "-o", library], check=True)
+        subprocess.run([*FLAGS, "-shared", *kernels, *self.shared_objects, "-o", library], check=True)
         return library
 
     def _compile(self, source: Path, name: str, *arguments: str) -> Path:
@@ -95,6 +99,9 @@ def run_everything(ops: EmulatedOps) -> None:
     for chip in ((6, 3, VECTOR_VARIANT), (40, 20, VECTOR_VARIANT), (6, 3, CUBE_VARIANT)):
         with ops.chip(*chip):
             ops.paged_attention(*scene.inputs())
+    scene = with_padding(scene_of([700, 70], [3, 20], group=4, kv_heads=2, head_dim=96, cache_dtype=INT8), [0, 4])
+    with ops.chip(6, 0, VECTOR_VARIANT):
+        ops.paged_attention(*scene.inputs())
 
 
 def test_the_kernel_as_it_is_passes(catcher, compiler):

@@ -18,16 +18,22 @@
 extern "C" {
 RESHAPE_AND_CACHE_KERNEL(float_half);
 RESHAPE_AND_CACHE_KERNEL(float_bfloat16_t);
+RESHAPE_AND_CACHE_KERNEL(float_int8_t);
 RESHAPE_AND_CACHE_KERNEL(half_half);
 RESHAPE_AND_CACHE_KERNEL(half_bfloat16_t);
+RESHAPE_AND_CACHE_KERNEL(half_int8_t);
 RESHAPE_AND_CACHE_KERNEL(bfloat16_t_half);
 RESHAPE_AND_CACHE_KERNEL(bfloat16_t_bfloat16_t);
+RESHAPE_AND_CACHE_KERNEL(bfloat16_t_int8_t);
 BLOCKS_KERNEL(copy_blocks_custom_half);
 BLOCKS_KERNEL(copy_blocks_custom_bfloat16_t);
+BLOCKS_KERNEL(copy_blocks_custom_int8_t);
 BLOCKS_KERNEL(read_blocks_custom_half);
 BLOCKS_KERNEL(read_blocks_custom_bfloat16_t);
+BLOCKS_KERNEL(read_blocks_custom_int8_t);
 WRITE_BLOCKS_KERNEL(write_blocks_custom_half);
 WRITE_BLOCKS_KERNEL(write_blocks_custom_bfloat16_t);
+WRITE_BLOCKS_KERNEL(write_blocks_custom_int8_t);
 }
 
 namespace paged_ops {
@@ -35,12 +41,24 @@ namespace {
 
 constexpr auto kVectorOnly = ascendc_emulator::KernelType::kAivOnly;
 
+// Of three functions, the one for the caches' type.
+template <typename Kernel>
+Kernel OfCacheType(const Pages& pages, Kernel half, Kernel bfloat16, Kernel int8) {
+  if (pages.keys.dtype == DType::kInt8) return int8;
+  return pages.keys.dtype == DType::kFloat16 ? half : bfloat16;
+}
+
 auto KernelOf(const ReshapeAndCacheCall& call) {
-  const bool half = call.pages.keys.dtype == DType::kFloat16;
   switch (call.key.dtype) {
-    case DType::kFloat32: return half ? reshape_and_cache_custom_float_half : reshape_and_cache_custom_float_bfloat16_t;
-    case DType::kFloat16: return half ? reshape_and_cache_custom_half_half : reshape_and_cache_custom_half_bfloat16_t;
-    default: return half ? reshape_and_cache_custom_bfloat16_t_half : reshape_and_cache_custom_bfloat16_t_bfloat16_t;
+    case DType::kFloat32:
+      return OfCacheType(call.pages, reshape_and_cache_custom_float_half, reshape_and_cache_custom_float_bfloat16_t,
+                         reshape_and_cache_custom_float_int8_t);
+    case DType::kFloat16:
+      return OfCacheType(call.pages, reshape_and_cache_custom_half_half, reshape_and_cache_custom_half_bfloat16_t,
+                         reshape_and_cache_custom_half_int8_t);
+    default:
+      return OfCacheType(call.pages, reshape_and_cache_custom_bfloat16_t_half,
+                         reshape_and_cache_custom_bfloat16_t_bfloat16_t, reshape_and_cache_custom_bfloat16_t_int8_t);
   }
 }
 
@@ -51,6 +69,7 @@ ReshapeAndCacheShapes ShapesOf(const ReshapeAndCacheCall& call) {
   shapes.head_dim = static_cast<uint32_t>(call.pages.head_dim);
   shapes.num_blocks = static_cast<uint32_t>(call.pages.num_blocks);
   shapes.block_size = static_cast<uint32_t>(call.pages.block_size);
+  shapes.cache_bytes = static_cast<uint32_t>(ByteSize(call.pages.keys.dtype));
   return shapes;
 }
 
@@ -63,6 +82,7 @@ PAGED_OPS_EXPORT int ReshapeAndCache(int nparam, void** params, int* ndims, int6
   const ReshapeAndCacheCall call =
       ParseReshapeAndCache(Arguments(kReshapeAndCache, 6, nparam, params, ndims, shapes, dtypes));
   RequireNarrowCache(kReshapeAndCache, call.pages);
+  RequireInt8Heads(kReshapeAndCache, call.pages);
   const ReshapeAndCacheLaunch launch = MakeReshapeAndCacheLaunch(ShapesOf(call), Chip().vector_cores);
   const GmBuffer key = Input(call.key), value = Input(call.value), keys = InOut(call.pages.keys),
                  values = InOut(call.pages.values), slots = Input(call.slot_mapping), done = Output(call.output);
@@ -83,8 +103,8 @@ PAGED_OPS_EXPORT int CopyBlocks(int nparam, void** params, int* ndims, int64_t**
       {static_cast<uint32_t>(call.pages.num_blocks), static_cast<uint64_t>(BlockBytes(call.pages)),
        static_cast<uint32_t>(call.num_pairs())},
       Chip().vector_cores);
-  const auto kernel =
-      call.pages.keys.dtype == DType::kFloat16 ? copy_blocks_custom_half : copy_blocks_custom_bfloat16_t;
+  const auto kernel = OfCacheType(call.pages, copy_blocks_custom_half, copy_blocks_custom_bfloat16_t,
+                                  copy_blocks_custom_int8_t);
   const GmBuffer keys = InOut(call.pages.keys), values = InOut(call.pages.values), pairs = Input(call.pairs),
                  done = Output(call.output);
   RunKernel(kCopyBlocks, kVectorOnly, launch.block_dim, 0, 0, launch.tiling, {keys, values, pairs, done},
@@ -103,8 +123,8 @@ PAGED_OPS_EXPORT int ReadBlocks(int nparam, void** params, int* ndims, int64_t**
       {static_cast<uint32_t>(call.pages.num_blocks), static_cast<uint64_t>(BlockBytes(call.pages)),
        static_cast<uint32_t>(call.num_ids())},
       Chip().vector_cores);
-  const auto kernel =
-      call.pages.keys.dtype == DType::kFloat16 ? read_blocks_custom_half : read_blocks_custom_bfloat16_t;
+  const auto kernel = OfCacheType(call.pages, read_blocks_custom_half, read_blocks_custom_bfloat16_t,
+                                  read_blocks_custom_int8_t);
   const GmBuffer keys = Input(call.pages.keys), values = Input(call.pages.values), ids = Input(call.block_ids),
                  pages = Output(call.output);
   RunKernel(kReadBlocks, kVectorOnly, launch.block_dim, 0, 0, launch.tiling, {keys, values, ids, pages},
@@ -123,8 +143,8 @@ PAGED_OPS_EXPORT int WriteBlocks(int nparam, void** params, int* ndims, int64_t*
       {static_cast<uint32_t>(call.caches.num_blocks), static_cast<uint64_t>(BlockBytes(call.caches)),
        static_cast<uint32_t>(call.num_ids()), static_cast<uint32_t>(call.layer)},
       Chip().vector_cores);
-  const auto kernel =
-      call.caches.keys.dtype == DType::kFloat16 ? write_blocks_custom_half : write_blocks_custom_bfloat16_t;
+  const auto kernel = OfCacheType(call.caches, write_blocks_custom_half, write_blocks_custom_bfloat16_t,
+                                  write_blocks_custom_int8_t);
   const GmBuffer keys = InOut(call.caches.keys), values = InOut(call.caches.values), pages = Input(call.pages),
                  ids = Input(call.block_ids), done = Output(call.output);
   RunKernel(kWriteBlocks, kVectorOnly, launch.block_dim, 0, 0, launch.tiling, {keys, values, pages, ids, done},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../../cpu/aot_op.h"
+#include "../../op_kernel/reshape_and_cache_tiling.h"
 #include "../kernel_operator.h"
 
 namespace paged_ops {
@@ -54,11 +55,19 @@ void RunKernel(const char* op, ascendc_emulator::KernelType type, uint32_t block
   }
 }
 
-// The caches of the Ascend kernels have 16-bit types.
+// The caches of the Ascend kernels have 16-bit types, or int8.
 inline void RequireNarrowCache(const char* op, const Pages& pages) {
   if (pages.keys.dtype == DType::kFloat32) {
-    Refuse(op, "key_cache has dtype float32, allowed on Ascend: float16, bfloat16");
+    Refuse(op, "key_cache has dtype float32, allowed on Ascend: float16, bfloat16, int8");
   }
+}
+
+// What op_host refuses of int8 pages.
+inline void RequireInt8Heads(const char* op, const Pages& pages) {
+  if (pages.keys.dtype != DType::kInt8) return;
+  if (pages.head_dim % kInt8HeadDimStep == 0 && pages.head_dim <= kInt8MaxHeadDim) return;
+  Refuse(op, "head_dim ", pages.head_dim, " is not supported for int8: it must be a multiple of ", kInt8HeadDimStep,
+         ", at most ", kInt8MaxHeadDim);
 }
 
 }  // namespace paged_ops

@@ -13,6 +13,9 @@ PAGED_ATTENTION_KERNEL(float_half);
 PAGED_ATTENTION_KERNEL(float_bfloat16_t);
 PAGED_ATTENTION_KERNEL(half_half);
 PAGED_ATTENTION_KERNEL(bfloat16_t_bfloat16_t);
+PAGED_ATTENTION_KERNEL(float_int8_t);
+PAGED_ATTENTION_KERNEL(half_int8_t);
+PAGED_ATTENTION_KERNEL(bfloat16_t_int8_t);
 }
 
 namespace paged_ops {
@@ -29,6 +32,7 @@ PagedAttentionLaunch MakeLaunch(const AttentionCall& call) {
   shapes.num_rows = static_cast<uint32_t>(call.block_table.shape[0]);
   shapes.blocks_per_row = static_cast<uint32_t>(call.block_table.shape[1]);
   shapes.query_bytes = static_cast<uint32_t>(ByteSize(call.query.dtype));
+  shapes.cache_bytes = static_cast<uint32_t>(ByteSize(call.pages.keys.dtype));
   shapes.scale = call.scale;
   const PagedAttentionCores cores{Chip().vector_cores, Chip().cube_cores};
   if (Chip().attention_key != 0) return MakePagedAttentionLaunchFor(Chip().attention_key, shapes, cores);
@@ -38,6 +42,7 @@ PagedAttentionLaunch MakeLaunch(const AttentionCall& call) {
 // What op_host refuses.
 void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& launch) {
   RequireNarrowCache(kPagedAttention, call.pages);
+  RequireInt8Heads(kPagedAttention, call.pages);
   if (call.pages.head_dim % 16 != 0 || call.pages.head_dim > kPagedAttentionMaxHeadDim) {
     Refuse(kPagedAttention, "head_dim ", call.pages.head_dim, " is not supported: it must be a multiple of 16, at most ",
            kPagedAttentionMaxHeadDim);
@@ -46,13 +51,19 @@ void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& lau
     Refuse(kPagedAttention, "query has ", launch.tiling.group, " heads for each KV head, at most ",
            launch.tiling.max_queries, " are supported");
   }
-  if (call.query.dtype != DType::kFloat32 && call.query.dtype != call.pages.keys.dtype) {
+  const bool any_query = call.pages.keys.dtype == DType::kInt8;
+  if (!any_query && call.query.dtype != DType::kFloat32 && call.query.dtype != call.pages.keys.dtype) {
     Refuse(kPagedAttention, "query has dtype ", call.query.dtype_name, ", it must be float32 or that of the cache, ",
            call.pages.keys.dtype_name);
   }
 }
 
 auto KernelOf(const AttentionCall& call) {
+  if (call.pages.keys.dtype == DType::kInt8) {
+    if (call.query.dtype == DType::kFloat32) return paged_attention_custom_float_int8_t;
+    return call.query.dtype == DType::kFloat16 ? paged_attention_custom_half_int8_t
+                                               : paged_attention_custom_bfloat16_t_int8_t;
+  }
   const bool half = call.pages.keys.dtype == DType::kFloat16;
   if (call.query.dtype == DType::kFloat32) {
     return half ? paged_attention_custom_float_half : paged_attention_custom_float_bfloat16_t;

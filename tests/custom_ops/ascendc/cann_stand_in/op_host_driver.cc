@@ -16,7 +16,8 @@
 namespace {
 
 const std::map<std::string, ge::DataType> kDTypes = {
-    {"float32", ge::DT_FLOAT}, {"float16", ge::DT_FLOAT16}, {"bfloat16", ge::DT_BF16}, {"int32", ge::DT_INT32}};
+    {"float32", ge::DT_FLOAT}, {"float16", ge::DT_FLOAT16}, {"bfloat16", ge::DT_BF16},
+    {"int8", ge::DT_INT8},     {"int32", ge::DT_INT32}};
 
 std::string NameOf(ge::DataType dtype) {
   for (const auto& entry : kDTypes) {

@@ -1,0 +1,190 @@
+"""Measure what types of pages and weights cost in accuracy: perplexity and log-probabilities of a text; --help."""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.errors import ConfigError
+from mindspore_paged.script import exit_code_of
+
+TEXT = Path(__file__).parent / "texts" / "american_documents.txt"
+CHUNK = 64
+DESCRIPTION = f"""Let a model read a text, as configured and then in each variant, and compare what it expected.
+
+The text is read in windows of --window tokens, {CHUNK} tokens a step, through the pages: every token's keys and values
+are stored as cache.kv_cache_dtype says before anything attends to them, as in the decoding of an answer. Counted is
+each token but the first of a window. Differences are those of its log-probability, in nats, to the first line's; same
+top is the share of places where both hold the same token for the most probable."""
+EPILOG = """examples:
+  measure_accuracy.py --config configs/smollm2_135m.yaml \\
+    --variant cache.kv_cache_dtype=bfloat16 --variant cache.kv_cache_dtype=int8
+  measure_accuracy.py --config model.yaml --variant model.dtype=float16 cache.kv_cache_dtype=int8"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model expected of each token that counts: its log-probability float64 [N], and the likeliest token [N]."""
+
+    log_probabilities: np.ndarray
+    likeliest: np.ndarray
+
+    @property
+    def perplexity(self) -> float:
+        """e to the mean surprise."""
+        return math.exp(-self.log_probabilities.mean())
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; bytes and megabytes are of one rank."""
+
+    variant: str
+    weights_mb: float
+    kv_bytes_per_token: int
+    perplexity: float
+    mean_difference: float
+    largest_difference: float
+    same_top: float
+
+
+def main() -> int:
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not for the user of a script
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of the model")
+    parser.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="section.key=value")
+    parser.add_argument(
+        "--variant", dest="variants", nargs="+", action="append", default=[], metavar="section.key=value",
+        help="what else to set for one more line; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--text", type=Path, default=TEXT, metavar="FILE", help=f"default {TEXT.name}")
+    parser.add_argument("--window", type=int, default=1024, metavar="TOKENS", help="most of a context (default 1024)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    arguments = parser.parse_args()
+    return exit_code_of(lambda: measure(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Read the text in every variant and print the table."""
+    if arguments.window < 2:
+        raise ConfigError(f"--window is {arguments.window}; it must be at least 2")
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        raise ConfigError(f"--json {arguments.json}: its folder is not there")
+    try:
+        text = arguments.text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--text {arguments.text}: {error}") from None
+    variants = [[], *arguments.variants]
+    configs = [config_of(arguments, variant) for variant in variants]  # all are checked before the first is built
+    rows: list[Row] = []
+    first = None
+    for variant, config in zip(variants, configs, strict=True):
+        row, first = measure_one(" ".join(variant) or "as configured", config, text, arguments.window, first)
+        rows.append(row)
+    print(markdown(rows))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def config_of(arguments: argparse.Namespace, variant: Sequence[str]) -> EngineConfig:
+    """The configuration of a variant, with one graph that gives the logits of all its tokens."""
+    forced = [
+        f"scheduler.max_model_len={arguments.window}",
+        f"scheduler.max_num_seqs={CHUNK}",
+        f"scheduler.max_num_batched_tokens={CHUNK}",
+        f"scheduler.token_buckets=[{CHUNK}]",
+        "scheduler.enable_chunked_prefill=true",
+        "cache.preload_prefixes=[]",
+    ]
+    return load_config(arguments.config, [*arguments.overrides, *variant, *forced])
+
+
+def measure_one(name: str, config: EngineConfig, text: str, window: int, first: Reading | None) -> tuple[Row, Reading]:
+    """The variant's line, and the reading to compare the others with: `first`, or if there is none its own."""
+    from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
+
+    with LLM(config, show_progress=sys.stderr.isatty()) as llm:
+        if llm.tokenizer is None:
+            raise ConfigError("the weights bring no tokenizer; set model.tokenizer")
+        reading = read(llm, llm.tokenizer.encode(text), window, name)
+        runner, cache = llm.engine.runner, llm.engine.scheduler.cache
+        kv_bytes_per_token = runner.kv_cache_bytes // (cache.pool.num_blocks * cache.block_size)
+        weights_mb = runner.weight_bytes / 1e6
+    first = reading if first is None else first
+    if len(first.likeliest) != len(reading.likeliest):
+        raise ConfigError(f"{name}: the text has another number of tokens than as configured")
+    differences = np.abs(reading.log_probabilities - first.log_probabilities)
+    row = Row(
+        name, weights_mb, kv_bytes_per_token, reading.perplexity, float(differences.mean()), float(differences.max()),
+        float(np.mean(reading.likeliest == first.likeliest)),
+    )  # fmt: skip
+    return row, first
+
+
+def read(llm, token_ids: Sequence[int], window: int, name: str = "") -> Reading:
+    """Let the model read the tokens in windows, past the scheduler: it has row 0 and the first pages to itself."""
+    if len(token_ids) < 2:
+        raise ConfigError("the text has fewer than two tokens")
+    log_probabilities, likeliest = [], []
+    parts = list(windows_of(token_ids, window))
+    for part in tqdm(parts, desc=name, unit="window", leave=False, disable=None):
+        expected = logits_of(llm, part)[:-1]
+        following = np.array(part[1:])
+        shifted = expected - expected.max(axis=1, keepdims=True)
+        totals = np.log(np.exp(shifted).sum(axis=1))
+        log_probabilities.append(shifted[np.arange(len(following)), following] - totals)
+        likeliest.append(expected.argmax(axis=1))
+    return Reading(np.concatenate(log_probabilities), np.concatenate(likeliest))
+
+
+def windows_of(token_ids: Sequence[int], window: int) -> Iterator[Sequence[int]]:
+    """The tokens in parts of `window`; a last part of one token has nothing to count and is left out."""
+    for start in range(0, len(token_ids), window):
+        if start + 1 < len(token_ids):
+            yield token_ids[start : start + window]
+
+
+def logits_of(llm, token_ids: Sequence[int]) -> np.ndarray:
+    """float64 [tokens, vocab_size]."""
+    from mindspore_paged.engine.step_inputs import StepInputs
+
+    block_size = llm.engine.scheduler.cache.block_size
+    num_blocks = -(-len(token_ids) // block_size)
+    places = np.stack([np.zeros(num_blocks), np.arange(num_blocks)], axis=1).astype(np.int32)
+    logits = []
+    for start in range(0, len(token_ids), CHUNK):
+        chunk = np.array(token_ids[start : start + CHUNK], np.int32)
+        positions = np.arange(start, start + len(chunk), dtype=np.int32)
+        wanted = np.arange(len(chunk), dtype=np.int32)
+        blocks = np.arange(1, num_blocks + 1, dtype=np.int32)  # block 0 is the null block
+        step = StepInputs(chunk, positions, np.zeros_like(chunk), wanted, places, blocks)
+        logits.append(llm.engine.runner.run(step).astype(np.float64))
+    return np.concatenate(logits)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table."""
+    lines = [
+        "| variant | weights MB | KV bytes a token | perplexity | mean difference | largest | same top |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.variant} | {row.weights_mb:.1f} | {row.kv_bytes_per_token} | {row.perplexity:.4f} | "
+            f"{row.mean_difference:.5f} | {row.largest_difference:.4f} | {row.same_top:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
