@@ -14,10 +14,10 @@ from mindspore import Tensor, nn
 from mindspore.common.initializer import Zero
 
 from mindspore_paged.custom_ops.layer_ops import AttentionLayer, Embedding, FeedForwardLayer, NormLinear
+from mindspore_paged.formats.weight_format import FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
 from mindspore_paged.tensor_parallel import Cut
-from mindspore_paged.weights.weight_format import FLOAT32, WeightFormat
 
 
 class FusedLayers:

@@ -10,13 +10,13 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.fused_layers import FusedLayers
 from mindspore_paged.models.parallel import ONE_RANK
 from mindspore_paged.models.plain_layers import PlainLayers
 from mindspore_paged.models.rope import rope_tables
 from mindspore_paged.tensor_parallel import WHOLE
-from mindspore_paged.weights.weight_format import WeightFormat
 
 
 class LlamaModel(nn.Cell):

@@ -8,6 +8,7 @@ from mindspore import nn, ops
 
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.custom_ops.ops import PagedAttention, ReshapeAndCache
+from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.parallel import (
     ColumnParallelLinear,
@@ -17,7 +18,6 @@ from mindspore_paged.models.parallel import (
     weight_parameter,
 )
 from mindspore_paged.tensor_parallel import Cut
-from mindspore_paged.weights.weight_format import BF16, FLOAT16, FLOAT32, WeightFormat
 
 
 class PlainLayers:

@@ -12,11 +12,15 @@
 namespace paged_ops {
 
 inline void Attend(const AttentionCall& call) {
-  int64_t tokens = 0;
-  for (int64_t t = 0; t < call.num_tokens(); ++t) tokens += call.context(t);
-  const int64_t numbers = 2 * tokens * call.pages.token_stride();
-  const int64_t bytes = numbers * ByteSize(call.pages.keys.dtype);
-  const OpTimer timer(kTimeAttention, bytes, numbers * call.group());
+  int64_t pairs = 0, held = 0;  // of a query and a token that it attends to; tokens of the rows, each read once at least
+  for (int64_t t = 0; t < call.num_tokens(); ++t) {
+    pairs += call.context(t);
+    if (t + 1 == call.num_tokens() || call.row(t + 1) != call.row(t)) held += call.context(t);
+  }
+  const Tensor& keys = call.pages.keys;
+  const int64_t token_bytes = 2 * keys.shape[2] * keys.shape[3] * ByteSize(keys.dtype);
+  const OpTimer timer(kTimeAttention, held * token_bytes, pairs * 2 * call.pages.token_stride() * call.group());
+  const int64_t bytes = pairs * token_bytes;
   Threads& team = Threads::Get();
   const int threads = bytes > kParallelBytes ? team.size() : 1;
   Plan plan = MakePlan(call, threads);

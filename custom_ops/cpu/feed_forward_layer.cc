@@ -34,7 +34,6 @@ void Combine(const float (*gate)[kPanel], float (*up)[kPanel], int64_t num_token
 }
 
 void GateAndUp(const float* normalized, int64_t num_tokens, const Weights& gate, const Weights& up, float* target) {
-  const OpTimer timer(kTimeGateUp, gate.bytes() + up.bytes(), 2 * gate.products(num_tokens));
   const int64_t width = gate.num_rows;
   const auto combine = [&](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*ups)[kPanel]) {
     float gates[kBlockTokens][kPanel];
@@ -70,8 +69,11 @@ PAGED_OPS_EXPORT int FeedForwardLayer(int nparam, void** params, int* ndims, int
 
   float* normalized = Scratch(kNormalized, num_tokens * columns);
   float* hidden = Scratch(kHidden, num_tokens * gate.num_rows);
-  NormalizeTokens(x, norm_weight, epsilon, normalized);
-  GateAndUp(normalized, num_tokens, gate, up, hidden);
+  {
+    const OpTimer timer(kTimeGateUp, gate.bytes() + up.bytes(), 2 * gate.products(num_tokens));
+    NormalizeTokens(x, norm_weight, epsilon, normalized);
+    GateAndUp(normalized, num_tokens, gate, up, hidden);
+  }
   const OpTimer timer(kTimeDown, down.bytes(), down.products(num_tokens));
   Multiply(hidden, num_tokens, ProductInto(down, output.as<float>(), adds_residual ? x.as<float>() : nullptr));
   return 0;

@@ -9,7 +9,7 @@
 
 namespace paged_ops {
 
-// In the order of OP_NAMES in profile.py.
+// In the order of OP_GROUPS in op_times.py.
 enum Timed {
   kTimeEmbedding,
   kTimeQkv,

@@ -72,7 +72,7 @@ class LLMEngine:
         self.model_fingerprint = model_fingerprint
         self.debug = debug
         self.metrics = Metrics()
-        self._sampler = Sampler()
+        self.sampler = Sampler()
         self._requests: dict[str, Request] = {}
         self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
         self._arrivals = itertools.count()
@@ -221,10 +221,10 @@ class LLMEngine:
     def _append_tokens(self, sequences: list[tuple[Sequence, int, tuple[int, ...]]], logits: np.ndarray) -> StepOutput:
         output = StepOutput()
         rows, states = [row for _, row, _ in sequences], [sequence.sampling_state for sequence, _, _ in sequences]
-        firsts = self._sampler.sample(logits[rows], states)
+        firsts = self.sampler.sample(logits[rows], states)
         for (sequence, row, drafts), first, state in zip(sequences, firsts, states, strict=True):
             if not sequence.is_finished:  # a sibling's error may have ended the whole request a moment ago
-                tokens = verified_tokens(self._sampler, first, drafts, logits[row + 1 :], state)
+                tokens = verified_tokens(self.sampler, first, drafts, logits[row + 1 :], state)
                 self._append(sequence, tokens, drafts, output)
         return output
 

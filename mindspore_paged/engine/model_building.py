@@ -20,6 +20,7 @@ from mindspore_paged.custom_ops.targets import require_backend
 from mindspore_paged.engine.ranks.collectives import collectives_of
 from mindspore_paged.engine.ranks.place import Place
 from mindspore_paged.errors import CheckpointError, ConfigError
+from mindspore_paged.formats.weight_format import BYTES, WeightFormat
 from mindspore_paged.mindir.folder import MindIRFolder, is_mindir_folder
 from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
@@ -32,7 +33,6 @@ from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
 from mindspore_paged.weights.packing import AUTO, formats_of, read_packed
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
-from mindspore_paged.weights.weight_format import BYTES, WeightFormat
 
 NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""

@@ -11,7 +11,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from mindspore_paged.weights.weight_format import BYTES, FORMATS, WeightFormat
+from mindspore_paged.formats.weight_format import BYTES, FORMATS, WeightFormat
 
 LIBRARY = "@kernel_library@"
 """What the graph has for the path of its operators' library."""

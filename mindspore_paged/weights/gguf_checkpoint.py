@@ -8,12 +8,12 @@ from gguf import GGMLQuantizationType as Quantization
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
+from mindspore_paged.formats.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
 from mindspore_paged.weights.bfloat16 import BFLOAT16
 from mindspore_paged.weights.gguf_config import ROPE_FACTORS, gguf_model_config
 from mindspore_paged.weights.quantized_tensor import dequantize_part
 from mindspore_paged.weights.tensor_names import from_gguf
 from mindspore_paged.weights.tensor_source import along, widened
-from mindspore_paged.weights.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
 
 _KEPT_DTYPES = {
     Quantization.F32: np.dtype(np.float32),

@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
 from mindspore_paged.weights.tensor_source import Checkpoint
-from mindspore_paged.weights.weight_format import FORMATS, WeightFormat
 
 AUTO, STORED = "auto", "stored"
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.weight_format import BLOCK_WEIGHTS, WeightFormat
 from mindspore_paged.tensor_parallel import Cut, Cuts
 from mindspore_paged.weights.packing import BlockSource
 from mindspore_paged.weights.tensor_source import Checkpoint, along
-from mindspore_paged.weights.weight_format import BLOCK_WEIGHTS, WeightFormat
 
 
 class ShardedCheckpoint:

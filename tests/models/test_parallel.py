@@ -12,11 +12,11 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS
 from mindspore_paged.models.llama import LlamaForCausalLM
 from mindspore_paged.models.parallel import OneRank
 from mindspore_paged.tensor_parallel import TensorParallel
-from mindspore_paged.weights.weight_format import FLOAT32
 from tests.models.test_llama import BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
 from tests.reference import llama as reference
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import gguf
+import ml_dtypes
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.weights.bfloat16 import BFLOAT16
 
 BLOCK_WEIGHTS = 32
 
@@ -51,7 +51,7 @@ class WeightFormat:
 
 FLOAT32 = WeightFormat("float32", int(gguf.GGMLQuantizationType.F32), np.dtype(np.float32))
 FLOAT16 = WeightFormat("float16", int(gguf.GGMLQuantizationType.F16), np.dtype(np.float16))
-BF16 = WeightFormat("bfloat16", int(gguf.GGMLQuantizationType.BF16), BFLOAT16)
+BF16 = WeightFormat("bfloat16", int(gguf.GGMLQuantizationType.BF16), np.dtype(ml_dtypes.bfloat16))
 INT8 = WeightFormat("int8", int(gguf.GGMLQuantizationType.Q8_0), np.dtype(np.uint8), block_bytes=34)
 """Whole numbers of 8 bits, a float16 scale for each 32 neighbours: GGUF's Q8_0."""
 Q4_0 = WeightFormat("Q4_0", int(gguf.GGMLQuantizationType.Q4_0), np.dtype(np.uint8), block_bytes=18)
