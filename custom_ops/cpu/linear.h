@@ -26,16 +26,23 @@ constexpr int kTileTokens = 3;
 constexpr int64_t kChunkColumns = 1536;  // a panel's chunk fits in the nearest cache, 24 KB
 constexpr int64_t kBlockTokens = 16 * kTileTokens;  // these tokens' chunks of x fit in the next: 295 or 590 KB
 
-// sums[t][n] += x[t] . panel[n], for kTokens tokens and a panel, over `count` columns. `ahead`: weights from here to what
-// is multiplied next, which is fetched meanwhile; 0 if it is in the cache.
-template <int kTokens, typename T>
+// Partial sums of a block of tokens and a panel between two chunks of columns: none before the first chunk, and after
+// the last their lanes are summed instead.
+struct Carry {
+  Vec* sums;  // [T][kPanel]
+  bool is_first, is_last;
+};
+
+// products[t][n] = x[t] . panel[n], for kTokens tokens and a panel, over `count` columns; if these are not all, sums go
+// on from and to `carry`. kAhead: what stands `ahead` weights further on is multiplied next, and fetched meanwhile.
+template <int kTokens, bool kAhead, typename T>
 void MultiplyTile(const float* x, int64_t x_stride, const T* const panel[kPanel], int64_t count, int64_t ahead,
-                  Vec* sums) {
+                  const Carry& carry, float (*products)[kPanel]) {
   Vec partial[kTokens][kPanel];
   PAGED_OPS_UNROLL_TILE
   for (int t = 0; t < kTokens; ++t) {
     PAGED_OPS_UNROLL_TILE
-    for (int n = 0; n < kPanel; ++n) partial[t][n] = sums[t * kPanel + n];
+    for (int n = 0; n < kPanel; ++n) partial[t][n] = carry.is_first ? Vec{} : carry.sums[t * kPanel + n];
   }
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -45,14 +52,16 @@ void MultiplyTile(const float* x, int64_t x_stride, const T* const panel[kPanel]
     PAGED_OPS_UNROLL_TILE
     for (int n = 0; n < kPanel; ++n) {
       const Vec row = InRegister(Load(panel[n] + i));
-      if (ahead) __builtin_prefetch(panel[n] + i + ahead);
+      if (kAhead) __builtin_prefetch(panel[n] + i + ahead);
       PAGED_OPS_UNROLL_TILE
       for (int t = 0; t < kTokens; ++t) partial[t][n] = MulAdd(tokens[t], row, partial[t][n]);
     }
   }
   if (i < count) {
+    PAGED_OPS_UNROLL_TILE
     for (int n = 0; n < kPanel; ++n) {
       const Vec row = LoadPart(panel[n] + i, count - i);
+      PAGED_OPS_UNROLL_TILE
       for (int t = 0; t < kTokens; ++t) {
         partial[t][n] = MulAdd(LoadPart(x + t * x_stride + i, count - i), row, partial[t][n]);
       }
@@ -60,18 +69,20 @@ void MultiplyTile(const float* x, int64_t x_stride, const T* const panel[kPanel]
   }
   PAGED_OPS_UNROLL_TILE
   for (int t = 0; t < kTokens; ++t) {
-    PAGED_OPS_UNROLL_TILE
-    for (int n = 0; n < kPanel; ++n) sums[t * kPanel + n] = partial[t][n];
+    if (carry.is_last) {
+      SumLanes(partial[t], products[t]);
+    } else {
+      PAGED_OPS_UNROLL_TILE
+      for (int n = 0; n < kPanel; ++n) carry.sums[t * kPanel + n] = partial[t][n];
+    }
   }
 }
 
-// sums[n] += x . panel[n] for one token and rows of blocks, unpacked in registers on their way: the same additions as
-// those of MultiplyTile. Rows are `row_bytes` apart, x and the rows begin with a block.
+// products[n] = x . panel[n] for one token and rows of blocks, unpacked in registers on their way: the same additions as
+// those of MultiplyTile. Rows are `row_bytes` apart.
 template <typename Block>
-void MultiplyBlocks(const float* x, const char* rows, int64_t row_bytes, int64_t num_blocks, Vec sums[kPanel]) {
-  Vec partial[kPanel];
-  PAGED_OPS_UNROLL_TILE
-  for (int n = 0; n < kPanel; ++n) partial[n] = sums[n];
+void MultiplyBlocks(const float* x, const char* rows, int64_t row_bytes, int64_t num_blocks, float products[kPanel]) {
+  Vec partial[kPanel] = {};
   for (int64_t b = 0; b < num_blocks; ++b) {
     PAGED_OPS_UNROLL_TILE
     for (int n = 0; n < kPanel; ++n) {
@@ -85,22 +96,20 @@ void MultiplyBlocks(const float* x, const char* rows, int64_t row_bytes, int64_t
       }
     }
   }
-  PAGED_OPS_UNROLL_TILE
-  for (int n = 0; n < kPanel; ++n) sums[n] = partial[n];
+  SumLanes(partial, products);
 }
 
 // One thread's working memory.
 class PanelWorker {
  public:
-  PanelWorker() : unpacked_(kPanel * kChunkColumns), partial_(kBlockTokens * kPanel) {}
+  PanelWorker() : unpacked_(kPanel * kChunkColumns), carried_(kBlockTokens * kPanel) {}
 
   // products[t][n] = x[t] . W[first_row + n], for up to kBlockTokens tokens. Of the last panel, rows that W does not
   // have repeat its last.
   void Multiply(const float* x, int64_t num_tokens, const Weights& weights, int64_t first_row,
                 float (*products)[kPanel]) {
-    std::fill_n(partial_.begin(), num_tokens * kPanel, Vec{});
-    if (num_tokens == 1 && first_row + kPanel <= weights.num_rows && MultiplyOne(x, weights, first_row)) {
-      return SumLanes(&partial_[0], products[0]);
+    if (num_tokens == 1 && first_row + kPanel <= weights.num_rows && MultiplyOne(x, weights, first_row, products)) {
+      return;
     }
     for (int64_t column = 0; column < weights.num_columns; column += kChunkColumns) {
       const int64_t count = std::min(kChunkColumns, weights.num_columns - column);
@@ -108,50 +117,65 @@ class PanelWorker {
       for (int n = 0; n < kPanel; ++n) {
         panel[n] = Floats(weights, std::min(first_row + n, weights.num_rows - 1), column, count, n);
       }
-      int64_t ahead = weights.kind == WeightKind::kFloat32 ? kPanel * weights.num_columns : 0;
-      int64_t t = 0;
-      for (; t + kTileTokens <= num_tokens; t += kTileTokens) {
-        MultiplyTile<kTileTokens>(x + t * weights.num_columns + column, weights.num_columns, panel, count, ahead,
-                                  &partial_[t * kPanel]);
-        ahead = 0;
-      }
-      if (t < num_tokens) {
-        MultiplyRest<kTileTokens - 1>(num_tokens - t, x + t * weights.num_columns + column, weights.num_columns, panel,
-                                      count, ahead, &partial_[t * kPanel]);
-      }
+      const bool is_last = column + count == weights.num_columns;
+      Tokens<kTileTokens>(x + column, num_tokens, weights, panel, count, {carried_.data(), column == 0, is_last},
+                          products);
     }
-    for (int64_t t = 0; t < num_tokens; ++t) SumLanes(&partial_[t * kPanel], products[t]);
   }
 
  private:
+  // All tokens, kTokens at a time, and then the rest.
   template <int kTokens>
-  static void MultiplyRest(int64_t num_tokens, const float* x, int64_t x_stride, const float* const panel[kPanel],
-                           int64_t count, int64_t ahead, Vec* sums) {
-    if constexpr (kTokens > 0) {
-      if (num_tokens == kTokens) return MultiplyTile<kTokens>(x, x_stride, panel, count, ahead, sums);
-      MultiplyRest<kTokens - 1>(num_tokens, x, x_stride, panel, count, ahead, sums);
+  static void Tokens(const float* x, int64_t num_tokens, const Weights& weights, const float* const panel[kPanel],
+                     int64_t count, Carry carry, float (*products)[kPanel]) {
+    const int64_t stride = weights.num_columns;
+    int64_t t = 0;
+    if (weights.kind == WeightKind::kFloat32 && num_tokens >= kTokens) {  // the first reads memory
+      MultiplyTile<kTokens, true>(x, stride, panel, count, kPanel * stride, carry, products);
+      t = kTokens;
+    }
+    const auto from = [&](int64_t token) { return Carry{carry.sums + token * kPanel, carry.is_first, carry.is_last}; };
+    for (; t + kTokens <= num_tokens; t += kTokens) {
+      MultiplyTile<kTokens, false>(x + t * stride, stride, panel, count, 0, from(t), products + t);
+    }
+    if constexpr (kTokens > 1) {
+      if (t < num_tokens && t > 0) {
+        Rest<kTokens - 1>(x + t * stride, num_tokens - t, stride, panel, count, from(t), products + t);
+      } else if (t < num_tokens) {
+        Tokens<kTokens - 1>(x, num_tokens, weights, panel, count, carry, products);
+      }
     }
   }
 
-  // The panel's sums for one token, of weights that are unpacked on their way: true if W is of those.
-  bool MultiplyOne(const float* x, const Weights& weights, int64_t row) {
+  template <int kTokens>
+  static void Rest(const float* x, int64_t num_tokens, int64_t stride, const float* const panel[kPanel], int64_t count,
+                   const Carry& carry, float (*products)[kPanel]) {
+    if constexpr (kTokens > 0) {
+      if (num_tokens == kTokens) return MultiplyTile<kTokens, false>(x, stride, panel, count, 0, carry, products);
+      Rest<kTokens - 1>(x, num_tokens, stride, panel, count, carry, products);
+    }
+  }
+
+  // One token's products with weights that are unpacked on their way: true if W is of those.
+  static bool MultiplyOne(const float* x, const Weights& weights, int64_t row, float (*products)[kPanel]) {
     const char* rows = weights.row<char>(row);
     const int64_t num_blocks = weights.num_columns / kBlockWeights;
     switch (weights.kind) {
-      case WeightKind::kQ4_0: MultiplyBlocks<Q4_0>(x, rows, weights.row_bytes, num_blocks, &partial_[0]); return true;
-      case WeightKind::kQ4_1: MultiplyBlocks<Q4_1>(x, rows, weights.row_bytes, num_blocks, &partial_[0]); return true;
-      case WeightKind::kQ8_0: MultiplyBlocks<Q8_0>(x, rows, weights.row_bytes, num_blocks, &partial_[0]); return true;
-      case WeightKind::kBFloat16: MultiplyNarrow<BFloat16>(x, weights, row); return true;
-      case WeightKind::kFloat16: MultiplyNarrow<Half>(x, weights, row); return true;
+      case WeightKind::kQ4_0: MultiplyBlocks<Q4_0>(x, rows, weights.row_bytes, num_blocks, products[0]); return true;
+      case WeightKind::kQ4_1: MultiplyBlocks<Q4_1>(x, rows, weights.row_bytes, num_blocks, products[0]); return true;
+      case WeightKind::kQ8_0: MultiplyBlocks<Q8_0>(x, rows, weights.row_bytes, num_blocks, products[0]); return true;
+      case WeightKind::kBFloat16: MultiplyNarrow<BFloat16>(x, weights, row, products); return true;
+      case WeightKind::kFloat16: MultiplyNarrow<Half>(x, weights, row, products); return true;
       default: return false;
     }
   }
 
   template <typename T>
-  void MultiplyNarrow(const float* x, const Weights& weights, int64_t row) {
+  static void MultiplyNarrow(const float* x, const Weights& weights, int64_t row, float (*products)[kPanel]) {
     const T* panel[kPanel];
     for (int n = 0; n < kPanel; ++n) panel[n] = weights.row<T>(row + n);
-    MultiplyTile<1>(x, 0, panel, weights.num_columns, kPanel * weights.num_columns, &partial_[0]);
+    const int64_t columns = weights.num_columns;
+    MultiplyTile<1, true>(x, columns, panel, columns, kPanel * columns, {nullptr, true, true}, products);
   }
 
   const float* Floats(const Weights& weights, int64_t row, int64_t column, int64_t count, int n) {
@@ -162,7 +186,7 @@ class PanelWorker {
   }
 
   std::vector<float> unpacked_;
-  std::vector<Vec> partial_;
+  std::vector<Vec> carried_;
 };
 
 // A weight whose products with x go to consume(first_token, num_tokens, first_row, num_rows, products).
