@@ -7,6 +7,7 @@
 // comes late is not waited for.
 #pragma once
 
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -32,10 +33,11 @@ inline void Pause() {
 
 class Threads {
  public:
-  // One team a process; its threads end with it.
+  // One team a process; its threads end with it. A forked child has none of them, but what they waited for: it makes
+  // a team of its own.
   static Threads& Get() {
-    static Threads* const team = new Threads;  // never destroyed: a worker may be in it while the process ends
-    return *team;
+    Threads* const team = team_.load(std::memory_order_acquire);
+    return team ? *team : Make();
   }
 
   // Threads that work, the caller of a loop among them: $OMP_NUM_THREADS if it is set, else the cores that this
@@ -45,6 +47,7 @@ class Threads {
   // Threads that there are: more than size() after it was made smaller.
   int capacity() const { return capacity_; }
 
+  // Not while an op runs: it may have counted the threads.
   void Resize(int size) {
     std::lock_guard<std::mutex> loop(loop_);
     size_ = std::max(1, size);
@@ -78,6 +81,16 @@ class Threads {
 
  private:
   Threads() { Resize(SizeAtStart()); }
+
+  static Threads& Make() {
+    static const int forgets = pthread_atfork(nullptr, nullptr, [] { team_.store(nullptr); });
+    static_cast<void>(forgets);
+    Threads* const made = new Threads;  // never destroyed: a worker may be in it while the process ends
+    Threads* other = nullptr;
+    return team_.compare_exchange_strong(other, made) ? *made : *other;
+  }
+
+  static inline std::atomic<Threads*> team_{nullptr};
 
   static int SizeAtStart() {
     if (const int given = ThreadsAtStartOfProcess(); given > 0) return given;

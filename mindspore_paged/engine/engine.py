@@ -221,7 +221,7 @@ class LLMEngine:
     def _append_tokens(self, sequences: list[tuple[Sequence, int, tuple[int, ...]]], logits: np.ndarray) -> StepOutput:
         output = StepOutput()
         rows, states = [row for _, row, _ in sequences], [sequence.sampling_state for sequence, _, _ in sequences]
-        firsts = self.sampler.sample(logits[rows], states)
+        firsts = self.sampler.sample(_rows_of(logits, rows), states)
         for (sequence, row, drafts), first, state in zip(sequences, firsts, states, strict=True):
             if not sequence.is_finished:  # a sibling's error may have ended the whole request a moment ago
                 tokens = verified_tokens(self.sampler, first, drafts, logits[row + 1 :], state)
@@ -368,3 +368,8 @@ class LLMEngine:
         cache = self.scheduler.cache
         tokens = sum(sequence.num_computed_tokens for sequence in self.scheduler.running)
         self.metrics.record_pool(cache.pool.num_used, cache.block_size, cache.num_reserved_tokens - tokens)
+
+
+def _rows_of(logits: np.ndarray, rows: list[int]) -> np.ndarray:
+    """Some rows of the logits, copied only where they do not stand at the beginning, side by side: they are large."""
+    return logits[: len(rows)] if rows == list(range(len(rows))) else logits[rows]

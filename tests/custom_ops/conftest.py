@@ -34,3 +34,11 @@ def kernels(request, catcher, tmp_path_factory):
         flags = (*build.CPU_FLAGS, "-mavx2", "-mfma", "-mf16c")
         build.compile_sources(build.find_compiler(), flags, sorted(build.CPU_SOURCES.glob("*.cc")), library)
     return Kernels(library, catcher)
+
+
+@pytest.fixture
+def set_threads(kernels):
+    """Set how many threads the operators use; afterwards as before."""
+    before = kernels.num_threads()
+    yield kernels.set_num_threads
+    kernels.set_num_threads(before)

@@ -73,3 +73,48 @@ class Kernels:
     def copy_blocks(self, key_cache, value_cache, pairs) -> None:
         """Copy the blocks."""
         self.call("CopyBlocks", key_cache, value_cache, pairs, np.empty(1, np.int32))
+
+    def embedding(self, ids, table, num_columns, first_row=0, vocab_size=None) -> np.ndarray:
+        """Return the rows; `table` is a `layer_reference.Weight`, as the weights of the layers below."""
+        output = np.full((len(ids), num_columns), np.nan, np.float32)
+        last = len(table.stored) if vocab_size is None else vocab_size
+        numbers = (np.array(number, np.int64) for number in (table.form.kind, first_row, last))
+        self.call("Embedding", ids, table.stored, np.zeros(num_columns, np.float32), *numbers, output)
+        return output
+
+    def norm_linear(self, x, norm_weight, weight, epsilon) -> np.ndarray:
+        """Return the output, NaN where nothing was written, as all of these."""
+        output = np.full((len(x), len(weight.stored)), np.nan, np.float32)
+        kind = np.array(weight.form.kind, np.int64)
+        self.call("NormLinear", x, norm_weight, weight.stored, np.array(epsilon, np.float32), kind, output)
+        return output
+
+    def feed_forward_layer(self, x, norm_weight, weights, epsilon, adds_residual=True) -> np.ndarray:
+        """Return the output for weights gate, up and down."""
+        output = np.full(x.shape, np.nan, np.float32)
+        stored = (weight.stored for weight in weights)
+        numbers = (np.array(epsilon, np.float32), packed_kinds(weights), np.array(adds_residual, np.int64))
+        self.call("FeedForwardLayer", x, norm_weight, *stored, *numbers, output)
+        return output
+
+    def attention_layer(self, x, norm_weight, weights, places, epsilon, scale, adds_residual=True) -> np.ndarray:
+        """Return the output for weights query, key, value and out; `places`: cos_table to rows, in the op's order."""
+        output = np.full(x.shape, np.nan, np.float32)
+        stored = (weight.stored for weight in weights)
+        numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32), packed_kinds(weights))
+        residual = np.array(adds_residual, np.int64)
+        self.call("AttentionLayer", x, norm_weight, *stored, *places, *numbers, residual, output)
+        return output
+
+    def num_threads(self) -> int:
+        """Threads of this library's team."""
+        return self._library.PagedOpsNumThreads()
+
+    def set_num_threads(self, number: int) -> None:
+        """Make the team smaller or larger."""
+        self._library.PagedOpsSetNumThreads(number)
+
+
+def packed_kinds(weights) -> np.ndarray:
+    """The kinds of some weights as one input of an operator."""
+    return np.array(sum(weight.form.kind << 8 * place for place, weight in enumerate(weights)), np.int64)

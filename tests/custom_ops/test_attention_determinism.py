@@ -1,26 +1,15 @@
 """A token's result is bitwise the same whatever stands around it."""
 
-import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mindspore_paged.custom_ops.build import cpu_library
 from tests.custom_ops.attention_reference import Scene, make_scene
 from tests.custom_ops.int8_pages import pack, unpack
 from tests.custom_ops.kernel_calls import CACHE_DTYPES, INT8, assert_same_bits
 
 GROUPS = [(2, 2), (4, 2), (6, 2), (8, 2), (9, 3), (16, 2)]
-
-
-@pytest.fixture
-def set_threads():
-    """Set how many threads the operators use; afterwards as before."""
-    library = ctypes.CDLL(str(cpu_library()))
-    before = library.PagedOpsNumThreads()
-    yield library.PagedOpsSetNumThreads
-    library.PagedOpsSetNumThreads(before)
 
 
 def only(scene: Scene, tokens) -> Scene:

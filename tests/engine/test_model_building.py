@@ -60,6 +60,55 @@ def test_operators_on_the_wrong_device(ops_backend, device_target, message):
 
 
 @pytest.mark.usefixtures("all_are_built")
+@pytest.mark.parametrize("weight_dtype", ["float32", "float16", "bfloat16", "int8", "stored"])
+@pytest.mark.parametrize(
+    ("dtype", "runtime"),
+    [
+        ("float32", {"fused_ops": False}),
+        ("float32", {"ops_backend": "ascend_emulator"}),
+        ("float32", {"ops_backend": "ascend", "device_target": "Ascend"}),
+        ("float16", {}),
+        ("bfloat16", {}),
+    ],
+    ids=str,
+)
+def test_forms_of_weights_that_only_fused_operators_read(weight_dtype, dtype, runtime):
+    config = config_from_dict(
+        {
+            "model": {"dtype": dtype, "weight_dtype": weight_dtype},
+            "cache": {"kv_cache_dtype": "float16"},
+            "runtime": runtime,
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        set_context(config)
+    assert str(caught.value) == (
+        f"model.weight_dtype is {weight_dtype}, which needs fused operators: runtime.ops_backend cpu, model.dtype "
+        "float32, and runtime.fused_ops not false"
+    )
+
+
+@pytest.mark.usefixtures("all_are_built")
+@pytest.mark.parametrize(
+    ("dtype", "ops_backend"), [("float32", "ascend_emulator"), ("float16", "cpu"), ("bfloat16", "ascend_emulator")]
+)
+def test_fused_operators_where_there_are_none(dtype, ops_backend):
+    runtime = {"fused_ops": True, "ops_backend": ops_backend}
+    config = config_from_dict({"model": {"dtype": dtype}, "cache": {"kv_cache_dtype": "float16"}, "runtime": runtime})
+    with pytest.raises(ConfigError) as caught:
+        set_context(config)
+    assert str(caught.value) == (
+        "runtime.fused_ops is true, which needs runtime.ops_backend cpu and model.dtype float32; they are "
+        f"{ops_backend} and {dtype}"
+    )
+
+
+@pytest.mark.parametrize("weight_dtype", ["auto", "float32", "float16", "bfloat16", "int8", "stored"])
+def test_forms_of_weights_that_the_cpu_reads(weight_dtype):
+    set_context(config_from_dict({"model": {"dtype": "float32", "weight_dtype": weight_dtype}}))
+
+
+@pytest.mark.usefixtures("all_are_built")
 @pytest.mark.parametrize(
     ("dtype", "kv_cache_dtype", "allowed"),
     [

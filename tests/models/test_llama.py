@@ -11,8 +11,10 @@ from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.engine.model_runner import ModelRunner
 from mindspore_paged.engine.step_inputs import StepInputs
 from mindspore_paged.errors import StepError
+from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
 from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.weights.bfloat16 import BFLOAT16
 from tests.custom_ops.int8_pages import quantize
 from tests.e2e.models import poison_pages
 from tests.reference import llama as reference
@@ -59,17 +61,19 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
 
 
-def make_runner(config, weights, buckets, kv_cache_dtype="float32") -> ModelRunner:
-    """A runner whose pages hold NaN wherever nothing was written."""
+def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None) -> ModelRunner:
+    """A runner whose pages hold NaN wherever nothing was written; with `formats` its layers are fused."""
     shape = (ROWS, BLOCKS_PER_ROW)
     pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim,
         kv_cache_dtype, shape,
     )  # fmt: skip
     poison_pages(pool)
-    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE)
+    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats)
     for name, weight in model.weights().items():
-        weight.set_data(Tensor(weights[name]))
+        held = model.weight_formats()[name].pack(weights[name])
+        # MindSpore takes no bfloat16 of NumPy's; through float32, which holds it exactly.
+        weight.set_data(Tensor(held.astype(np.float32) if held.dtype == BFLOAT16 else held, weight.dtype))
     return ModelRunner(model, pool, buckets)
 
 
@@ -89,13 +93,17 @@ def table_of(row, blocks):
     return [(row, column, block) for column, block in enumerate(blocks)]
 
 
+LAYERS = pytest.mark.parametrize("formats", [None, lambda _: FLOAT32], ids=["plain", "fused"])
+
+
+@LAYERS
 @pytest.mark.parametrize("name", CONFIGS)
-def test_prefill_and_decode_equal_the_reference(name):
+def test_prefill_and_decode_equal_the_reference(name, formats):
     config = CONFIGS[name]
     weights = reference.random_weights(config, seed=1)
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, 40)
     expected = reference.logits(config, weights, tokens)
-    runner = make_runner(config, weights, [1, 32])
+    runner = make_runner(config, weights, [1, 32], formats=formats)
     got = []
     for start in range(0, 36, 6):  # chunks of six, of which the third crosses a block's end
         table = table_of(2, [17, 3, 9]) if start == 0 else ()
@@ -104,11 +112,12 @@ def test_prefill_and_decode_equal_the_reference(name):
     np.testing.assert_allclose(np.concatenate(got), expected, rtol=0, atol=1e-4)
 
 
-def test_a_mixed_step_equals_each_sequence_alone():
+@LAYERS
+def test_a_mixed_step_equals_each_sequence_alone(formats):
     weights = reference.random_weights(TINY, seed=3)
     generator = np.random.default_rng(4)
     texts = [generator.integers(0, TINY.vocab_size, length) for length in (17, 33, 5)]
-    runner = make_runner(TINY, weights, [64])
+    runner = make_runner(TINY, weights, [64], formats=formats)
     tables = table_of(0, [5, 2]) + table_of(3, [11, 7, 1]) + table_of(5, [20])
     first = row_tokens(0, 0, texts[0][:16]) + row_tokens(3, 0, texts[1][:20])
     runner.run(step(*first, table=tables, logits=[0]))
@@ -118,11 +127,12 @@ def test_a_mixed_step_equals_each_sequence_alone():
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
+@LAYERS
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 5e-3), ("bfloat16", 4e-2)])
-def test_narrow_pages_stay_close(dtype, tolerance):
+def test_narrow_pages_stay_close(dtype, tolerance, formats):
     weights = reference.random_weights(TINY, seed=5)
     tokens = np.random.default_rng(6).integers(0, TINY.vocab_size, 30)
-    runner = make_runner(TINY, weights, [32], dtype)
+    runner = make_runner(TINY, weights, [32], dtype, formats)
     table = table_of(1, [4, 8])
     got = [runner.run(step(*row_tokens(1, s, tokens[s : s + 6]), table=table)) for s in range(0, 30, 6)]
     error = np.abs(np.concatenate(got) - reference.logits(TINY, weights, tokens)).max()
@@ -149,9 +159,10 @@ def test_pages_of_int8_equal_a_reference_that_rounds_keys_and_values_alike(monke
     assert error < np.abs(got - exact).max() / 5
 
 
-def test_more_table_changes_than_a_step_takes_are_written_before_it():
+@LAYERS
+def test_more_table_changes_than_a_step_takes_are_written_before_it(formats):
     weights = reference.random_weights(TINY, seed=7)
-    runner = make_runner(TINY, weights, [1, 8])
+    runner = make_runner(TINY, weights, [1, 8], formats=formats)
     tokens = [9, 8, 7]
     table = [(row, column, 1 + row) for row in range(ROWS) for column in range(BLOCKS_PER_ROW)]
     assert len(table) > 2 * runner.table_entries_per_step - BLOCKS_PER_ROW
@@ -160,9 +171,10 @@ def test_more_table_changes_than_a_step_takes_are_written_before_it():
     np.testing.assert_array_equal(runner.kv_pool.block_table.asnumpy()[:, 0], np.arange(ROWS) + 1)
 
 
-def test_copied_pages_serve_another_row_and_later_writes_stay_apart():
+@LAYERS
+def test_copied_pages_serve_another_row_and_later_writes_stay_apart(formats):
     weights = reference.random_weights(TINY, seed=8)
-    runner = make_runner(TINY, weights, [1, 32])
+    runner = make_runner(TINY, weights, [1, 32], formats=formats)
     tokens = [3, 1, 4, 1, 5, 9]
     runner.run(step(*row_tokens(0, 0, tokens), table=table_of(0, [6])))
     runner.copy_blocks([(6, 13)])
@@ -171,10 +183,11 @@ def test_copied_pages_serve_another_row_and_later_writes_stay_apart():
         np.testing.assert_allclose(got[0], reference.logits(TINY, weights, [*tokens, token])[-1], rtol=0, atol=1e-4)
 
 
+@LAYERS
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
-def test_pages_that_were_read_out_serve_again_elsewhere(dtype):
+def test_pages_that_were_read_out_serve_again_elsewhere(dtype, formats):
     weights = reference.random_weights(TINY, seed=13)
-    runner = make_runner(TINY, weights, [1, 32], dtype)
+    runner = make_runner(TINY, weights, [1, 32], dtype, formats)
     tokens = np.random.default_rng(14).integers(0, TINY.vocab_size, 33)
     runner.run(step(*row_tokens(0, 0, tokens[:32]), table=table_of(0, [6, 3, 1]), logits=[31]))
     stayed = runner.run(step((0, 32, int(tokens[32]))))
@@ -186,8 +199,9 @@ def test_pages_that_were_read_out_serve_again_elsewhere(dtype):
     np.testing.assert_array_equal(moved, stayed)
 
 
-def test_nothing_compiles_after_warm_up():
-    runner = make_runner(TINY, reference.random_weights(TINY, seed=9), [1, 2, 8])
+@LAYERS
+def test_nothing_compiles_after_warm_up(formats):
+    runner = make_runner(TINY, reference.random_weights(TINY, seed=9), [1, 2, 8], formats=formats)
     runner.warm_up(iter)
     for length in (1, 2, 3, 8):
         runner.run(step(*row_tokens(0, 0, range(length)), table=table_of(0, [1]), logits=[length - 1]))
@@ -220,12 +234,13 @@ def test_a_step_that_an_operator_refuses_says_why_and_the_next_one_runs():
 
 
 @pytest.mark.slow
-def test_a_full_width_layer_of_llama_70b_equals_the_reference():
+@LAYERS
+def test_a_full_width_layer_of_llama_70b_equals_the_reference(formats):
     full = MODEL_CONFIGS["llama2-70b"]
     config = replace(full, num_hidden_layers=1, vocab_size=64)
     weights = reference.random_weights(config, seed=10)
     tokens = [5, 60, 33, 7]
-    runner = make_runner(config, weights, [1, 4])
+    runner = make_runner(config, weights, [1, 4], formats=formats)
     got = [runner.run(step(*row_tokens(0, 0, tokens[:3]), table=table_of(0, [2])))]
     got.append(runner.run(step((0, 3, tokens[3]))))
     np.testing.assert_allclose(np.concatenate(got), reference.logits(config, weights, tokens), rtol=0, atol=1e-4)

@@ -105,7 +105,7 @@ def cut(tensor, part):
     return np.pad(taken, fill)
 
 
-def make_rank(config, weights, parallel, formats):
+def make_rank(config, weights, parallel, formats=None):
     share = parallel.share(config)
     pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, share.num_key_value_heads, config.head_dim, "float32",

@@ -1,0 +1,124 @@
+"""Inputs of the layer operators."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tests.custom_ops import layer_reference as reference
+from tests.custom_ops.attention_reference import make_scene
+from tests.custom_ops.layer_reference import Bounded, Weight, make_weight
+
+EPSILON = 1e-5
+FLOAT_FORMATS = ("float32", "float16", "bfloat16")
+BLOCK_FORMATS = ("int8", "Q4_0", "Q4_1")
+ALL_FORMATS = (*FLOAT_FORMATS, *BLOCK_FORMATS)
+
+
+def make_tokens(rng, num_tokens: int, num_columns: int) -> np.ndarray:
+    """float32 [T, K]: of very different sizes, with a few large numbers, 32 zeros in a row, and a token of zeros."""
+    x = rng.normal(size=(num_tokens, num_columns)) * 2.0 ** rng.uniform(-4, 4, size=(num_tokens, 1))
+    x[rng.random(x.shape) < 0.01] *= 30
+    x[::3, 32:64] = 0
+    x[3::11] = 0
+    return x.astype(np.float32)
+
+
+def make_norm_weight(rng, num_columns: int) -> np.ndarray:
+    """float32 [K] around 1."""
+    return (1 + 0.3 * rng.normal(size=num_columns)).astype(np.float32)
+
+
+def make_feed_forward(rng, num_tokens: int, columns: int, width: int, formats: Sequence[str]):
+    """x, norm_weight and the weights gate, up and down in three formats."""
+    gate, up = (make_weight(rng, form, width, columns) for form in formats[:2])
+    down = make_weight(rng, formats[2], columns, width)
+    return make_tokens(rng, num_tokens, columns), make_norm_weight(rng, columns), (gate, up, down)
+
+
+@dataclass
+class LayerScene:
+    """The inputs of one attention_layer call; slots of the pages that hold nothing yet are NaN."""
+
+    x: np.ndarray
+    norm_weight: np.ndarray
+    weights: tuple[Weight, Weight, Weight, Weight]
+    cos_table: np.ndarray
+    sin_table: np.ndarray
+    key_cache: np.ndarray
+    value_cache: np.ndarray
+    block_table: np.ndarray
+    positions: np.ndarray
+    rows: np.ndarray
+    scale: float
+
+    def only(self, tokens) -> "LayerScene":
+        """Some of the tokens, in that order, on the same pages."""
+        return replace(self, x=self.x[tokens], positions=self.positions[tokens], rows=self.rows[tokens])
+
+    def on_copied_pages(self) -> "LayerScene":
+        """The same with pages of its own."""
+        return replace(self, key_cache=self.key_cache.copy(), value_cache=self.value_cache.copy())
+
+    def run(self, kernels, adds_residual=True) -> np.ndarray:
+        """Call the operator, which writes the pages."""
+        places = (self.cos_table, self.sin_table, self.key_cache, self.value_cache, self.block_table, self.positions)
+        return kernels.attention_layer(
+            self.x, self.norm_weight, self.weights, (*places, self.rows), EPSILON, self.scale, adds_residual
+        )
+
+    def slots(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """The tokens that are no padding, and where in the pages each belongs."""
+        tokens = np.flatnonzero(self.rows >= 0)
+        block_size, positions = self.key_cache.shape[1], self.positions[tokens]
+        return tokens, (self.block_table[self.rows[tokens], positions // block_size], positions % block_size)
+
+    def projected(self) -> tuple[Bounded, Bounded, Bounded]:
+        """Queries [T, H, D], keys and values [T, K, D], rotated."""
+        inputs = reference.normalized(self.x, self.norm_weight, EPSILON)
+        head_dim = self.key_cache.shape[3]
+        query, key, value = (
+            reference.product(inputs, weight).reshape(len(self.x), -1, head_dim) for weight in self.weights[:3]
+        )
+        cos, sin = self.cos_table[self.positions], self.sin_table[self.positions]
+        return reference.rotated(query, cos, sin), reference.rotated(key, cos, sin), value
+
+    def expected(self) -> Bounded:
+        """The result without x, given what the pages hold after the call."""
+        query, _, _ = self.projected()
+        pages = (self.key_cache, self.value_cache, self.block_table)
+        attended = reference.attended(query, *pages, self.rows, self.positions, self.scale)
+        return reference.product(attended.reshape(len(self.x), -1), self.weights[3])
+
+
+def make_layer_scene(
+    rng, contexts, new_tokens, formats, *, heads=4, kv_heads=2, head_dim=16, columns=96, cache_dtype=np.float32,
+    padding=0,
+):  # fmt: skip
+    """Row r has contexts[r] tokens, the last new_tokens[r] of which this call brings; then as many of padding."""
+    pages = make_scene(
+        rng, contexts, new_tokens=new_tokens, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        cache_dtype=cache_dtype,
+    )  # fmt: skip
+    shapes = [(heads, columns), (kv_heads, columns), (kv_heads, columns)]
+    query, key, value = (make_weight(rng, form, n * head_dim, k) for form, (n, k) in zip(formats, shapes))
+    out = make_weight(rng, formats[3], columns, heads * head_dim)
+    num_tokens = sum(new_tokens) + padding
+    longest = max(contexts) + 2
+    scene = LayerScene(
+        make_tokens(rng, num_tokens, columns),
+        make_norm_weight(rng, columns),
+        (query, key, value, out),
+        # No angle's cosine and sine, and another number in each half: so that none can stand for another.
+        *rng.uniform(-1, 1, size=(2, longest, 1, head_dim)).astype(np.float32),
+        pages.key_cache,
+        pages.value_cache,
+        pages.block_table,
+        np.append(pages.context_lens - 1, np.zeros(padding)).astype(np.int32),
+        np.append(pages.rows, np.full(padding, -1)).astype(np.int32),
+        head_dim**-0.5,
+    )
+    _, new_slots = scene.slots()
+    for cache in (scene.key_cache, scene.value_cache):
+        cache[new_slots] = np.nan
+    return scene

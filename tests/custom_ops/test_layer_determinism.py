@@ -1,0 +1,93 @@
+"""A token's result is bitwise the same alone, in any batch, in any order, for any number of threads."""
+
+import numpy as np
+import pytest
+
+from tests.custom_ops.kernel_calls import assert_same_bits
+from tests.custom_ops.layer_reference import make_weight
+from tests.custom_ops.layer_scenes import (
+    ALL_FORMATS,
+    BLOCK_FORMATS,
+    EPSILON,
+    make_feed_forward,
+    make_layer_scene,
+    make_norm_weight,
+    make_tokens,
+)
+
+THREADS = (1, 2, 5)
+TOKENS = 110  # more than two blocks of 48, and no whole tile at the end
+
+
+def batches(rng):
+    """Indices of tokens: each alone, and parts of any length and order; duplicates too."""
+    yield from ([token] for token in range(TOKENS))
+    yield rng.permutation(TOKENS)
+    for count in (2, 3, 4, 5, 7, 31, 47, 48, 49, 97):
+        yield rng.integers(0, TOKENS, count)
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_norm_linear(kernels, set_threads, form):
+    """So large that it is shared among threads, more than a chunk of columns, and a last panel of two rows."""
+    rng = np.random.default_rng(0)
+    columns = 1600 if form in BLOCK_FORMATS else 1605
+    x, norm_weight = make_tokens(rng, TOKENS, columns), make_norm_weight(rng, columns)
+    weight = make_weight(rng, form, 90, columns)
+    set_threads(1)
+    whole = kernels.norm_linear(x, norm_weight, weight, EPSILON)
+    for threads in THREADS:
+        set_threads(threads)
+        for tokens in batches(np.random.default_rng(1)):
+            assert_same_bits(kernels.norm_linear(x[tokens], norm_weight, weight, EPSILON), whole[tokens])
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_feed_forward_layer(kernels, set_threads, form):
+    rng = np.random.default_rng(2)
+    x, norm_weight, weights = make_feed_forward(rng, TOKENS, 96, 1600, (form,) * 3)
+    set_threads(1)
+    whole = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
+    for threads in THREADS:
+        set_threads(threads)
+        for tokens in batches(np.random.default_rng(3)):
+            assert_same_bits(kernels.feed_forward_layer(x[tokens], norm_weight, weights, EPSILON), whole[tokens])
+
+
+def rows_in_order(scene, order):
+    return np.concatenate([np.flatnonzero(scene.rows == row) for row in order])
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_attention_layer(kernels, set_threads, form):
+    """The whole chunk, its parts one after the other, and each token alone as a decode step: outputs and pages."""
+    rng = np.random.default_rng(4)
+    together = make_layer_scene(
+        rng, [90, 40, 300, 5], [70, 1, 20, 5], (form,) * 4, heads=6, head_dim=32, columns=288, padding=2
+    )
+    fresh = together.on_copied_pages()
+    set_threads(1)
+    whole = together.run(kernels)
+    for threads in THREADS:
+        set_threads(threads)
+        for chunk in (1, 3, 48, 97, len(fresh.rows)):
+            scene = fresh.on_copied_pages()
+            starts = range(0, len(fresh.rows), chunk)
+            parts = [scene.only(slice(start, start + chunk)).run(kernels) for start in starts]
+            assert_same_bits(np.concatenate(parts), whole, f"{threads} threads, chunks of {chunk}")
+            assert_same_bits(scene.key_cache, together.key_cache)
+            assert_same_bits(scene.value_cache, together.value_cache)
+        for order in ((3, 1, -1, 2, 0), (2,), (-1, 0)):
+            scene, tokens = fresh.on_copied_pages(), rows_in_order(fresh, order)
+            assert_same_bits(scene.only(tokens).run(kernels), whole[tokens], f"{threads} threads, rows {order}")
+
+
+@pytest.mark.parametrize("form", ["float32", "Q4_1"])
+def test_the_rest_of_a_result_is_what_the_residual_is_added_to(kernels, form):
+    rng = np.random.default_rng(5)
+    x, norm_weight, weights = make_feed_forward(rng, 7, 64, 96, (form,) * 3)
+    alone = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON, adds_residual=False)
+    assert_same_bits(kernels.feed_forward_layer(x, norm_weight, weights, EPSILON), x + alone)
+    scene = make_layer_scene(rng, [20], [7], (form,) * 4)
+    alone = scene.on_copied_pages().run(kernels, adds_residual=False)
+    assert_same_bits(scene.run(kernels), scene.x + alone)

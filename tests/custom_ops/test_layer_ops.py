@@ -1,0 +1,255 @@
+"""The layer operators against float64, for every form of weights, sizes around every boundary of their loops."""
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.custom_ops import layer_reference as reference
+from tests.custom_ops.kernel_calls import FLOAT_DTYPES, assert_same_bits
+from tests.custom_ops.layer_reference import assert_within, make_weight, weight_of
+from tests.custom_ops.layer_scenes import (
+    ALL_FORMATS,
+    BLOCK_FORMATS,
+    EPSILON,
+    FLOAT_FORMATS,
+    make_feed_forward,
+    make_layer_scene,
+    make_norm_weight,
+    make_tokens,
+)
+
+# Tokens: tiles of 3 (AVX-512: 6) with a rest, blocks of 48 (96). Rows: panels of 4 with a rest.
+TOKENS_AND_ROWS = [(1, 1), (2, 3), (3, 4), (5, 6), (6, 8), (47, 2), (48, 7), (49, 5), (97, 3), (110, 9)]
+UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def check_norm_linear(kernels, seed, num_tokens, columns, rows, form):
+    rng = np.random.default_rng(seed)
+    x, norm_weight = make_tokens(rng, num_tokens, columns), make_norm_weight(rng, columns)
+    weight = make_weight(rng, form, rows, columns)
+    output = kernels.norm_linear(x, norm_weight, weight, EPSILON)
+    assert_within(output, reference.norm_linear(x, norm_weight, weight, EPSILON))
+
+
+@pytest.mark.parametrize("columns", [32, 160, 1536, 1568, 3104])
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_norm_linear(kernels, form, columns):
+    """More than 1536 columns are taken in chunks."""
+    for num_tokens, rows in TOKENS_AND_ROWS:
+        check_norm_linear(kernels, columns + num_tokens, num_tokens, columns, rows, form)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 7, 8, 9, 15, 17, 31, 33, 1535, 1537, 1551, 3075])
+@pytest.mark.parametrize("form", FLOAT_FORMATS)
+def test_norm_linear_with_a_part_of_a_vector(kernels, form, columns):
+    for num_tokens, rows in ((1, 5), (4, 2), (50, 3)):
+        check_norm_linear(kernels, columns, num_tokens, columns, rows, form)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(ALL_FORMATS),
+    seed=st.integers(0, 2**32 - 1),
+    num_tokens=st.integers(1, 110),
+    rows=st.integers(1, 21),
+    columns=st.integers(1, 200) | st.integers(1500, 1700),
+)
+def test_norm_linear_of_any_size(kernels, form, seed, num_tokens, rows, columns):
+    columns = -(-columns // 32) * 32 if form in BLOCK_FORMATS else columns
+    check_norm_linear(kernels, seed, num_tokens, columns, rows, form)
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_activations_that_are_nearly_nothing(kernels, form):
+    """Down to numbers below float32's normal ones: what comes out is a number as small."""
+    rng = np.random.default_rng(0)
+    weight = make_weight(rng, form, 5, 64)
+    for size in (1e-37, 1e-38, 1e-40, 1e-44):
+        norm_weight = np.full(64, size, np.float32)
+        output = kernels.norm_linear(make_tokens(rng, 9, 64), norm_weight, weight, EPSILON)
+        assert np.abs(output).max() <= 64 * 8 * size * np.abs(weight.values).max(), size
+
+
+def as_floats(form, stored):
+    kind = gguf.GGMLQuantizationType(form.kind)
+    return gguf.dequantize(stored, kind) if form.block_bytes else stored.astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_embedding_is_bitwise_what_the_table_says(kernels, form):
+    rng = np.random.default_rng(1)
+    for columns in (32, 96, 1600) if form in BLOCK_FORMATS else (1, 7, 16, 45, 1601):
+        table = make_weight(rng, form, 23, columns)
+        small = weight_of((table.values * 2.0**-14).astype(np.float32), form)  # float16 below its normal numbers
+        for weight in (table, small):
+            ids = np.append(rng.integers(0, 23, 40), [0, 22, 22]).astype(np.int32)
+            output = kernels.embedding(ids, weight, columns)
+            assert_same_bits(output, as_floats(weight.form, weight.stored)[ids], f"{columns} columns")
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_embedding_of_a_rank_has_zeros_for_the_rows_of_others(kernels, form):
+    table = make_weight(np.random.default_rng(2), form, 10, 64)
+    ids = np.array([0, 19, 20, 29, 30, 33, 5, 25], np.int32)
+    output = kernels.embedding(ids, table, 64, first_row=20, vocab_size=34)
+    expected = np.zeros((8, 64), np.float32)
+    expected[[2, 3, 7]] = as_floats(table.form, table.stored)[[0, 9, 5]]
+    assert_same_bits(output, expected)
+
+
+MIXED = [("Q4_1", "float16", "int8"), ("bfloat16", "Q4_0", "Q4_1"), ("int8", "float32", "float32")]
+FEED_FORWARD_FORMATS = [*((form,) * 3 for form in ALL_FORMATS), *MIXED]
+
+
+@pytest.mark.parametrize("formats", FEED_FORWARD_FORMATS, ids="-".join)
+@pytest.mark.parametrize("adds_residual", [True, False])
+def test_feed_forward_layer(kernels, formats, adds_residual):
+    rng = np.random.default_rng(3)
+    whole_blocks = [(1, 32, 64), (4, 96, 160), (49, 64, 96), (110, 32, 32), (2, 64, 1568)]
+    odd = [(1, 1, 1), (3, 5, 6), (50, 33, 47), (2, 17, 1539)] if set(formats) <= set(FLOAT_FORMATS) else []
+    for num_tokens, columns, width in (*whole_blocks, *odd):
+        x, norm_weight, weights = make_feed_forward(rng, num_tokens, columns, width, formats)
+        output = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON, adds_residual)
+        expected = reference.feed_forward(x, norm_weight, weights, EPSILON)
+        assert_within(output, expected.plus(x) if adds_residual else expected)
+
+
+def test_feed_forward_gates_of_any_size(kernels):
+    """Where the exponential of a gate overflows, vanishes, or is 1."""
+    gates = np.array([0.0, 1e-30, 1.0, -1.0, 20, -20, 86, -86, 88, -88, 104, -104, 3e4, -3e4, 1e30, -1e30])
+    gate = weight_of(gates[:, None].astype(np.float32), "float32")
+    up = weight_of(np.ones((16, 1), np.float32), "float32")
+    down = weight_of(np.zeros((1, 16), np.float32), "float32")
+    x = np.ones((1, 1), np.float32)
+    for column in range(16):
+        down.stored[...] = down.values[...] = np.eye(16)[column]
+        output = kernels.feed_forward_layer(x, np.ones(1, np.float32), (gate, up, down), 0.0, False)
+        assert_within(output, reference.feed_forward(x, np.ones(1, np.float32), (gate, up, down), 0.0))
+
+
+ATTENTION_FORMATS = [*((form,) * 4 for form in ALL_FORMATS), ("Q4_1", "int8", "bfloat16", "float32")]
+ATTENTION_FORMATS += [("float32", "Q4_0", "Q4_1", "int8")]
+
+
+def check_attention_layer(kernels, scene, adds_residual=True):
+    before = scene.on_copied_pages()
+    output = scene.run(kernels, adds_residual)
+    _, keys, values = before.projected()
+    tokens, slots = scene.slots()
+    for cache, old, new in ((scene.key_cache, before.key_cache, keys), (scene.value_cache, before.value_cache, values)):
+        expected, error = new.value[tokens], new.error[tokens]
+        allowed = error + UNITS[cache.dtype.name] * (np.abs(expected) + error) + 2.0**-24
+        assert np.all(np.abs(cache[slots].astype(np.float64) - expected) <= allowed)
+        rest = cache.copy()
+        rest[slots] = old[slots]
+        assert_same_bits(rest, old, "another slot was written")
+    expected = scene.expected()
+    assert_within(output, expected.plus(scene.x) if adds_residual else expected)
+
+
+@pytest.mark.parametrize("formats", ATTENTION_FORMATS, ids="-".join)
+@pytest.mark.parametrize("adds_residual", [True, False])
+def test_attention_layer(kernels, formats, adds_residual):
+    """Prefill, a chunk in the middle, decode and padding in one call; contexts end in, at and behind a page's end."""
+    rng = np.random.default_rng(4)
+    scene = make_layer_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, padding=3)
+    check_attention_layer(kernels, scene, adds_residual)
+
+
+@pytest.mark.parametrize("cache_dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(2, 2, 64), (8, 1, 20), (9, 3, 32), (4, 2, 10), (1, 1, 2)])
+def test_attention_layer_of_any_heads_and_pages(kernels, heads, kv_heads, head_dim, cache_dtype):
+    """Heads of 20, 10 and 2 numbers are no whole vectors."""
+    rng = np.random.default_rng(5)
+    scene = make_layer_scene(
+        rng, [30, 18], [4, 18], ("float32", "bfloat16", "Q4_1", "float16"), heads=heads, kv_heads=kv_heads,
+        head_dim=head_dim, cache_dtype=cache_dtype,
+    )  # fmt: skip
+    check_attention_layer(kernels, scene)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_attention_layer_of_any_batch(kernels, seed, data):
+    contexts = data.draw(st.lists(st.integers(1, 70), min_size=1, max_size=4))
+    new_tokens = [data.draw(st.integers(1, context)) for context in contexts]
+    formats = data.draw(st.tuples(*[st.sampled_from(ALL_FORMATS)] * 4))
+    dtype = data.draw(st.sampled_from(FLOAT_DTYPES))
+    padding = data.draw(st.integers(0, 3))
+    rng = np.random.default_rng(seed)
+    scene = make_layer_scene(
+        rng, contexts, new_tokens, formats, cache_dtype=dtype, columns=64, kv_heads=4, padding=padding
+    )
+    check_attention_layer(kernels, scene)
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_padding_writes_nothing_and_attends_to_nothing(kernels, form):
+    """Even where row 0, position 0 holds another's token: its result is x, or zeros for a rank to add."""
+    scene = make_layer_scene(np.random.default_rng(6), [20], [1], (form,) * 4, padding=4).only(np.arange(1, 5))
+    before = scene.on_copied_pages()
+    np.testing.assert_array_equal(scene.run(kernels), scene.x)
+    np.testing.assert_array_equal(scene.run(kernels, adds_residual=False), np.zeros_like(scene.x))
+    for cache, old in ((scene.key_cache, before.key_cache), (scene.value_cache, before.value_cache)):
+        assert_same_bits(cache, old)
+
+
+def test_of_two_tokens_with_one_slot_the_later_wins(kernels):
+    scene = make_layer_scene(np.random.default_rng(7), [20], [1], ("float32",) * 4).only([0, 0])
+    scene.x[1] = scene.x[0][::-1]
+    alone = scene.on_copied_pages().only([1])
+    alone.run(kernels)
+    scene.run(kernels)
+    assert_same_bits(scene.key_cache, alone.key_cache)
+    assert_same_bits(scene.value_cache, alone.value_cache)
+
+
+BAD_NUMBERS = [np.nan, np.inf, -np.inf]
+
+
+def assert_only_token_is_bad(output, clean, token):
+    others = np.arange(len(output)) != token
+    assert np.isfinite(clean).all()
+    assert not np.isfinite(output[token]).any()
+    assert_same_bits(output[others], clean[others])
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS, ids=str)
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_what_is_no_number_shows_in_its_token_and_no_other(kernels, form, bad):
+    """For each place in a block of 32: a largest number may lose a NaN, depending on what it is compared with."""
+    rng = np.random.default_rng(8)
+    x, norm_weight, weights = make_feed_forward(rng, 5, 64, 96, (form,) * 3)
+    clean_linear = kernels.norm_linear(x, norm_weight, weights[0], EPSILON)
+    clean_layer = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
+    for place in range(32, 64):
+        dirty = x.copy()
+        dirty[2, place] = bad
+        assert_only_token_is_bad(kernels.norm_linear(dirty, norm_weight, weights[0], EPSILON), clean_linear, 2)
+        assert_only_token_is_bad(kernels.feed_forward_layer(dirty, norm_weight, weights, EPSILON), clean_layer, 2)
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS, ids=str)
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_what_is_no_number_stays_in_its_row(kernels, form, bad):
+    scene = make_layer_scene(np.random.default_rng(9), [20, 33, 5], [3, 2, 5], (form,) * 4)
+    clean = scene.on_copied_pages().run(kernels)
+    scene.x[3, 40] = bad  # the first of row 1, to which the second attends
+    output = scene.run(kernels)
+    assert not np.isfinite(output[3:5]).any()
+    others = scene.rows != 1
+    assert_same_bits(output[others], clean[others])
+
+
+@pytest.mark.parametrize("place", range(32))
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_one_number_that_overflows_between_two_products_shows(kernels, form, place):
+    """One hidden number of 32 is infinite, the norm's inputs are not."""
+    gate, up = np.ones((64, 32), np.float32), np.ones((64, 32), np.float32)
+    gate[32 + place] = up[32 + place] = 1e25
+    weights = (weight_of(gate, "float32"), weight_of(up, "float32"), weight_of(np.ones((32, 64), np.float32), form))
+    x = np.ones((4, 32), np.float32)
+    output = kernels.feed_forward_layer(x, np.ones(32, np.float32), weights, EPSILON)
+    assert not np.isfinite(output).any()

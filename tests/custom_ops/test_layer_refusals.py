@@ -1,0 +1,282 @@
+"""Bad input of the layer operators is refused with a message that names operator, place, value and bound."""
+
+import numpy as np
+import pytest
+
+from tests.custom_ops.kernel_calls import packed_kinds
+from tests.custom_ops.layer_reference import make_weight
+from tests.custom_ops.layer_scenes import EPSILON, make_feed_forward, make_layer_scene
+from tests.custom_ops.test_refusals import assert_refused, put, swap, swap_caches
+
+INT32, INT64 = np.int32, np.int64
+FLOATS = "float32, float16, bfloat16"
+
+
+def number(value):
+    """An int64 scalar in place of another."""
+    return lambda _: np.array(value, INT64)
+
+
+def both(*changes):
+    """One change after the other."""
+
+    def change(inputs):
+        for each in changes:
+            each(inputs)
+
+    return change
+
+
+def as_float(x):
+    return x.astype(np.float32)
+
+
+def norm_linear_inputs():
+    """Three tokens of 64 columns, a weight of five rows as Q8_0: 68 bytes each."""
+    rng = np.random.default_rng(0)
+    x, norm_weight, _ = make_feed_forward(rng, 3, 64, 32, ("int8",) * 3)
+    weight = make_weight(rng, "int8", 5, 64)
+    return {
+        "x": x,
+        "norm_weight": norm_weight,
+        "weight": weight.stored,
+        "epsilon": np.array(EPSILON, np.float32),
+        "kind": np.array(weight.form.kind, INT64),
+    }
+
+
+def embedding_inputs():
+    """Four ids of a vocabulary of 12, of which the table has seven rows from 5 on, as Q4_1: 40 bytes each."""
+    table = make_weight(np.random.default_rng(0), "Q4_1", 7, 64)
+    return {
+        "ids": np.array([0, 11, 5, 6], INT32),
+        "table": table.stored,
+        "like": np.zeros(64, np.float32),
+        "kind": np.array(table.form.kind, INT64),
+        "first_row": np.array(5, INT64),
+        "vocab_size": np.array(12, INT64),
+    }
+
+
+def feed_forward_inputs():
+    """Three tokens of 32 columns, width 96: gate and down of blocks, up of float16."""
+    x, norm_weight, weights = make_feed_forward(np.random.default_rng(0), 3, 32, 96, ("Q4_0", "float16", "Q4_1"))
+    stored = {name: weight.stored for name, weight in zip(("gate", "up", "down"), weights)}
+    return {
+        "x": x,
+        "norm_weight": norm_weight,
+        **stored,
+        "epsilon": np.array(EPSILON, np.float32),
+        "kinds": packed_kinds(weights),
+        "adds_residual": np.array(1, INT64),
+    }
+
+
+def attention_inputs():
+    """Rows with 20 and 40 tokens, a new one of the first and two of the second, and one of padding.
+
+    8 blocks of 16; a row has up to 4, 64 tokens, the tables 42 positions; 4 heads and 2 KV heads of 16; 96 columns.
+    """
+    scene = make_layer_scene(np.random.default_rng(0), [20, 40], [1, 2], ("Q4_1", "int8", "float32", "Q4_0"), padding=1)
+    query, key, value, out = (weight.stored for weight in scene.weights)
+    return {
+        "x": scene.x,
+        "norm_weight": scene.norm_weight,
+        "query": query,
+        "key": key,
+        "value": value,
+        "out": out,
+        "cos_table": scene.cos_table,
+        "sin_table": scene.sin_table,
+        "key_cache": scene.key_cache,
+        "value_cache": scene.value_cache,
+        "block_table": scene.block_table,
+        "positions": scene.positions,
+        "rows": scene.rows,
+        "epsilon": np.array(EPSILON, np.float32),
+        "scale": np.array(0.25, np.float32),
+        "kinds": packed_kinds(scene.weights),
+        "adds_residual": np.array(1, INT64),
+    }
+
+
+KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
+
+NORM_LINEAR = {
+    "x rank": (swap("x", lambda x: x[0]), "x has shape [64], its rank must be 2"),
+    "x dtype": (swap("x", lambda x: x.astype(np.float16)), "x has dtype float16, allowed: float32"),
+    "norm_weight shape": (swap("norm_weight", lambda x: x[:63]), "norm_weight has shape [63], it must be [64]"),
+    "norm_weight dtype": (
+        swap("norm_weight", lambda x: x.astype(np.float16)),
+        "norm_weight has dtype float16, allowed: float32",
+    ),
+    "weight rank": (swap("weight", lambda x: x[0]), "weight has shape [68], its rank must be 2"),
+    "weight dtype": (
+        swap("weight", lambda x: x.astype(np.float64)),
+        f"weight has dtype float64, allowed: {FLOATS}, uint8",
+    ),
+    "bytes of a row": (swap("weight", lambda x: x[:, :67]), "weight has shape [5, 67], it must be [5, 68]"),
+    "blocks of another kind": (swap("kind", number(2)), "weight has shape [5, 68], it must be [5, 36]"),
+    "unknown blocks": (swap("kind", number(12)), f"weight has blocks of kind 12, {KINDS}"),
+    "floats as bytes": (swap("kind", number(1)), f"weight has blocks of kind 1, {KINDS}"),
+    "negative kind": (swap("kind", number(-3)), f"weight has blocks of kind -3, {KINDS}"),
+    "columns cut a block": (
+        both(swap("x", lambda x: x[:, :48]), swap("norm_weight", lambda x: x[:48])),
+        "weight has 48 columns, not a multiple of the 32 of a block",
+    ),
+    "columns of floats": (
+        swap("weight", lambda x: as_float(x[:, :63])),
+        "weight has shape [5, 63], it must be [5, 64]",
+    ),
+    "epsilon dtype": (swap("epsilon", lambda x: x.astype(np.float64)), "epsilon has dtype float64, allowed: float32"),
+    "kind dtype": (swap("kind", lambda x: x.astype(INT32)), "kind has dtype int32, allowed: int64"),
+}
+
+EMBEDDING = {
+    "negative id": (put("ids", 2, -1), "token 2: id -1 is outside [0, 12)"),
+    "id beyond the vocabulary": (put("ids", 3, 12), "token 3: id 12 is outside [0, 12)"),
+    "ids dtype": (swap("ids", lambda x: x.astype(INT64)), "ids has dtype int64, allowed: int32"),
+    "ids rank": (swap("ids", lambda x: x[None]), "ids has shape [1, 4], its rank must be 1"),
+    "table dtype": (swap("table", lambda x: x.astype(INT32)), f"table has dtype int32, allowed: {FLOATS}, uint8"),
+    "bytes of a row": (swap("table", lambda x: x[:, :39]), "table has shape [7, 39], it must be [7, 40]"),
+    "like": (swap("like", lambda x: x[:32]), "table has shape [7, 40], it must be [7, 20]"),
+    "like cuts a block": (
+        swap("like", lambda x: x[:33]),
+        "table has 33 columns, not a multiple of the 32 of a block",
+    ),
+    "unknown blocks": (swap("kind", number(0)), f"table has blocks of kind 0, {KINDS}"),
+    "first_row dtype": (swap("first_row", lambda x: x.astype(INT32)), "first_row has dtype int32, allowed: int64"),
+}
+
+FEED_FORWARD = {
+    "x rank": (swap("x", lambda x: x[0]), "x has shape [32], its rank must be 2"),
+    "norm_weight shape": (swap("norm_weight", lambda x: x[:31]), "norm_weight has shape [31], it must be [32]"),
+    "up rows": (swap("up", lambda x: x[:95]), "gate has 96 rows, up has 95"),
+    "up columns": (swap("up", lambda x: x[:, :31]), "up has shape [96, 31], it must be [96, 32]"),
+    "gate bytes": (swap("gate", lambda x: x[:, :17]), "gate has shape [96, 17], it must be [96, 18]"),
+    "gate rows cut a block of down": (
+        both(swap("gate", lambda x: x[:95]), swap("up", lambda x: x[:95])),
+        "down has 95 columns, not a multiple of the 32 of a block",
+    ),
+    "down bytes": (swap("down", lambda x: x[:, :40]), "down has shape [32, 40], it must be [32, 60]"),
+    "down rows": (swap("down", lambda x: x[:31]), "down has 31 rows, x has 32 columns"),
+    "unknown blocks of gate": (swap("kinds", number(3 << 16 | 7)), f"gate has blocks of kind 7, {KINDS}"),
+    "unknown blocks of down": (swap("kinds", number(2)), f"down has blocks of kind 0, {KINDS}"),
+    "adds_residual dtype": (
+        swap("adds_residual", lambda x: x.astype(INT32)),
+        "adds_residual has dtype int32, allowed: int64",
+    ),
+}
+
+ATTENTION = {
+    "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
+    "row below -1": (put("rows", 1, -2), "token 1: row -2 is outside [-1, 2)"),
+    "negative position": (put("positions", 2, -1), "token 2: position -1 is outside [0, 42)"),
+    "position beyond the tables": (put("positions", 2, 42), "token 2: position 42 is outside [0, 42)"),
+    "position of padding": (put("positions", 3, 42), "token 3: position 42 is outside [0, 42)"),
+    "position beyond the row": (
+        both(
+            swap("block_table", lambda x: x[:, :2]),
+            put("positions", 1, 31),
+            put("positions", 2, 32),
+        ),
+        "token 2: position 32 is outside [0, 32)",
+    ),
+    "x rank": (swap("x", lambda x: x[0]), "x has shape [96], its rank must be 2"),
+    "norm_weight shape": (swap("norm_weight", lambda x: x[:95]), "norm_weight has shape [95], it must be [96]"),
+    "query bytes": (swap("query", lambda x: x[:, :40]), "query has shape [64, 40], it must be [64, 60]"),
+    "query rows": (swap("query", lambda x: x[:48]), "out has 48 columns, not a multiple of the 32 of a block"),
+    "query heads": (
+        both(swap("query", lambda x: x[:48]), swap("out", lambda x: np.zeros((96, 48), np.float32))),
+        "query has 48 rows, not a multiple of the 32 of key",
+    ),
+    "key rows": (
+        swap("key", lambda x: x[:31]),
+        "key and value have 31 and 32 rows, the pages hold 32 numbers a token",
+    ),
+    "value rows": (
+        swap("value", lambda x: x[:16]),
+        "key and value have 32 and 16 rows, the pages hold 32 numbers a token",
+    ),
+    "value columns": (swap("value", lambda x: x[:, :95]), "value has shape [32, 95], it must be [32, 96]"),
+    "out rows": (swap("out", lambda x: x[:95]), "out has 95 rows, x has 96 columns"),
+    "out bytes": (swap("out", lambda x: x[:, :18]), "out has shape [96, 18], it must be [96, 36]"),
+    "cos_table": (swap("cos_table", lambda x: x[..., :8]), "cos_table has shape [42, 1, 8], it must be [42, 1, 16]"),
+    "sin_table": (swap("sin_table", lambda x: x[:41]), "sin_table has shape [41, 1, 16], it must be [42, 1, 16]"),
+    "cos_table rank": (swap("cos_table", lambda x: x[:, 0]), "cos_table has shape [42, 16], its rank must be 3"),
+    "value_cache shape": (
+        swap("value_cache", lambda x: x[:7]),
+        "value_cache has shape [7, 16, 2, 16], it must be [8, 16, 2, 16]",
+    ),
+    "block_size": (swap_caches(lambda x: x[:, :8]), "block_size 8 is not a multiple of 16"),
+    "block_table dtype": (
+        swap("block_table", lambda x: x.astype(INT64)),
+        "block_table has dtype int64, allowed: int32",
+    ),
+    "positions shape": (swap("positions", lambda x: x[:3]), "positions has shape [3], it must be [4]"),
+    "rows shape": (swap("rows", lambda x: x[:3]), "rows has shape [3], it must be [4]"),
+    "unknown blocks of query": (swap("kinds", number(8 << 8 | 2 << 24)), f"query has blocks of kind 0, {KINDS}"),
+    "unknown blocks of out": (swap("kinds", number(3 | 8 << 8 | 9 << 24)), f"out has blocks of kind 9, {KINDS}"),
+    "scale dtype": (swap("scale", lambda x: x.astype(np.float64)), "scale has dtype float64, allowed: float32"),
+}
+
+BLOCKS = {
+    "block beyond the pool": (put("block_table", (1, 2), 8), "token 1: block 8 at block_table[1, 2] is outside [0, 8)"),
+    "negative block": (put("block_table", (0, 0), -1), "token 0: block -1 at block_table[0, 0] is outside [0, 8)"),
+}
+
+CALLS = {
+    "NormLinear": ("norm_linear", norm_linear_inputs, (3, 5)),
+    "Embedding": ("embedding", embedding_inputs, (4, 64)),
+    "FeedForwardLayer": ("feed_forward_layer", feed_forward_inputs, (3, 32)),
+    "AttentionLayer": ("attention_layer", attention_inputs, (4, 96)),
+}
+REFUSALS = {"NormLinear": NORM_LINEAR, "Embedding": EMBEDDING, "FeedForwardLayer": FEED_FORWARD}
+REFUSALS["AttentionLayer"] = ATTENTION
+CASES = {
+    f"{function}: {case}": (function, *REFUSALS[function][case]) for function in REFUSALS for case in REFUSALS[function]
+}
+
+
+@pytest.mark.parametrize(("function", "change", "message"), CASES.values(), ids=CASES)
+def test_refusal(kernels, function, change, message):
+    operator, make_inputs, output_shape = CALLS[function]
+    inputs = make_inputs()
+    change(inputs)
+    assert_refused(kernels, function, operator, inputs, np.full(output_shape, 7, np.float32), message)
+
+
+@pytest.mark.parametrize(("change", "message"), BLOCKS.values(), ids=BLOCKS)
+def test_blocks_are_checked_before_anything_is_written(kernels, change, message):
+    """By the attention that is part of the layer, under its own name."""
+    inputs = attention_inputs()
+    change(inputs)
+    output = np.full((4, 96), 7, np.float32)
+    assert_refused(kernels, "AttentionLayer", "paged_attention", inputs, output, message)
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_output_and_number_of_inputs(kernels, function):
+    operator, make_inputs, (num_tokens, columns) = CALLS[function]
+    inputs = make_inputs()
+    for output, message in (
+        (
+            np.full((num_tokens, columns - 1), 7, np.float32),
+            f"output has shape [{num_tokens}, {columns - 1}], it must be [{num_tokens}, {columns}]",
+        ),
+        (np.full((num_tokens, columns), 7, np.float16), "output has dtype float16, allowed: float32"),
+    ):
+        assert_refused(kernels, function, operator, inputs, output, message)
+    count = len(inputs) + 1
+    del inputs["kinds" if "kinds" in inputs else "kind"]
+    message = f"got {count - 1} inputs and outputs, it takes {count}"
+    assert_refused(kernels, function, operator, inputs, np.full((num_tokens, columns), 7, np.float32), message)
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_what_is_not_changed_is_taken(kernels, function):
+    """Else all that is refused above might be for another reason."""
+    _, make_inputs, output_shape = CALLS[function]
+    output = np.full(output_shape, np.nan, np.float32)
+    kernels.call(function, *make_inputs().values(), output)
+    assert np.isfinite(output).all()

@@ -1,0 +1,123 @@
+"""LlamaForCausalLM of fused layers with weights of every form; with float32, test_llama.py has the same cases as plain.
+
+Whatever its form, a weight is computed with as the number that it means, in float32: within 1e-4 of the float64
+reference on the same rounded weights, whose logits are about 2.
+"""
+
+from dataclasses import replace
+
+import gguf
+import numpy as np
+import pytest
+
+from mindspore_paged.errors import CheckpointError, StepError
+from mindspore_paged.formats.weight_format import BF16, BLOCK_FORMATS, FLOAT16, FLOAT32, FORMATS, INT8, Q4_0, Q4_1
+from tests.custom_ops.kernel_calls import assert_same_bits
+from tests.models.test_llama import CONFIGS, ROWS, TINY, graph_mode, make_runner, row_tokens, step, table_of
+from tests.reference import llama as reference
+
+__all__ = ["graph_mode"]  # a fixture that every test here uses
+
+UNTIED = "H equals K, D 64, own lm_head"
+
+
+def of(form):
+    return lambda _: form
+
+
+def mixed(name):
+    """As files mix them: large matrices in few bits, others in more, the table as bfloat16."""
+    if "embed_tokens" in name or "lm_head" in name:
+        return BF16
+    forms = {"q_proj": Q4_1, "k_proj": INT8, "v_proj": FLOAT16, "o_proj": Q4_0, "gate_proj": INT8, "up_proj": FLOAT32}
+    return forms.get(name.split(".")[-2], Q4_1)
+
+
+def as_held(weights, formats):
+    """The weights as float64 of what a model that holds them so computes with."""
+    held = {}
+    for name, weight in weights.items():
+        form = FLOAT32 if "norm" in name else formats(name)
+        stored = form.pack(weight)
+        blocks = form in BLOCK_FORMATS.values()
+        held[name] = gguf.dequantize(stored, gguf.GGMLQuantizationType(form.kind)) if blocks else stored
+    return {name: weight.astype(np.float64) for name, weight in held.items()}
+
+
+def run_in_chunks(runner, tokens, chunk, row=2, blocks=(17, 3, 9)):
+    """Logits of each token; of a chunk's first, beyond the ROWS that a step gives, NaN."""
+    got = np.full((len(tokens), runner.model.logits.vocab_size), np.nan, np.float32)
+    for start in range(0, len(tokens), chunk):
+        table = table_of(row, blocks) if start == 0 else ()
+        stop = min(start + chunk, len(tokens))
+        wanted = np.arange(max(start, stop - ROWS), stop)
+        got[wanted] = runner.run(step(*row_tokens(row, start, tokens[start:stop]), table=table, logits=wanted - start))
+    return got
+
+
+def errors_of(config, formats, seed):
+    weights = reference.random_weights(config, seed)
+    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, 40)
+    got = run_in_chunks(make_runner(config, weights, [8], formats=formats), tokens, 6)
+    return got - reference.logits(config, as_held(weights, formats), tokens)
+
+
+@pytest.mark.parametrize("config", [TINY, CONFIGS[UNTIED]], ids=["tied", "untied"])
+@pytest.mark.parametrize("formats", [*map(of, FORMATS.values()), mixed], ids=[*FORMATS, "mixed"])
+def test_logits_equal_the_reference(formats, config):
+    assert np.abs(errors_of(config, formats, seed=1)).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_token_has_the_same_logits_in_a_chunk_and_alone(name):
+    """Chunks in other buckets, with padding, after and beside other rows: the same bits."""
+    config = CONFIGS[UNTIED]
+    weights = reference.random_weights(config, seed=3)
+    tokens = np.random.default_rng(4).integers(0, config.vocab_size, 34)
+    runner = make_runner(config, weights, [1, 8, 64], formats=of(FORMATS[name]))
+    alone = run_in_chunks(runner, tokens, 1)
+    for chunk in (5, 8, 34):
+        got = run_in_chunks(runner, tokens, chunk, row=4, blocks=(5, 21, 2))
+        compared = ~np.isnan(got[:, 0])
+        assert compared.sum() == {5: 34, 8: 26, 34: ROWS}[chunk]
+        assert_same_bits(got[compared], alone[compared], f"chunks of {chunk}")
+    other = row_tokens(0, 0, tokens[:3][::-1])
+    table = table_of(0, [7]) + table_of(1, [11, 8, 1])
+    both = runner.run(step(*other, *row_tokens(1, 0, tokens), table=table, logits=[3, 19, 20, 36]))
+    assert_same_bits(both, alone[[0, 16, 17, 33]], "beside another row")
+
+
+def test_norms_are_floats_and_the_rest_is_as_asked():
+    runner = make_runner(TINY, reference.random_weights(TINY, seed=5), [1], formats=mixed)
+    model = runner.model
+    for name, form in model.weight_formats().items():
+        assert form == (FLOAT32 if "norm" in name else mixed(name))
+        expected = reference.random_weights(TINY, seed=5)[name].shape
+        assert model.weights()[name].shape == form.stored_shape(expected)
+
+
+def test_names_are_those_of_the_plain_layers():
+    for config in (TINY, CONFIGS[UNTIED]):
+        weights = reference.random_weights(config, seed=6)
+        plain, fused = (make_runner(config, weights, [1], formats=formats) for formats in (None, of(FLOAT32)))
+        assert fused.model.weights().keys() == plain.model.weights().keys() == weights.keys()
+
+
+def test_a_model_whose_rows_are_no_whole_blocks_is_refused():
+    config = replace(TINY, intermediate_size=80)
+    with pytest.raises(CheckpointError, match=r"\(\d+, 80\) cannot be held as Q4_1: its rows must be a multiple of 32"):
+        make_runner(config, reference.random_weights(config, seed=7), [1], formats=of(Q4_1))
+
+
+def test_a_step_that_a_layer_refuses_says_why_and_the_next_one_runs():
+    weights = reference.random_weights(TINY, seed=8)
+    runner = make_runner(TINY, weights, [1, 4], formats=of(FLOAT32))
+    runner.warm_up(iter)
+    for tokens, table, message in (
+        (row_tokens(0, 0, [1, 2]), table_of(0, [99]), r"token 0: block 99 at block_table\[0, 0\] is outside \[0, 24\)"),
+        (row_tokens(0, 0, [1, TINY.vocab_size]), table_of(0, [9]), r"embedding: token 1: id \d+ is outside \[0, \d+\)"),
+    ):
+        with pytest.raises(StepError, match=message):
+            runner.run(step(*tokens, table=table))
+        got = runner.run(step(*row_tokens(0, 0, [1, 2]), table=table_of(0, [9])))
+        np.testing.assert_allclose(got, reference.logits(TINY, weights, [1, 2]), rtol=0, atol=1e-4)
