@@ -94,7 +94,8 @@ def measure_step_times(engine: LLMEngine, token_buckets: Sequence[int], max_num_
     for place, bucket in enumerate(token_buckets):
         if bucket <= max_num_seqs:
             # Room for all rows, with the tokens that they decode meanwhile.
-            room = min(longest, usable // bucket * cache.block_size) - REPEATS - 2
+            room = min(longest, usable // bucket * cache.block_size)
+            room -= REPEATS + 2 + _prompt_steps(bucket, room, token_buckets)
             contexts = sorted({min(SHORT_CONTEXT, room), room})
             points += [_decode_point(engine, token_buckets, bucket, context) for context in contexts if context > 0]
             continue
@@ -105,9 +106,16 @@ def measure_step_times(engine: LLMEngine, token_buckets: Sequence[int], max_num_
 
 
 def _decode_point(engine: LLMEngine, token_buckets: Sequence[int], rows: int, context: int) -> StepPoint:
-    requests = [([row % engine.limits.vocab_size] * context, REPEATS + 1) for row in range(rows)]
+    # The first goes on decoding until the last prompt is in the cache: only then do all rows decode together.
+    num_output = REPEATS + 1 + _prompt_steps(rows, context, token_buckets)
+    requests = [([row % engine.limits.vocab_size] * context, num_output) for row in range(rows)]
     steps = [step for step in _timed_steps(engine, token_buckets, requests) if step.work.num_tokens == rows]
     return _median(steps[-REPEATS:])
+
+
+def _prompt_steps(rows: int, context: int, token_buckets: Sequence[int]) -> int:
+    """Steps that the prompts of `rows` requests take, those decode that are ready."""
+    return -(-rows * context // max(1, token_buckets[-1] - rows)) + 1
 
 
 def _prefill_point(engine: LLMEngine, token_buckets: Sequence[int], num_tokens: int) -> StepPoint:

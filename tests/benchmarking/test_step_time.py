@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-from mindspore_paged.benchmarking.step_time import StepPoint, StepTimeModel, StepWork, work_of
+from mindspore_paged.benchmarking.paging import PaperRunner
+from mindspore_paged.benchmarking.step_time import (
+    StepPoint,
+    StepTimeModel,
+    StepWork,
+    measure_step_times,
+    work_of,
+)
+from mindspore_paged.cache.block_pool import BlockPool
+from mindspore_paged.cache.block_table import BlockTable
+from mindspore_paged.cache.cache_manager import CacheManager
+from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.request_check import ModelLimits
+from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.step_inputs import StepInputs
 from mindspore_paged.errors import ConfigError
 
@@ -41,3 +54,22 @@ def test_the_work_of_a_step():
     nothing = np.zeros(0, np.int32)
     inputs = StepInputs(np.array([1, 1]), np.array([4, 9]), nothing, nothing, nothing, nothing)
     assert work_of(inputs, (1, 4, 16)) == StepWork(4, 2, 15)
+
+
+@pytest.mark.parametrize("num_blocks", [65, 600])
+def test_all_rows_of_a_graph_are_timed_together_also_with_prompts_of_many_steps(num_blocks):
+    """Prompts as long as the pool allows take dozens of steps of 32 tokens: who is first has to wait for the last."""
+    buckets = (1, 8, 32)
+    cache = CacheManager(BlockPool(num_blocks), BlockTable(8, 64), 16, enable_prefix_caching=False)
+    engine = LLMEngine(Scheduler(cache, 32), PaperRunner(buckets), None, ModelLimits(50, 1024, ()))
+    points = measure_step_times(engine, buckets, max_num_seqs=8)
+    assert [(point.work.bucket, point.work.num_tokens) for point in points] == [
+        (1, 1),
+        (1, 1),
+        (8, 8),
+        (8, 8),
+        (32, 32),
+    ]
+    short, long = points[2:4]
+    assert long.work.attended > short.work.attended
+    assert engine.scheduler.cache.pool.num_used == 0
