@@ -26,8 +26,10 @@ inline void Attend(const AttentionCall& call) {
   Plan plan = MakePlan(call, threads);
   std::vector<Worker> workers;
   for (int i = 0; i < (threads == 1 ? 1 : team.capacity()); ++i) workers.emplace_back(call, plan.MaxQueries());
-  team.For(plan.tasks.size(), threads == 1,
-           [&](int64_t task, int thread) { workers[thread].Run(plan.tasks[task], plan); });
+  // The last tokens of a row have the most to do: they go first, so that the threads end together.
+  const int64_t num_tasks = plan.tasks.size();
+  team.For(num_tasks, threads == 1,
+           [&](int64_t i, int thread) { workers[thread].Run(plan.tasks[num_tasks - 1 - i], plan); });
 }
 
 }  // namespace paged_ops

@@ -11,9 +11,12 @@
 
 namespace paged_ops {
 
-// Tokens of one row that stand together share the loads of its pages, up to this many queries of a KV head,
-constexpr int64_t kMaxHeadQueries = 16;
-// and up to this many queries in all; a single token may have more.
+// Tokens of one row that stand together share its pages, up to this many queries of a KV head; a single token may have
+// more.
+constexpr int64_t kMaxHeadQueries = 192;
+// From this many on, laying out the pages in panels is worth its time.
+constexpr int64_t kMinPanelQueries = 32;
+// Fewer take several heads at a time, up to this many queries in all.
 constexpr int64_t kMaxUnitQueries = 64;
 
 // Tokens of one row that stand together, with some neighbouring KV heads.
@@ -25,6 +28,7 @@ struct Unit {
   int64_t queries_per_head;
   int64_t longest_context;
 
+  bool in_panels() const { return queries_per_head >= kMinPanelQueries; }
   int64_t queries() const { return num_heads * queries_per_head; }
   int64_t partitions() const { return (longest_context + kPartitionTokens - 1) / kPartitionTokens; }
   int64_t cost() const { return longest_context * queries(); }
@@ -51,16 +55,28 @@ struct Plan {
   }
 };
 
-// The tokens as units of all KV heads.
-inline std::vector<Unit> PlanTiles(const AttentionCall& call) {
-  const int64_t tile_tokens = std::max<int64_t>(1, kMaxHeadQueries / call.group());
+// So many tokens a tile that there are some tasks for each thread: of a KV head and a partition each, if need be.
+inline int64_t MaxTileTokens(const AttentionCall& call, int64_t threads) {
+  int64_t parts = 0;
+  for (int64_t t = 0; t < call.num_tokens(); ++t) parts += 1 + call.context(t) / kPartitionTokens;
+  const int64_t tokens = parts * call.pages.num_kv_heads / (4 * threads);
+  return std::max<int64_t>(1, std::clamp(tokens * call.group(), kMinPanelQueries, kMaxHeadQueries) / call.group());
+}
+
+// The tokens as units of all KV heads; those of a row in equal parts.
+inline std::vector<Unit> PlanTiles(const AttentionCall& call, int64_t threads) {
+  const int64_t max_tokens = MaxTileTokens(call, threads);
   std::vector<Unit> tiles;
-  for (int64_t first = 0, end; first < call.num_tokens(); first = end) {
-    int64_t longest = 0;
-    for (end = first; end < call.num_tokens() && end < first + tile_tokens && call.row(end) == call.row(first); ++end) {
-      longest = std::max(longest, call.context(end));
+  for (int64_t first = 0; first < call.num_tokens();) {
+    int64_t row_end = first + 1;
+    while (row_end < call.num_tokens() && call.row(row_end) == call.row(first)) ++row_end;
+    for (int64_t tiles_left = (row_end - first + max_tokens - 1) / max_tokens; tiles_left > 0; --tiles_left) {
+      const int64_t tokens = (row_end - first + tiles_left - 1) / tiles_left;
+      int64_t longest = 0;
+      for (int64_t t = first; t < first + tokens; ++t) longest = std::max(longest, call.context(t));
+      tiles.push_back({first, tokens, 0, call.pages.num_kv_heads, tokens * call.group(), longest});
+      first += tokens;
     }
-    tiles.push_back({first, end - first, 0, call.pages.num_kv_heads, (end - first) * call.group(), longest});
   }
   return tiles;
 }
@@ -68,13 +84,13 @@ inline std::vector<Unit> PlanTiles(const AttentionCall& call) {
 // Many heads a unit read the cache in the order in which it lies in memory, at twice the speed of one head that leaps
 // from token to token. Fewer where the queries would outgrow the core's own cache, or where threads would stand idle.
 inline std::vector<Unit> PlanUnits(const AttentionCall& call, int64_t threads) {
-  const std::vector<Unit> tiles = PlanTiles(call);
+  const std::vector<Unit> tiles = PlanTiles(call, threads);
   int64_t tasks_a_head = 0;
   for (const Unit& tile : tiles) tasks_a_head += tile.partitions();
   std::vector<Unit> units;
   for (const Unit& tile : tiles) {
     const int64_t all = tile.num_heads;
-    int64_t heads = std::clamp<int64_t>(kMaxUnitQueries / tile.queries_per_head, 1, all);
+    int64_t heads = tile.in_panels() ? 1 : std::clamp<int64_t>(kMaxUnitQueries / tile.queries_per_head, 1, all);
     while (heads > 1 && tasks_a_head * ((all + heads - 1) / heads) < 2 * threads) heads = (heads + 1) / 2;
     for (int64_t head = 0; head < all; head += heads) {
       Unit unit = tile;

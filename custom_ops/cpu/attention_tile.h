@@ -13,12 +13,11 @@
 #include <type_traits>
 
 #include "aot_op.h"
+#include "attention_panel.h"
 #include "simd.h"
 #include "softmax.h"
 
 namespace paged_ops {
-
-constexpr int64_t kPartitionTokens = 256;
 
 // Keys and values of some neighbouring KV heads, as one row of the block table arranges them.
 template <typename Cache>
@@ -155,18 +154,32 @@ inline void WeighTokens(const float* weights, const Tokens<Cache>& values, int64
 template <typename Cache>
 class PartitionAttention {
  public:
-  // `scores` has room for kPartitionTokens floats a query.
+  // `scores` has room for kPartitionTokens floats a query. With `panels`, room for PanelFloats, it goes by panels: a
+  // tile of one head, with kPanelQueries or more. Without, it reads the pages in place.
   PartitionAttention(const RowCache<Cache>& cache, const QueryTile& tile, int64_t partition, float* scores,
-                     Softmax result)
+                     float* panels, Softmax result)
       : cache_(cache),
         tile_(tile),
         start_(partition * kPartitionTokens),
         longest_context_(*std::max_element(tile.contexts, tile.contexts + tile.per_head)),
         end_(std::min(longest_context_, start_ + kPartitionTokens)),
         scores_(scores),
+        panels_(panels),
         result_(result) {}
 
   void Run() {
+    panels_ ? ScorePanels() : ScorePages();
+    if constexpr (kScaled) MultiplyByScales(cache_.key_scales);
+    for (int64_t q = 0; q < tile_.count(); ++q) {
+      const int64_t count = std::max<int64_t>(0, End(q % tile_.per_head) - start_);
+      ScoresToWeights(scores_ + q * kPartitionTokens, count, result_.OfQuery(q, tile_.stride));
+    }
+    if constexpr (kScaled) MultiplyByScales(cache_.value_scales);
+    panels_ ? WeighPanels() : WeighPages();
+  }
+
+ private:
+  void ScorePages() const {
     EachRun(cache_.keys, cache_.values + cache_.Offset(start_), [this](auto nq, const TokenRun& run) {
       const float* queries = tile_.queries + run.query * tile_.stride;
       int64_t t = 0;
@@ -175,12 +188,9 @@ class PartitionAttention {
       }
       for (; t < run.count; ++t) ScoreTokens<nq(), 1>(queries, tile_.stride, run.tokens.From(t), Scores(run) + t);
     });
-    if constexpr (kScaled) MultiplyByScales(cache_.key_scales);
-    for (int64_t q = 0; q < tile_.count(); ++q) {
-      const int64_t count = std::max<int64_t>(0, End(q % tile_.per_head) - start_);
-      ScoresToWeights(scores_ + q * kPartitionTokens, count, result_.OfQuery(q, tile_.stride));
-    }
-    if constexpr (kScaled) MultiplyByScales(cache_.value_scales);
+  }
+
+  void WeighPages() const {
     std::fill_n(result_.values, tile_.count() * tile_.stride, 0.0f);
     EachRun(cache_.values, KeysOfNextPartition(), [this](auto nq, const TokenRun& run) {
       WeighTokens<nq()>(Scores(run), run.tokens, run.count, result_.OfQuery(run.query, tile_.stride).values,
@@ -188,7 +198,59 @@ class PartitionAttention {
     });
   }
 
- private:
+  void ScorePanels() const {
+    EachChunk(cache_.keys, [this](const float* rows, int64_t first) { PackKeys(rows, tile_.stride, first, panels_); });
+    for (int64_t t = 0; t < end_ - start_; t += kPanelWidth) {
+      EachGroup([&](int64_t group, int64_t, int64_t last_end) {
+        if (t >= last_end) return;
+        ScorePanel(tile_.queries + group * tile_.stride, tile_.stride, panels_ + t * tile_.stride,
+                   scores_ + group * kPartitionTokens + t);
+      });
+    }
+  }
+
+  void WeighPanels() const {
+    EachChunk(cache_.values, [this](const float* rows, int64_t first) {
+      PackValues(rows, tile_.stride, first, panels_);
+    });
+    for (int64_t d = 0; d < tile_.stride; d += kPanelWidth) {
+      const float* panel = panels_ + d / kPanelWidth * kValuePanel;
+      const auto weigh = [&](auto nq, int64_t query, int64_t first, int64_t end) {
+        WeighPanel<nq()>(scores_ + query * kPartitionTokens + first, panel + first * kPanelWidth, end - first,
+                         first > 0, result_.values + query * tile_.stride + d, tile_.stride, tile_.stride - d);
+      };
+      EachGroup([&](int64_t group, int64_t shared_end, int64_t last_end) {
+        weigh(std::integral_constant<int, kPanelQueries>(), group, 0, shared_end);
+        if (shared_end == last_end) return;
+        for (int64_t q = group; q < group + kPanelQueries; ++q) {
+          weigh(std::integral_constant<int, 1>(), q, shared_end, std::max(End(q) - start_, shared_end));
+        }
+      });
+    }
+  }
+
+  // Calls body(first query, tokens of the partition that all its queries see, tokens that any of them sees) for each
+  // kPanelQueries queries. The last of these groups may share queries with the one before; it finds the same.
+  template <typename Body>
+  void EachGroup(Body body) const {
+    for (int64_t q = 0; q < tile_.per_head; q += kPanelQueries) {
+      const int64_t group = std::min(q, tile_.per_head - kPanelQueries);
+      const auto [least, most] = std::minmax_element(tile_.contexts + group, tile_.contexts + group + kPanelQueries);
+      const auto seen = [this](int64_t context) { return std::max<int64_t>(0, std::min(context, end_) - start_); };
+      body(group, seen(*least), seen(*most));
+    }
+  }
+
+  // Calls body(kChunkTokens tokens as floats, their place in the partition) for each chunk of it.
+  template <typename Body>
+  void EachChunk(const Cache* cached, Body body) const {
+    float* rows = panels_ + PanelCount(tile_.stride) * kValuePanel;
+    for (int64_t chunk = start_; chunk < end_; chunk += kChunkTokens) {
+      WidenTokens(cached + cache_.Offset(chunk), cache_.token_stride, cache_.head_dim, rows, tile_.stride);
+      body(rows, chunk - start_);
+    }
+  }
+
   static constexpr bool kScaled = std::is_same_v<Cache, int8_t>;
 
   // Consecutive tokens that some consecutive queries all see.
@@ -281,6 +343,7 @@ class PartitionAttention {
   const int64_t longest_context_;  // of the tile's queries
   const int64_t end_;
   float* const scores_;
+  float* const panels_;
   const Softmax result_;
 };
 

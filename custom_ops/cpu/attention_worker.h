@@ -20,6 +20,7 @@ class Worker {
         scores_(AllocateFloats(max_queries * kPartitionTokens)),
         partition_(AllocateFloats(Softmax::FloatCount(max_queries, stride_))),
         total_(AllocateFloats(Softmax::FloatCount(max_queries, stride_))),
+        panels_(AllocateFloats(PanelFloats(stride_))),
         contexts_(max_queries) {}
 
   // All partitions of a unit are joined at once. Where they are the work of several tasks, they wait for the last.
@@ -95,7 +96,9 @@ class Worker {
                                   pages.head_dim,
                                   key_scales,
                                   value_scales};
-      PartitionAttention<Cache>(cache, tile, partition, scores_.get(), result).Run();
+      PartitionAttention<Cache>(cache, tile, partition, scores_.get(),
+                                unit.in_panels() ? panels_.get() : nullptr, result)
+          .Run();
     });
   }
 
@@ -146,6 +149,7 @@ class Worker {
   Floats scores_;
   Floats partition_;
   Floats total_;
+  Floats panels_;
   std::vector<int64_t> contexts_;
 };
 

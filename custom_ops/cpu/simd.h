@@ -177,6 +177,52 @@ inline void SumLanes(const Vec vecs[4], float sums[4]) {
 #endif
 }
 
+// SumLanes adds neighbours in this order, then neighbouring pairs, and so on.
+#if defined(PAGED_OPS_AVX512)
+constexpr int kLaneOrder[kLanes] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+#elif defined(PAGED_OPS_AVX2)
+constexpr int kLaneOrder[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+constexpr int kLaneOrder[kLanes] = {0, 2, 1, 3};
+#endif
+
+// target[i][r] = source[r][i] for i < 4 and r < kLanes.
+inline void TransposeFours(const float* source, int64_t source_stride, float* target, int64_t target_stride) {
+#if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)
+  // Rows r, r + 4, ... in the quarters of rows[r]; then each quarter by itself.
+#if defined(PAGED_OPS_AVX512)
+  __m512 rows[4];
+  for (int r = 0; r < 4; ++r, source += source_stride) {
+    rows[r] = _mm512_castps128_ps512(_mm_loadu_ps(source));
+    rows[r] = _mm512_insertf32x4(rows[r], _mm_loadu_ps(source + 4 * source_stride), 1);
+    rows[r] = _mm512_insertf32x4(rows[r], _mm_loadu_ps(source + 8 * source_stride), 2);
+    rows[r] = _mm512_insertf32x4(rows[r], _mm_loadu_ps(source + 12 * source_stride), 3);
+  }
+  const auto low = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b); };
+  const auto high = [](__m512 a, __m512 b) { return _mm512_unpackhi_ps(a, b); };
+#else
+  __m256 rows[4];
+  for (int r = 0; r < 4; ++r, source += source_stride) {
+    rows[r] = _mm256_castps128_ps256(_mm_loadu_ps(source));
+    rows[r] = _mm256_insertf128_ps(rows[r], _mm_loadu_ps(source + 4 * source_stride), 1);
+  }
+  const auto low = [](__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); };
+  const auto high = [](__m256 a, __m256 b) { return _mm256_unpackhi_ps(a, b); };
+#endif
+  // Two interleavings, of rows 0 with 2 and 1 with 3, then of the results.
+  const auto even_low = low(rows[0], rows[2]), even_high = high(rows[0], rows[2]);
+  const auto odd_low = low(rows[1], rows[3]), odd_high = high(rows[1], rows[3]);
+  Store(target, (Vec)low(even_low, odd_low));
+  Store(target + target_stride, (Vec)high(even_low, odd_low));
+  Store(target + 2 * target_stride, (Vec)low(even_high, odd_high));
+  Store(target + 3 * target_stride, (Vec)high(even_high, odd_high));
+#else
+  for (int i = 0; i < 4; ++i) {
+    for (int r = 0; r < kLanes; ++r) target[i * target_stride + r] = source[r * source_stride + i];
+  }
+#endif
+}
+
 // e^x for x <= 0, within 2 units in the last place; 0 below -87.3, where the result would leave the normal numbers.
 inline Vec Exp(Vec x) {
   // x = n ln 2 + r with |r| <= ln(2) / 2. Adding 1.5 * 2^23 drops the fraction bits: that is the rounding to n.
