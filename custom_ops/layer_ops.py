@@ -11,7 +11,8 @@ as `ops` says; an unknown backend raises ConfigError.
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindspore import nn
+import mindspore as ms
+from mindspore import Tensor, nn
 
 from mindspore_paged.custom_ops.targets import library_op, writes_caches
 
@@ -90,6 +91,28 @@ class FeedForwardLayer(nn.Cell):
     def construct(self, x, norm_weight, gate, up, down):
         """Compute the layer."""
         return self.op(x, norm_weight, gate, up, down, self.epsilon, self.kinds, self.adds_residual)
+
+
+class DecoderLayers(nn.Cell):
+    """The L decoder layers of a model in turn, each AttentionLayer and then FeedForwardLayer: x [T, C] -> [T, C].
+
+    kinds: of each layer, those of query, key, value and out, and those of gate, up and down. The other inputs are as
+    the two take them; layers: of each layer norm_weight, query, key, value, out, key_cache, value_cache, norm_weight,
+    gate, up, down, all layers' in one tuple.
+    """
+
+    def __init__(
+        self, epsilon: float, scale: float, kinds: Sequence[tuple[Sequence[int], Sequence[int]]], backend: str | Path
+    ):
+        super().__init__()
+        self.epsilon, self.scale = float(epsilon), float(scale)
+        self.kinds = Tensor([[_packed(part) for part in parts] for parts in kinds], ms.int64)
+        self.op = writes_caches(library_op("DecoderLayers", backend))
+
+    def construct(self, x, cos_table, sin_table, block_table, positions, rows, layers):
+        """Run the layers."""
+        places = (cos_table, sin_table, block_table, positions, rows)
+        return self.op(x, *places, self.kinds, *layers, self.epsilon, self.scale)
 
 
 def _packed(kinds: Sequence[int]) -> int:

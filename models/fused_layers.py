@@ -1,8 +1,9 @@
 """The layers of a LLaMA from few, large operators of the CPU (`custom_ops.layer_ops`), with weights of any format.
 
-A decoder layer is two operators, one with all of attention, one with all of SwiGLU: MindSpore takes some 30 us to start
-an operator, and a small model's step would be made of that. Activations are float32. The plain layers, with equal names
-of Parameters, are the reference.
+All decoder layers are one operator: MindSpore takes some 20 us to start an operator, and a small model's step would be
+made of that. Where ranks share the model, a layer is two, one with all of attention, one with all of SwiGLU: the ranks
+exchange what each of them computed. Activations are float32. The plain layers, with equal names of Parameters, are the
+reference.
 
 Shapes: T tokens, H query heads, D head_dim, N logits wanted. The heads and widths are those of one rank.
 """
@@ -13,10 +14,17 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Zero
 
-from mindspore_paged.custom_ops.layer_ops import AttentionLayer, Embedding, FeedForwardLayer, NormLinear
+from mindspore_paged.custom_ops.layer_ops import (
+    AttentionLayer,
+    DecoderLayers,
+    Embedding,
+    FeedForwardLayer,
+    NormLinear,
+)
 from mindspore_paged.formats.weight_format import FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
+from mindspore_paged.models.plain_layers import LayersInTurn
 from mindspore_paged.tensor_parallel import Cut
 
 
@@ -38,10 +46,6 @@ class FusedLayers:
         """The weight [rows, columns] called `name`."""
         return HeldWeight((rows, columns), self.format_of(f"{name}.weight"))
 
-    def join(self) -> nn.Cell:
-        """x, a layer's result -> the next x."""
-        return WholeResult() if self.ranks is ONE_RANK else AddSumOfRanks(self.ranks)
-
     def places(self, _kv_pool, cos_table, sin_table) -> nn.Cell:
         """block_table, positions, rows -> what a layer takes as `step`."""
         return FusedPlaces(cos_table, sin_table)
@@ -55,8 +59,13 @@ class FusedLayers:
         return FusedEmbedding(self)
 
     def layer(self, index: int) -> nn.Cell:
-        """A decoder layer."""
-        return FusedDecoderLayer(self, f"model.layers.{index}")
+        """A decoder layer, or what `stack` needs of it."""
+        make = LayerWeights if self.ranks is ONE_RANK else FusedDecoderLayer
+        return make(self, f"model.layers.{index}")
+
+    def stack(self, layers: nn.CellList) -> nn.Cell:
+        """All of them: x, key_caches, value_caches, step -> the last x."""
+        return LayersAtOnce(self, layers) if self.ranks is ONE_RANK else LayersInTurn(layers)
 
     def lm_head(self) -> nn.Cell:
         """The head of a model whose embeddings are not tied, as `weight`."""
@@ -93,8 +102,8 @@ class FusedEmbedding(HeldWeight):
         return self.sum_over_ranks(self.embedding(input_ids, self.weight, self.like))
 
 
-class FusedAttention(nn.Cell):
-    """x + attention(norm(x)) over the sequence's pages; this step's keys and values are written first."""
+class AttentionWeights(nn.Cell):
+    """The projections of a layer's attention."""
 
     def __init__(self, parts: FusedLayers, name: str):
         super().__init__()
@@ -105,22 +114,14 @@ class FusedAttention(nn.Cell):
         self.k_proj = parts.held(f"{name}.k_proj", kv_size, config.hidden_size)
         self.v_proj = parts.held(f"{name}.v_proj", kv_size, config.hidden_size)
         self.o_proj = parts.held(f"{name}.o_proj", config.hidden_size, query_size)
-        kinds = [weight.kind for weight in (self.q_proj, self.k_proj, self.v_proj, self.o_proj)]
-        adds_residual = parts.ranks is ONE_RANK
-        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, kinds, adds_residual, parts.backend)
-        self.join = parts.join()
+        self.kinds = tuple(weight.kind for weight in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
 
-    def construct(self, x, norm_weight, key_cache, value_cache, step):
-        cos_table, sin_table, block_table, positions, rows = step
-        attended = self.attend(
-            x, norm_weight, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight, cos_table,
-            sin_table, key_cache, value_cache, block_table, positions, rows,
-        )  # fmt: skip
-        return self.join(x, attended)
+    def construct(self):
+        return self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight
 
 
-class FusedMLP(nn.Cell):
-    """x + down(silu(gate(norm(x))) * up(norm(x))) (Shazeer 2020)."""
+class MLPWeights(nn.Cell):
+    """The projections of a layer's SwiGLU."""
 
     def __init__(self, parts: FusedLayers, name: str):
         super().__init__()
@@ -128,14 +129,42 @@ class FusedMLP(nn.Cell):
         self.gate_proj = parts.held(f"{name}.gate_proj", width, hidden_size)
         self.up_proj = parts.held(f"{name}.up_proj", width, hidden_size)
         self.down_proj = parts.held(f"{name}.down_proj", hidden_size, width)
-        kinds = [weight.kind for weight in (self.gate_proj, self.up_proj, self.down_proj)]
-        adds_residual = parts.ranks is ONE_RANK
-        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, kinds, adds_residual, parts.backend)
-        self.join = parts.join()
+        self.kinds = tuple(weight.kind for weight in (self.gate_proj, self.up_proj, self.down_proj))
 
-    def construct(self, x, norm_weight):
-        computed = self.feed_forward(x, norm_weight, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
-        return self.join(x, computed)
+    def construct(self):
+        return self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
+
+
+class LayerWeights(nn.Cell):
+    """A layer's tensors, in the order of `layer_ops.DecoderLayers`."""
+
+    def __init__(self, parts: FusedLayers, name: str):
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = parts.norm(), parts.norm()
+        self.self_attn = AttentionWeights(parts, f"{name}.self_attn")
+        self.mlp = MLPWeights(parts, f"{name}.mlp")
+        self.kinds = (self.self_attn.kinds, self.mlp.kinds)
+
+    def construct(self, key_cache, value_cache):
+        attention = (self.input_layernorm.weight, *self.self_attn(), key_cache, value_cache)
+        return (*attention, self.post_attention_layernorm.weight, *self.mlp())
+
+
+class LayersAtOnce(nn.Cell):
+    """All decoder layers in one operator."""
+
+    def __init__(self, parts: FusedLayers, layers: nn.CellList):
+        super().__init__()
+        config = parts.config
+        self.layers = layers
+        kinds = [layer.kinds for layer in layers]
+        self.decode = DecoderLayers(config.rms_norm_eps, config.head_dim**-0.5, kinds, parts.backend)
+
+    def construct(self, x, key_caches, value_caches, step):
+        tensors = ()
+        for layer, key_cache, value_cache in zip(self.layers, key_caches, value_caches):  # noqa: B905
+            tensors += layer(key_cache, value_cache)
+        return self.decode(x, *step, tensors)
 
 
 class FusedDecoderLayer(nn.Cell):
@@ -152,21 +181,34 @@ class FusedDecoderLayer(nn.Cell):
         return self.mlp(x, self.post_attention_layernorm.weight)
 
 
-class WholeResult(nn.Cell):
-    """The layer's result is complete."""
+class FusedAttention(AttentionWeights):
+    """x + attention(norm(x)) over the sequence's pages; this step's keys and values are written first."""
 
-    def construct(self, _x, computed):
-        return computed
+    def __init__(self, parts: FusedLayers, name: str):
+        super().__init__(parts, name)
+        config = parts.config
+        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, self.kinds, False, parts.backend)
+        self.sum_over_ranks = parts.ranks.sum()
+
+    def construct(self, x, norm_weight, key_cache, value_cache, step):
+        cos_table, sin_table, block_table, positions, rows = step
+        attended = self.attend(
+            x, norm_weight, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight, cos_table,
+            sin_table, key_cache, value_cache, block_table, positions, rows,
+        )  # fmt: skip
+        return x + self.sum_over_ranks(attended)
 
 
-class AddSumOfRanks(nn.Cell):
-    """x + the sum over ranks of what each computed."""
+class FusedMLP(MLPWeights):
+    """x + down(silu(gate(norm(x))) * up(norm(x))) (Shazeer 2020)."""
 
-    def __init__(self, ranks):
-        super().__init__()
-        self.sum_over_ranks = ranks.sum()
+    def __init__(self, parts: FusedLayers, name: str):
+        super().__init__(parts, name)
+        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, self.kinds, False, parts.backend)
+        self.sum_over_ranks = parts.ranks.sum()
 
-    def construct(self, x, computed):
+    def construct(self, x, norm_weight):
+        computed = self.feed_forward(x, norm_weight, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
         return x + self.sum_over_ranks(computed)
 
 

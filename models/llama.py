@@ -28,13 +28,11 @@ class LlamaModel(nn.Cell):
         self.norm = parts.norm()
         layers = [parts.layer(0)] * num_layers if share_layers else [parts.layer(i) for i in range(num_layers)]
         self.layers = nn.CellList(layers)
+        self.stack = parts.stack(self.layers)
         self.key_caches, self.value_caches = ParameterTuple(kv_pool.key_caches), ParameterTuple(kv_pool.value_caches)
 
     def construct(self, input_ids, step):
-        x = self.embed_tokens(input_ids)
-        for layer, key_cache, value_cache in zip(self.layers, self.key_caches, self.value_caches):  # noqa: B905
-            x = layer(x, key_cache, value_cache, step)
-        return x
+        return self.stack(self.embed_tokens(input_ids), self.key_caches, self.value_caches, step)
 
 
 class LlamaForCausalLM(nn.Cell):

@@ -44,6 +44,10 @@ class PlainLayers:
         """A decoder layer."""
         return LlamaDecoderLayer(self._config, self._dtype, self._backend, self._ranks)
 
+    def stack(self, layers: nn.CellList) -> nn.Cell:
+        """All of them: x, key_caches, value_caches, step -> the last x."""
+        return LayersInTurn(layers)
+
     def places(self, kv_pool: KVPagePool, cos_table, sin_table) -> nn.Cell:
         """block_table, positions, rows -> what a layer takes as `step`."""
         return PlainPlaces(kv_pool, cos_table, sin_table)
@@ -141,6 +145,19 @@ class LlamaDecoderLayer(nn.Cell):
     def construct(self, x, key_cache, value_cache, step):
         x = x + self.self_attn(self.input_layernorm(x), key_cache, value_cache, step)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LayersInTurn(nn.Cell):
+    """Decoder layers, each with its own caches."""
+
+    def __init__(self, layers: nn.CellList):
+        super().__init__()
+        self.layers = layers
+
+    def construct(self, x, key_caches, value_caches, step):
+        for layer, key_cache, value_cache in zip(self.layers, key_caches, value_caches):  # noqa: B905
+            x = layer(x, key_cache, value_cache, step)
+        return x
 
 
 class PlainPlaces(nn.Cell):

@@ -16,4 +16,5 @@ Shape ShapeOfEmbedding(int*, int64_t** shapes) { return {shapes[0][0], shapes[2]
 PAGED_OPS_INFERENCE(Embedding, paged_ops::ShapeOfEmbedding, 2)  // of like
 PAGED_OPS_INFERENCE(AttentionLayer, paged_ops::ShapeOfQuery, 0)  // of x, and so are the following
 PAGED_OPS_INFERENCE(FeedForwardLayer, paged_ops::ShapeOfQuery, 0)
+PAGED_OPS_INFERENCE(DecoderLayers, paged_ops::ShapeOfQuery, 0)
 PAGED_OPS_INFERENCE(NormLinear, paged_ops::ShapeOfProducts, 0)

@@ -54,6 +54,8 @@ class StepInputs:
 
     def split_table_changes(self, num_entries: int) -> list["StepInputs"]:
         """Steps to run in turn so that none has more than `num_entries` changes: all but the last have no tokens."""
+        if len(self.table_values) <= num_entries:  # as in nearly every step
+            return [self]
         cuts = range(num_entries, len(self.table_values), num_entries)
         indices, values = np.split(self.table_indices, cuts), np.split(self.table_values, cuts)
         parts = [table_only(*part) for part in zip(indices[:-1], values[:-1], strict=True)]

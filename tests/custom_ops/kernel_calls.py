@@ -106,6 +106,20 @@ class Kernels:
         self.call("AttentionLayer", x, norm_weight, *stored, *places, *numbers, residual, output)
         return output
 
+    def decoder_layers(self, x, places, layers, epsilon, scale) -> np.ndarray:
+        """Return the output; `places`: cos_table, sin_table, block_table, positions, rows; `layers`: each one's parts.
+
+        A part is norm_weight, weights, caches: of attention query, key, value, out and two, of SwiGLU gate, up, down.
+        """
+        output = np.full(x.shape, np.nan, np.float32)
+        kinds = np.array([[packed_kinds(weights) for _, weights, _ in parts] for parts in layers], np.int64)
+        tensors = []
+        for norm_weight, weights, caches in (part for parts in layers for part in parts):
+            tensors += [norm_weight, *(weight.stored for weight in weights), *caches]
+        numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32))
+        self.call("DecoderLayers", x, *places, kinds, *tensors, *numbers, output)
+        return output
+
     def num_threads(self) -> int:
         """Threads of this library's team."""
         return self._library.PagedOpsNumThreads()

@@ -122,3 +122,61 @@ def make_layer_scene(
     for cache in (scene.key_cache, scene.value_cache):
         cache[new_slots] = np.nan
     return scene
+
+
+@dataclass
+class StackScene:
+    """The inputs of one decoder_layers call: of each layer its attention, all with equal places, and its SwiGLU."""
+
+    attentions: list[LayerScene]
+    feed_forwards: list[tuple[np.ndarray, tuple[Weight, Weight, Weight]]]
+
+    @property
+    def x(self) -> np.ndarray:
+        """The tokens."""
+        return self.attentions[0].x
+
+    def on_copied_pages(self) -> "StackScene":
+        """The same with pages of its own."""
+        return replace(self, attentions=[attention.on_copied_pages() for attention in self.attentions])
+
+    def only(self, tokens) -> "StackScene":
+        """Some of the tokens, in that order, on the same pages."""
+        return replace(self, attentions=[attention.only(tokens) for attention in self.attentions])
+
+    def run(self, kernels) -> np.ndarray:
+        """Call the operator, which writes the pages."""
+        first = self.attentions[0]
+        places = (first.cos_table, first.sin_table, first.block_table, first.positions, first.rows)
+        layers = [
+            ((a.norm_weight, a.weights, (a.key_cache, a.value_cache)), (norm_weight, weights, ()))
+            for a, (norm_weight, weights) in zip(self.attentions, self.feed_forwards, strict=True)
+        ]
+        return kernels.decoder_layers(self.x, places, layers, EPSILON, first.scale)
+
+    def run_apart(self, kernels) -> tuple[np.ndarray, list[np.ndarray]]:
+        """By two operators a layer: the output, and what each of them was given."""
+        x, given = self.x, []
+        for attention, (norm_weight, weights) in zip(self.attentions, self.feed_forwards, strict=True):
+            given.append(x)
+            x = replace(attention, x=x).run(kernels)
+            given.append(x)
+            x = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
+        return x, given
+
+
+def make_stack_scene(rng, contexts, new_tokens, formats, **shape) -> StackScene:
+    """A layer for each of `formats`, those of its attention and of its SwiGLU of 160 columns."""
+    attentions = [make_layer_scene(rng, contexts, new_tokens, of_attention, **shape) for of_attention, _ in formats]
+    first = attentions[0]
+    shared = {
+        name: getattr(first, name) for name in ("x", "cos_table", "sin_table", "block_table", "positions", "rows")
+    }
+    _, new_slots = first.slots()
+    for attention in attentions[1:]:  # its NaN stand where its own block table had them
+        for cache in (attention.key_cache, attention.value_cache):
+            cache[...] = rng.normal(size=cache.shape)
+            cache[new_slots] = np.nan
+    columns = first.x.shape[1]
+    feed_forwards = [make_feed_forward(rng, 1, columns, 160, of_mlp)[1:] for _, of_mlp in formats]
+    return StackScene([replace(attention, **shared) for attention in attentions], feed_forwards)

@@ -12,6 +12,7 @@ from tests.custom_ops.layer_scenes import (
     make_feed_forward,
     make_layer_scene,
     make_norm_weight,
+    make_stack_scene,
     make_tokens,
 )
 
@@ -80,6 +81,21 @@ def test_attention_layer(kernels, set_threads, form):
         for order in ((3, 1, -1, 2, 0), (2,), (-1, 0)):
             scene, tokens = fresh.on_copied_pages(), rows_in_order(fresh, order)
             assert_same_bits(scene.only(tokens).run(kernels), whole[tokens], f"{threads} threads, rows {order}")
+
+
+@pytest.mark.parametrize("form", ["float32", "Q4_1"])
+def test_decoder_layers(kernels, set_threads, form):
+    formats = [((form,) * 4, (form,) * 3)] * 3
+    together = make_stack_scene(np.random.default_rng(6), [90, 40, 5], [70, 1, 5], formats, heads=6, padding=2)
+    fresh = together.on_copied_pages()
+    set_threads(1)
+    whole = together.run(kernels)
+    for threads in THREADS:
+        set_threads(threads)
+        for chunk in (1, 48, len(whole)):
+            scene = fresh.on_copied_pages()
+            parts = [scene.only(slice(i, i + chunk)).run(kernels) for i in range(0, len(whole), chunk)]
+            assert_same_bits(np.concatenate(parts), whole, f"{threads} threads, chunks of {chunk}")
 
 
 @pytest.mark.parametrize("form", ["float32", "Q4_1"])

@@ -17,6 +17,7 @@ from tests.custom_ops.layer_scenes import (
     make_feed_forward,
     make_layer_scene,
     make_norm_weight,
+    make_stack_scene,
     make_tokens,
 )
 
@@ -183,6 +184,35 @@ def test_attention_layer_of_any_batch(kernels, seed, data):
         rng, contexts, new_tokens, formats, cache_dtype=dtype, columns=64, kv_heads=4, padding=padding
     )
     check_attention_layer(kernels, scene)
+
+
+STACKS = [[((form,) * 4, (form,) * 3)] * 2 for form in ALL_FORMATS]
+STACKS += [[*zip(ATTENTION_FORMATS[-2:], MIXED), (("float32",) * 4, ("int8", "Q4_0", "float32"))]]
+
+
+@pytest.mark.parametrize("formats", STACKS, ids=[*ALL_FORMATS, "mixed"])
+def test_decoder_layers_are_bitwise_the_two_operators_of_each(kernels, formats):
+    """Outputs and pages; and the two, given what they were given, are near float64 as everywhere above."""
+    rng = np.random.default_rng(10)
+    together = make_stack_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, padding=3)
+    apart = together.on_copied_pages()
+    before = together.x.copy()
+    output = together.run(kernels)
+    expected, given = apart.run_apart(kernels)
+    assert_same_bits(output, expected)
+    assert_same_bits(together.x, before)
+    for one, two in zip(together.attentions, apart.attentions):
+        assert_same_bits(one.key_cache, two.key_cache)
+        assert_same_bits(one.value_cache, two.value_cache)
+    norm_weight, weights = together.feed_forwards[-1]
+    assert_within(output, reference.feed_forward(given[-1], norm_weight, weights, EPSILON).plus(given[-1]))
+
+
+def test_one_decoder_layer(kernels):
+    rng = np.random.default_rng(11)
+    scene = make_stack_scene(rng, [20], [1], [(("float32",) * 4, ("float32",) * 3)])
+    expected, _ = scene.on_copied_pages().run_apart(kernels)
+    assert_same_bits(scene.run(kernels), expected)
 
 
 @pytest.mark.parametrize("form", ALL_FORMATS)

@@ -100,6 +100,23 @@ def attention_inputs():
     }
 
 
+def decoder_inputs():
+    """Two layers, each as `attention_inputs` and a SwiGLU of width 64, whose names end in the layer's number."""
+    attention = attention_inputs()
+    rng = np.random.default_rng(1)
+    shared = ("x", "cos_table", "sin_table", "block_table", "positions", "rows")
+    inputs = {name: attention[name] for name in shared}
+    inputs["kinds"] = np.zeros((2, 2), INT64)
+    for layer in range(2):
+        _, norm_weight, weights = make_feed_forward(rng, 1, 96, 64, ("Q4_0", "float16", "Q4_1"))
+        inputs["kinds"][layer] = attention["kinds"], packed_kinds(weights)
+        names = ("norm_weight", "query", "key", "value", "out", "key_cache", "value_cache")
+        inputs |= {f"{name}{layer}": attention[name].copy() for name in names}
+        inputs[f"second_norm_weight{layer}"] = norm_weight
+        inputs |= {f"{name}{layer}": weight.stored for name, weight in zip(("gate", "up", "down"), weights)}
+    return inputs | {"epsilon": attention["epsilon"], "scale": attention["scale"]}
+
+
 KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
 
 NORM_LINEAR = {
@@ -220,6 +237,47 @@ ATTENTION = {
     "scale dtype": (swap("scale", lambda x: x.astype(np.float64)), "scale has dtype float64, allowed: float32"),
 }
 
+DECODER = {
+    "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
+    "position beyond the tables": (put("positions", 2, 42), "token 2: position 42 is outside [0, 42)"),
+    "positions shape": (swap("positions", lambda x: x[:3]), "positions has shape [3], it must be [4]"),
+    "kinds shape": (swap("kinds", lambda x: x[:1]), "kinds has shape [1, 2], it must be [2, 2]"),
+    "kinds dtype": (swap("kinds", lambda x: x.astype(INT32)), "kinds has dtype int32, allowed: int64"),
+    "x dtype": (swap("x", lambda x: x.astype(np.float16)), "x has dtype float16, allowed: float32"),
+    "norm_weight of attention": (
+        swap("norm_weight1", lambda x: x[:95]),
+        "layer 1, attention: norm_weight has shape [95], it must be [96]",
+    ),
+    "norm_weight of SwiGLU": (
+        swap("second_norm_weight0", lambda x: x[:95]),
+        "layer 0, feed forward: norm_weight has shape [95], it must be [96]",
+    ),
+    "key of the second layer": (
+        swap("key1", lambda x: x[:31]),
+        "layer 1, attention: key and value have 31 and 32 rows, the pages hold 32 numbers a token",
+    ),
+    "value_cache of the second layer": (
+        swap("value_cache1", lambda x: x[:7]),
+        "layer 1, attention: value_cache has shape [7, 16, 2, 16], it must be [8, 16, 2, 16]",
+    ),
+    "gate dtype": (
+        swap("gate1", lambda x: x.astype(INT32)),
+        f"layer 1, feed forward: gate has dtype int32, allowed: {FLOATS}, uint8",
+    ),
+    "up of the second layer": (
+        swap("up1", lambda x: x[:63]),
+        "layer 1, feed forward: gate has 64 rows, up has 63",
+    ),
+    "unknown blocks of query": (
+        put("kinds", (1, 0), 9),
+        f"layer 1, attention: query has blocks of kind 9, {KINDS}",
+    ),
+    "unknown blocks of gate": (
+        put("kinds", (0, 1), 9),
+        f"layer 0, feed forward: gate has blocks of kind 9, {KINDS}",
+    ),
+}
+
 BLOCKS = {
     "block beyond the pool": (put("block_table", (1, 2), 8), "token 1: block 8 at block_table[1, 2] is outside [0, 8)"),
     "negative block": (put("block_table", (0, 0), -1), "token 0: block -1 at block_table[0, 0] is outside [0, 8)"),
@@ -230,9 +288,10 @@ CALLS = {
     "Embedding": ("embedding", embedding_inputs, (4, 64)),
     "FeedForwardLayer": ("feed_forward_layer", feed_forward_inputs, (3, 32)),
     "AttentionLayer": ("attention_layer", attention_inputs, (4, 96)),
+    "DecoderLayers": ("decoder_layers", decoder_inputs, (4, 96)),
 }
 REFUSALS = {"NormLinear": NORM_LINEAR, "Embedding": EMBEDDING, "FeedForwardLayer": FEED_FORWARD}
-REFUSALS["AttentionLayer"] = ATTENTION
+REFUSALS |= {"AttentionLayer": ATTENTION, "DecoderLayers": DECODER}
 CASES = {
     f"{function}: {case}": (function, *REFUSALS[function][case]) for function in REFUSALS for case in REFUSALS[function]
 }
@@ -249,10 +308,11 @@ def test_refusal(kernels, function, change, message):
 @pytest.mark.parametrize(("change", "message"), BLOCKS.values(), ids=BLOCKS)
 def test_blocks_are_checked_before_anything_is_written(kernels, change, message):
     """By the attention that is part of the layer, under its own name."""
-    inputs = attention_inputs()
-    change(inputs)
-    output = np.full((4, 96), 7, np.float32)
-    assert_refused(kernels, "AttentionLayer", "paged_attention", inputs, output, message)
+    for function in ("AttentionLayer", "DecoderLayers"):
+        inputs = CALLS[function][1]()
+        change(inputs)
+        output = np.full((4, 96), 7, np.float32)
+        assert_refused(kernels, function, "paged_attention", inputs, output, message)
 
 
 @pytest.mark.parametrize("function", CALLS)
@@ -269,7 +329,8 @@ def test_output_and_number_of_inputs(kernels, function):
         assert_refused(kernels, function, operator, inputs, output, message)
     count = len(inputs) + 1
     del inputs["kinds" if "kinds" in inputs else "kind"]
-    message = f"got {count - 1} inputs and outputs, it takes {count}"
+    takes = "10 and 11 for each layer" if function == "DecoderLayers" else count
+    message = f"got {count - 1} inputs and outputs, it takes {takes}"
     assert_refused(kernels, function, operator, inputs, np.full((num_tokens, columns), 7, np.float32), message)
 
 

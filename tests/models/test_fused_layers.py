@@ -12,6 +12,7 @@ import pytest
 
 from mindspore_paged.errors import CheckpointError, StepError
 from mindspore_paged.formats.weight_format import BF16, BLOCK_FORMATS, FLOAT16, FLOAT32, FORMATS, INT8, Q4_0, Q4_1
+from mindspore_paged.models.parallel import ONE_RANK, OneRank
 from tests.custom_ops.kernel_calls import assert_same_bits
 from tests.models.test_llama import CONFIGS, ROWS, TINY, graph_mode, make_runner, row_tokens, step, table_of
 from tests.reference import llama as reference
@@ -85,6 +86,18 @@ def test_a_token_has_the_same_logits_in_a_chunk_and_alone(name):
     table = table_of(0, [7]) + table_of(1, [11, 8, 1])
     both = runner.run(step(*other, *row_tokens(1, 0, tokens), table=table, logits=[3, 19, 20, 36]))
     assert_same_bits(both, alone[[0, 16, 17, 33]], "beside another row")
+
+
+@pytest.mark.parametrize("pages", ["float32", "bfloat16", "int8"])
+def test_all_layers_at_once_are_bitwise_what_they_are_one_by_one(pages):
+    """As a rank of several has them."""
+    weights = reference.random_weights(TINY, seed=9)
+    tokens = np.random.default_rng(9).integers(0, TINY.vocab_size, 30)
+    at_once, one_by_one = (
+        run_in_chunks(make_runner(TINY, weights, [1, 8], pages, formats=mixed, ranks=ranks), tokens, 6)
+        for ranks in (ONE_RANK, OneRank())
+    )
+    assert_same_bits(at_once, one_by_one)
 
 
 def test_norms_are_floats_and_the_rest_is_as_asked():

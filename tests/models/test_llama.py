@@ -14,6 +14,7 @@ from mindspore_paged.errors import StepError
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
 from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.models.parallel import ONE_RANK
 from mindspore_paged.weights.bfloat16 import BFLOAT16
 from tests.custom_ops.int8_pages import quantize
 from tests.e2e.models import poison_pages
@@ -61,7 +62,7 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
 
 
-def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None) -> ModelRunner:
+def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None, ranks=ONE_RANK) -> ModelRunner:
     """A runner whose pages hold NaN wherever nothing was written; with `formats` its layers are fused."""
     shape = (ROWS, BLOCKS_PER_ROW)
     pool = KVPagePool.allocate(
@@ -69,7 +70,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
         kv_cache_dtype, shape,
     )  # fmt: skip
     poison_pages(pool)
-    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats)
+    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
     for name, weight in model.weights().items():
         held = model.weight_formats()[name].pack(weights[name])
         # MindSpore takes no bfloat16 of NumPy's; through float32, which holds it exactly.

@@ -1,0 +1,85 @@
+// The work of feed_forward_layer on arguments that are checked, and their checks: for the ops that have such layers.
+#pragma once
+
+#include "linear_call.h"
+#include "op_times.h"
+
+namespace paged_ops {
+
+struct FeedForwardCall {
+  Tensor x, norm_weight;
+  Weights gate, up, down;
+  float epsilon;
+  bool adds_residual;
+  Tensor output;
+
+  int64_t num_tokens() const { return x.shape[0]; }
+};
+
+// The weights as they come.
+struct FeedForwardTensors {
+  Tensor gate, up, down;
+};
+
+inline FeedForwardTensors NextFeedForwardTensors(Arguments& arguments) {
+  const Tensor gate = NextWeight(arguments, "gate"), up = NextWeight(arguments, "up");
+  return {gate, up, NextWeight(arguments, "down")};
+}
+
+// Puts the weights into a call that has all else, and checks that its shapes go together.
+inline void SetWeights(const char* op, const FeedForwardTensors& tensors, const Kinds& kinds, FeedForwardCall* call) {
+  const int64_t columns = call->x.shape[1];
+  call->gate = WeightsOf(op, tensors.gate, kinds[0], columns);
+  call->up = WeightsOf(op, tensors.up, kinds[1], columns);
+  call->down = WeightsOf(op, tensors.down, kinds[2], call->gate.num_rows);
+  if (call->up.num_rows != call->gate.num_rows) {
+    Refuse(op, "gate has ", call->gate.num_rows, " rows, up has ", call->up.num_rows);
+  }
+  if (call->down.num_rows != columns) {
+    Refuse(op, "down has ", call->down.num_rows, " rows, x has ", columns, " columns");
+  }
+  RequireShape(op, call->output, {call->num_tokens(), columns});
+}
+
+// With the exponential of a number that is not positive, which cannot overflow.
+inline Vec Silu(Vec a) {
+  const Vec small = Exp(a > 0.0f ? -a : a);
+  return a * (a > 0.0f ? Broadcast(1.0f) : small) / (small + 1.0f);
+}
+
+inline void Combine(const float (*gate)[kPanel], float (*up)[kPanel], int64_t num_tokens) {
+  const float* gates = gate[0];
+  float* ups = up[0];
+  const int64_t count = num_tokens * kPanel;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(ups + i, Silu(Load(gates + i)) * Load(ups + i));
+  if (i < count) StorePart(ups + i, Silu(LoadPart(gates + i, count - i)) * LoadPart(ups + i, count - i), count - i);
+}
+
+inline void GateAndUp(const float* normalized, int64_t num_tokens, const Weights& gate, const Weights& up,
+                      float* target) {
+  const int64_t width = gate.num_rows;
+  const auto combine = [&](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*ups)[kPanel]) {
+    float gates[kBlockTokens][kPanel];
+    ThisThreadsWorker().Multiply(normalized + token * gate.num_columns, count, gate, row, gates);
+    Combine(gates, ups, count);
+    for (int64_t t = 0; t < count; ++t) std::copy_n(ups[t], num_rows, target + (token + t) * width + row);
+  };
+  Multiply(normalized, num_tokens, Product{up, combine});
+}
+
+inline void RunLayer(const FeedForwardCall& call) {
+  const int64_t num_tokens = call.num_tokens();
+  float* normalized = Scratch(kNormalized, num_tokens * call.x.shape[1]);
+  float* hidden = Scratch(kHidden, num_tokens * call.gate.num_rows);
+  {
+    const OpTimer timer(kTimeGateUp, call.gate.bytes() + call.up.bytes(), 2 * call.gate.products(num_tokens));
+    NormalizeTokens(call.x, call.norm_weight, call.epsilon, normalized);
+    GateAndUp(normalized, num_tokens, call.gate, call.up, hidden);
+  }
+  const OpTimer timer(kTimeDown, call.down.bytes(), call.down.products(num_tokens));
+  const float* residual = call.adds_residual ? call.x.as<float>() : nullptr;
+  Multiply(hidden, num_tokens, ProductInto(call.down, call.output.as<float>(), residual));
+}
+
+}  // namespace paged_ops
