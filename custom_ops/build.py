@@ -5,6 +5,7 @@ are the command line, the CPU operators, and what their build shares with `build
 """
 
 import argparse
+import ctypes
 import hashlib
 import os
 import platform
@@ -45,6 +46,14 @@ def cpu_library(output_dir: Path = DEFAULT_OUTPUT_DIR) -> Path:
     if not library.is_file():
         raise BuildError(f"the CPU operators are not compiled: {library} is missing; run `{BUILD_COMMAND}`")
     return library
+
+
+def library_function(library: Path, name: str):
+    """The C function `name` of a library, for ctypes; raises BuildError if it is of an older version, without that."""
+    try:
+        return getattr(ctypes.CDLL(str(library)), name)
+    except AttributeError:
+        raise BuildError(f"{library} has no {name}: it is of an older version; run `{BUILD_COMMAND}`") from None
 
 
 def build_cpu(output_dir: Path, *, portable: bool = False, force: bool = False) -> Path:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
-from mindspore_paged.custom_ops.build import BUILD_COMMAND, BuildError
+from mindspore_paged.custom_ops.build import library_function
 
 OP_GROUPS = ("embedding", "qkv", "cache_write", "attention", "attention_output", "gate_up", "down", "lm_head")
 """What is timed, in the order of cpu/op_times.h.
@@ -53,7 +53,7 @@ def take_op_times(library: Path) -> dict[str, OpTime]:
     Counts are those of this process. Raises BuildError if the library is of an older version.
     """
     counts = np.zeros((len(OP_GROUPS), 4), np.int64)
-    take = _function(library, "PagedOpsTakeTimes")
+    take = library_function(library, "PagedOpsTakeTimes")
     take.restype = None
     take(ctypes.c_void_p(counts.ctypes.data))
     return {
@@ -64,20 +64,13 @@ def take_op_times(library: Path) -> dict[str, OpTime]:
 
 def measure_machine(library: Path) -> MachineSpeed:
     """The best of a few attempts each, with the operators' own threads; takes half a second, raises BuildError."""
-    read, rate = _function(library, "ReadFloats"), _function(library, "MultiplyAddRate")
+    read, rate = library_function(library, "ReadFloats"), library_function(library, "MultiplyAddRate")
     read.restype, rate.restype = ctypes.c_float, ctypes.c_double
     floats = np.ones(READ_BYTES // 4, np.float32)
     address, count = ctypes.c_void_p(floats.ctypes.data), ctypes.c_int64(floats.size)
     shortest = min(_seconds(lambda: read(address, count)) for _ in range(ATTEMPTS))
     gflops = max(rate(ctypes.c_int64(MULTIPLIED_VECTORS)) for _ in range(ATTEMPTS))
     return MachineSpeed(READ_BYTES / shortest, gflops * 1e9)
-
-
-def _function(library: Path, name: str):
-    try:
-        return getattr(ctypes.CDLL(str(library)), name)
-    except AttributeError:
-        raise BuildError(f"{library} has no {name}: it is of an older version; run `{BUILD_COMMAND}`") from None
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -49,6 +49,11 @@ def _target(function: str, backend: str | Path) -> str:
         raise ConfigError(str(error)) from error
 
 
+def library_of(backend: str | Path) -> Path:
+    """The library that has a backend's operators; raises ConfigError where there is none."""
+    return Path(_target("", backend).rpartition(":")[0])
+
+
 def custom_op(function: str, backend: str | Path, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
     """The operator that the C function of this name is; raises ConfigError where it is not built."""
     if backend == "ascend":  # found by its name: refused unless out_shape is callable

@@ -11,6 +11,7 @@ Shapes: T tokens, H query heads, D head_dim, N logits wanted. The heads and widt
 from collections.abc import Callable
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Zero
 
@@ -21,6 +22,8 @@ from mindspore_paged.custom_ops.layer_ops import (
     FeedForwardLayer,
     NormLinear,
 )
+from mindspore_paged.custom_ops.panels import arrange_panels
+from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.formats.weight_format import FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
@@ -37,10 +40,18 @@ class FusedLayers:
     def __init__(self, config: ModelConfig, vocab: Cut, formats: Callable[[str], WeightFormat], ops_backend, ranks):
         self.config, self.vocab, self.backend, self.ranks = config, vocab, ops_backend, ranks
         self._formats = formats
+        self._library = library_of(ops_backend)
 
     def format_of(self, name: str) -> WeightFormat:
         """How a weight is held; that of a norm is of floats always."""
         return FLOAT32 if "norm" in name else self._formats(name)
+
+    def arranged(self, name: str, weight: np.ndarray) -> np.ndarray:
+        """A weight in the order that the layers take: rows of a matrix in panels, whatever its format."""
+        if weight.ndim == 1:
+            return weight
+        form = self.format_of(name)
+        return arrange_panels(weight, form.kind, form.logical_shape(weight.shape)[1], self._library)
 
     def held(self, name: str, rows: int, columns: int) -> "HeldWeight":
         """The weight [rows, columns] called `name`."""

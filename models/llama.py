@@ -60,7 +60,7 @@ class LlamaForCausalLM(nn.Cell):
             parts = PlainLayers(share, vocab, dtype, ops_backend, ranks)
         else:
             parts = FusedLayers(share, vocab, formats, ops_backend, ranks)
-        self.format_of = parts.format_of
+        self.format_of, self.arranged = parts.format_of, parts.arranged
         self.model = LlamaModel(parts, config.num_hidden_layers, kv_pool, share_layers)
         self.tied = config.tie_word_embeddings
         if not self.tied:

@@ -4,6 +4,7 @@ Shapes: T tokens, H query heads, K KV heads, D head_dim, N logits wanted. The he
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from mindspore_paged.cache.kv_pool import KVPagePool
@@ -34,6 +35,10 @@ class PlainLayers:
     def format_of(self, _name: str) -> WeightFormat:
         """How a weight is held."""
         return self._format
+
+    def arranged(self, _name: str, weight: np.ndarray) -> np.ndarray:
+        """A weight in the order that the layers take: that of a checkpoint."""
+        return weight
 
     def embedding(self) -> nn.Cell:
         """ids [T] -> [T, hidden_size], with the table as `weight`."""

@@ -110,8 +110,8 @@ inline void ProjectAndStore(const AttentionLayerCall& call, float* queries) {
   float* keys = Scratch(kKeys, num_tokens * width);
   float* values = Scratch(kValues, num_tokens * width);
   NormalizeTokens(call.x, call.norm_weight, call.epsilon, normalized);
-  Multiply(normalized, num_tokens, ProductInto(call.query, queries), ProductInto(call.key, keys),
-           ProductInto(call.value, values));
+  Multiply(TokensFor(normalized, num_tokens, call.query, call.key, call.value), ProductInto(call.query, queries),
+           ProductInto(call.key, keys), ProductInto(call.value, values));
   Threads::Get().For(2, num_tokens * call.query.num_rows < kParallelProducts, [&](int64_t which, int) {
     if (which == 0) {
       RotateTokens(call, queries, call.query.num_rows / call.pages.head_dim);
@@ -161,7 +161,8 @@ inline void RunLayer(const AttentionLayerCall& call) {
   Attend(attention.call);
   const OpTimer timer(kTimeAttentionOutput, call.out.bytes(), call.out.products(num_tokens));
   const float* residual = call.adds_residual ? call.x.as<float>() : nullptr;
-  Multiply(attention.attended, num_tokens, ProductInto(call.out, call.output.as<float>(), residual));
+  Multiply(TokensFor(attention.attended, num_tokens, call.out),
+           ProductInto(call.out, call.output.as<float>(), residual));
 }
 
 }  // namespace paged_ops

@@ -28,12 +28,13 @@ PAGED_OPS_EXPORT int Embedding(int nparam, void** params, int* ndims, int64_t** 
       Refuse(kEmbedding, "token ", t, ": id ", id, " is outside [0, ", vocab_size, ")");
     }
   }
+  ArrangedPanel arranged;
   const OpTimer timer(kTimeEmbedding, ids.shape[0] * weights.row_bytes, 0);
   for (int64_t t = 0; t < ids.shape[0]; ++t) {
     const int64_t row = ids.as<int32_t>()[t] - first_row;
     float* target = output.as<float>() + t * columns;
     if (row >= 0 && row < weights.num_rows) {
-      Unpack(weights, row, 0, columns, target);
+      CopyRow(weights, row, arranged, target);
     } else {
       std::fill_n(target, columns, 0.0f);
     }

@@ -47,10 +47,10 @@ inline Vec Silu(Vec a) {
   return a * (a > 0.0f ? Broadcast(1.0f) : small) / (small + 1.0f);
 }
 
-inline void Combine(const float (*gate)[kPanel], float (*up)[kPanel], int64_t num_tokens) {
+inline void Combine(const float (*gate)[kPanelRows], float (*up)[kPanelRows], int64_t num_tokens) {
   const float* gates = gate[0];
   float* ups = up[0];
-  const int64_t count = num_tokens * kPanel;
+  const int64_t count = num_tokens * kPanelRows;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) Store(ups + i, Silu(Load(gates + i)) * Load(ups + i));
   if (i < count) StorePart(ups + i, Silu(LoadPart(gates + i, count - i)) * LoadPart(ups + i, count - i), count - i);
@@ -59,13 +59,16 @@ inline void Combine(const float (*gate)[kPanel], float (*up)[kPanel], int64_t nu
 inline void GateAndUp(const float* normalized, int64_t num_tokens, const Weights& gate, const Weights& up,
                       float* target) {
   const int64_t width = gate.num_rows;
-  const auto combine = [&](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*ups)[kPanel]) {
-    float gates[kBlockTokens][kPanel];
-    ThisThreadsWorker().Multiply(normalized + token * gate.num_columns, count, gate, row, gates);
+  const LinearInput tokens = TokensFor(normalized, num_tokens, gate, up);
+  const auto combine = [&](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*ups)[kPanelRows]) {
+    float gates[kBlockTokens][kPanelRows];
+    LinearInput block = tokens.From(token);
+    block.num_tokens = count;
+    ThisThreadsWorker().Multiply(block, gate, row / kPanelRows, gates);
     Combine(gates, ups, count);
     for (int64_t t = 0; t < count; ++t) std::copy_n(ups[t], num_rows, target + (token + t) * width + row);
   };
-  Multiply(normalized, num_tokens, Product{up, combine});
+  Multiply(tokens, Product{up, combine});
 }
 
 inline void RunLayer(const FeedForwardCall& call) {
@@ -79,7 +82,7 @@ inline void RunLayer(const FeedForwardCall& call) {
   }
   const OpTimer timer(kTimeDown, call.down.bytes(), call.down.products(num_tokens));
   const float* residual = call.adds_residual ? call.x.as<float>() : nullptr;
-  Multiply(hidden, num_tokens, ProductInto(call.down, call.output.as<float>(), residual));
+  Multiply(TokensFor(hidden, num_tokens, call.down), ProductInto(call.down, call.output.as<float>(), residual));
 }
 
 }  // namespace paged_ops

@@ -1,207 +1,287 @@
 // x W^T for 1 to some hundred tokens: what every linear layer of a model computes.
 //
-// Four rows of W at a time (a panel), a chunk of columns at a time: the chunk is unpacked into the nearest cache if it
-// is not made of floats, then every token's products with it are added to vectors of partial sums. Those are the same
-// additions in the same order for any number of tokens, threads and chunks, so a token's result is bitwise the same
-// whatever else is in the batch.
+// W stands in panels of 16 rows (panels.h). A tile of tokens takes a panel's chunk of columns from one end to the other,
+// its sums in registers: each is one number of a token, and its products are added in the order of the columns for any
+// number of tokens, threads and chunks. So a token's result is bitwise the same whatever else is in the batch. Blocks are
+// multiplied as whole numbers with the whole numbers of the tokens, 32 columns exactly, and then scaled.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "threads.h"
-#include "weights.h"
+#include "linear_input.h"
 
 namespace paged_ops {
 
-constexpr int kPanel = 4;  // rows of W that share one load of x
-
-// Tokens that share one load of W: with a panel's four rows, as many sums as stay in registers.
+// Tokens that share one load of weights: as many as have room in the registers for their sums, of blocks two kinds.
 #if defined(PAGED_OPS_AVX512)
-constexpr int kTileTokens = 6;
+constexpr int kTileTokens = 8, kBlockTileTokens = 8;
+#elif defined(PAGED_OPS_AVX2)
+constexpr int kTileTokens = 6, kBlockTileTokens = 4;
+#elif defined(__aarch64__)
+constexpr int kTileTokens = 6, kBlockTileTokens = 3;
 #else
-constexpr int kTileTokens = 3;
+constexpr int kTileTokens = 2, kBlockTileTokens = 2;
 #endif
 
-constexpr int64_t kChunkColumns = 1536;  // a panel's chunk fits in the nearest cache, 24 KB
-constexpr int64_t kBlockTokens = 16 * kTileTokens;  // these tokens' chunks of x fit in the next: 295 or 590 KB
+constexpr int64_t kChunkColumns = 192;  // 12 KB of floats, read by many tiles, stay in the nearest cache
+constexpr int64_t kChunkBlocks = 16;    // 16 KB of whole numbers
+constexpr int64_t kBlockTokens = 96;    // that share a chunk of weights which is unpacked, and 6 KB of sums
+constexpr int64_t kPrefetchBytes = 4096;  // weights are fetched by this much before their use by a token alone
+constexpr int64_t kTilesPrefetchBytes = 16384;  // and by some
+constexpr int64_t kLineBytes = 64;
 
-// Partial sums of a block of tokens and a panel between two chunks of columns: none before the first chunk, and after
-// the last their lanes are summed instead.
-struct Carry {
-  Vec* sums;  // [T][kPanel]
-  bool is_first, is_last;
+inline Vec BroadcastFrom(const float* source) {
+#if defined(PAGED_OPS_AVX512)
+  return (Vec)_mm512_set1_ps(*source);
+#elif defined(PAGED_OPS_AVX2)
+  return (Vec)_mm256_broadcast_ss(source);
+#else
+  return Broadcast(*source);
+#endif
+}
+
+inline PairVec BroadcastPair(const int16_t* source) {
+  int32_t pair;
+  std::memcpy(&pair, source, sizeof pair);
+  return (PairVec)(IntVec{} + pair);
+}
+
+// sums[i] + a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]
+inline IntVec AddPairs(PairVec a, PairVec b, IntVec sums) {
+#if defined(PAGED_OPS_AVX512)
+  return sums + (IntVec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(PAGED_OPS_AVX2)
+  return sums + (IntVec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__aarch64__)
+  const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+  return sums + (IntVec)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
+#else
+  for (int i = 0; i < kLanes; ++i) sums[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+  return sums;
+#endif
+}
+
+// What weights are fetched while a tile of several tokens is multiplied: a line every so many columns, so that the tiles
+// of a chunk fetch the next one together, each its share.
+struct Ahead {
+  const char* lines;
+  int64_t columns;
 };
 
-// products[t][n] = x[t] . panel[n], for kTokens tokens and a panel, over `count` columns; if these are not all, sums go
-// on from and to `carry`. kAhead: what stands `ahead` weights further on is multiplied next, and fetched meanwhile.
-template <int kTokens, bool kAhead, typename T>
-void MultiplyTile(const float* x, int64_t x_stride, const T* const panel[kPanel], int64_t count, int64_t ahead,
-                  const Carry& carry, float (*products)[kPanel]) {
-  Vec partial[kTokens][kPanel];
+template <int kTokens>
+void LoadSums(const float (*sums)[kPanelRows], bool is_first, Vec tile[kTokens][kRowVecs]) {
   PAGED_OPS_UNROLL_TILE
   for (int t = 0; t < kTokens; ++t) {
     PAGED_OPS_UNROLL_TILE
-    for (int n = 0; n < kPanel; ++n) partial[t][n] = carry.is_first ? Vec{} : carry.sums[t * kPanel + n];
-  }
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    Vec tokens[kTokens];
-    PAGED_OPS_UNROLL_TILE
-    for (int t = 0; t < kTokens; ++t) tokens[t] = InRegister(Load(x + t * x_stride + i));
-    PAGED_OPS_UNROLL_TILE
-    for (int n = 0; n < kPanel; ++n) {
-      const Vec row = InRegister(Load(panel[n] + i));
-      if (kAhead) __builtin_prefetch(panel[n] + i + ahead);
-      PAGED_OPS_UNROLL_TILE
-      for (int t = 0; t < kTokens; ++t) partial[t][n] = MulAdd(tokens[t], row, partial[t][n]);
-    }
-  }
-  if (i < count) {
-    PAGED_OPS_UNROLL_TILE
-    for (int n = 0; n < kPanel; ++n) {
-      const Vec row = LoadPart(panel[n] + i, count - i);
-      PAGED_OPS_UNROLL_TILE
-      for (int t = 0; t < kTokens; ++t) {
-        partial[t][n] = MulAdd(LoadPart(x + t * x_stride + i, count - i), row, partial[t][n]);
-      }
-    }
-  }
-  PAGED_OPS_UNROLL_TILE
-  for (int t = 0; t < kTokens; ++t) {
-    if (carry.is_last) {
-      SumLanes(partial[t], products[t]);
-    } else {
-      PAGED_OPS_UNROLL_TILE
-      for (int n = 0; n < kPanel; ++n) carry.sums[t * kPanel + n] = partial[t][n];
-    }
+    for (int v = 0; v < kRowVecs; ++v) tile[t][v] = is_first ? Vec{} : Load(sums[t] + v * kLanes);
   }
 }
 
-// products[n] = x . panel[n] for one token and rows of blocks, unpacked in registers on their way: the same additions as
-// those of MultiplyTile. Rows are `row_bytes` apart.
-template <typename Block>
-void MultiplyBlocks(const float* x, const char* rows, int64_t row_bytes, int64_t num_blocks, float products[kPanel]) {
-  Vec partial[kPanel] = {};
-  for (int64_t b = 0; b < num_blocks; ++b) {
+template <int kTokens>
+void StoreSums(const Vec tile[kTokens][kRowVecs], float (*sums)[kPanelRows]) {
+  PAGED_OPS_UNROLL_TILE
+  for (int t = 0; t < kTokens; ++t) {
     PAGED_OPS_UNROLL_TILE
-    for (int n = 0; n < kPanel; ++n) {
-      const Block& block = reinterpret_cast<const Block*>(rows + n * row_bytes)[b];
-      PrefetchWeights(&block);
-      Vec weights[kBlockVecs];
-      UnpackBlock(block, weights);
+    for (int v = 0; v < kRowVecs; ++v) Store(sums[t] + v * kLanes, tile[t][v]);
+  }
+}
+
+// sums[t] += x[t] . panel, for `columns` columns of floats; x's tokens are `stride` apart.
+template <int kTokens, typename T>
+void MultiplyTile(const float* x, int64_t stride, const T* panel, int64_t columns, bool is_first, Ahead ahead,
+                  float (*sums)[kPanelRows]) {
+  Vec tile[kTokens][kRowVecs];
+  LoadSums<kTokens>(sums, is_first, tile);
+  const auto multiply = [&](int64_t k) {
+    Vec weights[kRowVecs];
+    LoadColumn(panel + k * kPanelRows, weights);
+    PAGED_OPS_UNROLL_TILE
+    for (int t = 0; t < kTokens; ++t) {
+      const Vec token = InRegister(BroadcastFrom(x + t * stride + k));
       PAGED_OPS_UNROLL_TILE
-      for (int v = 0; v < kBlockVecs; ++v) {
-        partial[n] = MulAdd(Load(x + b * kBlockWeights + v * kLanes), weights[v], partial[n]);
+      for (int v = 0; v < kRowVecs; ++v) tile[t][v] = MulAdd(token, weights[v], tile[t][v]);
+    }
+  };
+  if constexpr (kTokens == 1) {
+    for (int64_t k = 0; k < columns; ++k) {
+      __builtin_prefetch(reinterpret_cast<const char*>(panel + k * kPanelRows) + kPrefetchBytes);
+      multiply(k);
+    }
+  } else {
+    for (int64_t first = 0; first < columns; first += ahead.columns) {
+      __builtin_prefetch(ahead.lines + first * kPanelRows * sizeof(T), 0, 2);  // not into the nearest cache
+      for (int64_t k = first; k < std::min(columns, first + ahead.columns); ++k) multiply(k);
+    }
+  }
+  StoreSums<kTokens>(tile, sums);
+}
+
+// The same of blocks, whose numbers are in `numbers`, be it the blocks themselves.
+template <int kTokens, typename Block, typename Numbers>
+void MultiplyBlocks(const LinearInput& tokens, int64_t first_block, const Block* blocks, const Numbers* numbers,
+                    int64_t num_blocks, bool is_first, float (*sums)[kPanelRows]) {
+  const int64_t stride = tokens.num_columns, scale_stride = stride / kBlockWeights;
+  Vec tile[kTokens][kRowVecs];
+  LoadSums<kTokens>(sums, is_first, tile);
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    if constexpr (std::is_same_v<Block, Numbers>) {  // from memory, not yet read by another tile
+      PAGED_OPS_UNROLL_TILE
+      for (size_t line = 0; line < sizeof(Block); line += kLineBytes) {
+        __builtin_prefetch(reinterpret_cast<const char*>(blocks + b) + kPrefetchBytes + line);
+      }
+    }
+    const int16_t* x = tokens.numbers + (first_block + b) * kBlockWeights;
+    IntVec whole[kTokens][kRowVecs] = {};
+    for (int load = 0; load < Numbers::kLoads; ++load) {
+      PairVec pairs[kRowVecs][Numbers::kPairsOfLoad];
+      PAGED_OPS_UNROLL_TILE
+      for (int v = 0; v < kRowVecs; ++v) LoadPairs(numbers[b], load, v, pairs[v]);
+      PAGED_OPS_UNROLL_TILE
+      for (int p = 0; p < Numbers::kPairsOfLoad; ++p) {
+        PAGED_OPS_UNROLL_TILE
+        for (int t = 0; t < kTokens; ++t) {
+          const PairVec token = InRegister(BroadcastPair(x + t * stride + 2 * (load * Numbers::kPairsOfLoad + p)));
+          PAGED_OPS_UNROLL_TILE
+          for (int v = 0; v < kRowVecs; ++v) whole[t][v] = AddPairs(pairs[v][p], token, whole[t][v]);
+        }
+      }
+    }
+    PAGED_OPS_UNROLL_TILE
+    for (int t = 0; t < kTokens; ++t) {
+      const int64_t place = t * scale_stride + first_block + b;
+      const Vec scale = BroadcastFrom(tokens.scales + place);
+      PAGED_OPS_UNROLL_TILE
+      for (int v = 0; v < kRowVecs; ++v) {
+        const Vec scales = Load(blocks[b].scales + v * kLanes) * scale;
+        tile[t][v] = MulAdd(__builtin_convertvector(whole[t][v], Vec), scales, tile[t][v]);
+        if constexpr (kHasMinimum<Block>) {
+          tile[t][v] = MulAdd(MinimumOf(blocks[b], v), BroadcastFrom(tokens.sums + place), tile[t][v]);
+        }
       }
     }
   }
-  SumLanes(partial, products);
+  StoreSums<kTokens>(tile, sums);
+}
+
+// Calls body with `count`, 1 to kMost, as a constant.
+template <int kMost, typename Body>
+void WithTokens(int64_t count, Body&& body) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return WithTokens<kMost - 1>(count, body);
+  }
+  body(std::integral_constant<int, kMost>{});
+}
+
+// Calls body(first token, number of tokens as a constant, tile, num_tiles) for tiles of nearly the same size: one of few
+// tokens would be slow, because each sum waits for the one before.
+template <int kMost, typename Body>
+void InTiles(int64_t num_tokens, Body&& body) {
+  const int64_t num_tiles = (num_tokens + kMost - 1) / kMost;
+  for (int64_t tile = 0, token = 0; tile < num_tiles; ++tile) {
+    const int64_t count = num_tokens / num_tiles + (tile < num_tokens % num_tiles);
+    WithTokens<kMost>(count, [&](auto tokens) { body(token, tokens, tile, num_tiles); });
+    token += count;
+  }
 }
 
 // One thread's working memory.
 class PanelWorker {
  public:
-  PanelWorker() : unpacked_(kPanel * kChunkColumns), carried_(kBlockTokens * kPanel) {}
-
-  // products[t][n] = x[t] . W[first_row + n], for up to kBlockTokens tokens. Of the last panel, rows that W does not
-  // have repeat its last.
-  void Multiply(const float* x, int64_t num_tokens, const Weights& weights, int64_t first_row,
-                float (*products)[kPanel]) {
-    if (num_tokens == 1 && first_row + kPanel <= weights.num_rows && MultiplyOne(x, weights, first_row, products)) {
-      return;
-    }
-    for (int64_t column = 0; column < weights.num_columns; column += kChunkColumns) {
-      const int64_t count = std::min(kChunkColumns, weights.num_columns - column);
-      const float* panel[kPanel];
-      for (int n = 0; n < kPanel; ++n) {
-        panel[n] = Floats(weights, std::min(first_row + n, weights.num_rows - 1), column, count, n);
+  // sums[t][n] = x[t] . W[16 panel + n], for up to kBlockTokens tokens; zeros for rows that W does not have.
+  void Multiply(const LinearInput& tokens, const Weights& weights, int64_t panel, float (*sums)[kPanelRows]) {
+    const char* data = arranged_.Of(weights, panel);
+    WithKind(weights.kind, [&](auto of) {
+      using T = decltype(of);
+      if constexpr (kIsBlock<T>) {
+        Blocks(tokens, reinterpret_cast<const typename PanelBlock<T>::Type*>(data), sums);
+      } else {
+        Floats(tokens, reinterpret_cast<const T*>(data), sums);
       }
-      const bool is_last = column + count == weights.num_columns;
-      Tokens<kTileTokens>(x + column, num_tokens, weights, panel, count, {carried_.data(), column == 0, is_last},
-                          products);
-    }
+    });
   }
 
  private:
-  // All tokens, kTokens at a time, and then the rest.
-  template <int kTokens>
-  static void Tokens(const float* x, int64_t num_tokens, const Weights& weights, const float* const panel[kPanel],
-                     int64_t count, Carry carry, float (*products)[kPanel]) {
-    const int64_t stride = weights.num_columns;
-    int64_t t = 0;
-    if (weights.kind == WeightKind::kFloat32 && num_tokens >= kTokens) {  // the first reads memory
-      MultiplyTile<kTokens, true>(x, stride, panel, count, kPanel * stride, carry, products);
-      t = kTokens;
+  template <typename T>
+  static void Floats(const LinearInput& tokens, const T* panel, float (*sums)[kPanelRows]) {
+    const int64_t columns = tokens.num_columns;
+    const int64_t chunk = tokens.num_tokens <= kTileTokens ? columns : kChunkColumns;
+    constexpr int64_t kColumnsOfLine = std::max<int64_t>(1, kLineBytes / (kPanelRows * sizeof(T)));
+    for (int64_t first = 0; first < columns; first += chunk) {
+      const T* weights = panel + first * kPanelRows;
+      const char* ahead = reinterpret_cast<const char*>(weights) + kTilesPrefetchBytes;
+      InTiles<kTileTokens>(tokens.num_tokens, [&](int64_t token, auto count, int64_t tile, int64_t num_tiles) {
+        MultiplyTile<count.value>(tokens.floats + token * columns + first, columns, weights,
+                                  std::min(chunk, columns - first), first == 0,
+                                  {ahead + tile * kLineBytes, num_tiles * kColumnsOfLine}, sums + token);
+      });
     }
-    const auto from = [&](int64_t token) { return Carry{carry.sums + token * kPanel, carry.is_first, carry.is_last}; };
-    for (; t + kTokens <= num_tokens; t += kTokens) {
-      MultiplyTile<kTokens, false>(x + t * stride, stride, panel, count, 0, from(t), products + t);
+  }
+
+  // For more than one tile the numbers are unpacked once.
+  template <typename Block>
+  void Blocks(const LinearInput& tokens, const Block* blocks, float (*sums)[kPanelRows]) {
+    const int64_t num_blocks = tokens.num_columns / kBlockWeights;
+    if (tokens.num_tokens <= kBlockTileTokens) {
+      return WithTokens<kBlockTileTokens>(tokens.num_tokens, [&](auto count) {
+        MultiplyBlocks<count.value>(tokens, 0, blocks, blocks, num_blocks, true, sums);
+      });
     }
-    if constexpr (kTokens > 1) {
-      if (t < num_tokens && t > 0) {
-        Rest<kTokens - 1>(x + t * stride, num_tokens - t, stride, panel, count, from(t), products + t);
-      } else if (t < num_tokens) {
-        Tokens<kTokens - 1>(x, num_tokens, weights, panel, count, carry, products);
+    for (int64_t first = 0; first < num_blocks; first += kChunkBlocks) {
+      const int64_t count = std::min(kChunkBlocks, num_blocks - first);
+      for (int64_t b = 0; b < count; ++b) Unpack(blocks[first + b], unpacked_[b]);
+      InTiles<kBlockTileTokens>(tokens.num_tokens, [&](int64_t token, auto in_tile, int64_t, int64_t) {
+        MultiplyBlocks<in_tile.value>(tokens.From(token), first, blocks + first, unpacked_.data(), count, first == 0,
+                                      sums + token);
+      });
+    }
+  }
+
+  struct UnpackedBlock {
+    int16_t numbers[kBlockPairs][kPanelRows][2];
+    static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs;
+  };
+
+  friend void LoadPairs(const UnpackedBlock& block, int load, int vec, PairVec pairs[1]) {
+    pairs[0] = InRegister(LoadPair(&block.numbers[load][vec * kLanes][0]));
+  }
+
+  template <typename Block>
+  static void Unpack(const Block& block, UnpackedBlock& unpacked) {
+    PAGED_OPS_UNROLL_TILE
+    for (size_t line = 0; line < sizeof(Block); line += kLineBytes) {
+      __builtin_prefetch(reinterpret_cast<const char*>(&block) + kPrefetchBytes + line);
+    }
+    for (int load = 0; load < Block::kLoads; ++load) {
+      PAGED_OPS_UNROLL_TILE
+      for (int v = 0; v < kRowVecs; ++v) {
+        PairVec pairs[Block::kPairsOfLoad];
+        LoadPairs(block, load, v, pairs);
+        PAGED_OPS_UNROLL_TILE
+        for (int p = 0; p < Block::kPairsOfLoad; ++p) {
+          std::memcpy(&unpacked.numbers[load * Block::kPairsOfLoad + p][v * kLanes][0], &pairs[p], sizeof pairs[p]);
+        }
       }
     }
   }
 
-  template <int kTokens>
-  static void Rest(const float* x, int64_t num_tokens, int64_t stride, const float* const panel[kPanel], int64_t count,
-                   const Carry& carry, float (*products)[kPanel]) {
-    if constexpr (kTokens > 0) {
-      if (num_tokens == kTokens) return MultiplyTile<kTokens, false>(x, stride, panel, count, 0, carry, products);
-      Rest<kTokens - 1>(x, num_tokens, stride, panel, count, carry, products);
-    }
-  }
-
-  // One token's products with weights that are unpacked on their way: true if W is of those.
-  static bool MultiplyOne(const float* x, const Weights& weights, int64_t row, float (*products)[kPanel]) {
-    const char* rows = weights.row<char>(row);
-    const int64_t num_blocks = weights.num_columns / kBlockWeights;
-    switch (weights.kind) {
-      case WeightKind::kQ4_0: MultiplyBlocks<Q4_0>(x, rows, weights.row_bytes, num_blocks, products[0]); return true;
-      case WeightKind::kQ4_1: MultiplyBlocks<Q4_1>(x, rows, weights.row_bytes, num_blocks, products[0]); return true;
-      case WeightKind::kQ8_0: MultiplyBlocks<Q8_0>(x, rows, weights.row_bytes, num_blocks, products[0]); return true;
-      case WeightKind::kBFloat16: MultiplyNarrow<BFloat16>(x, weights, row, products); return true;
-      case WeightKind::kFloat16: MultiplyNarrow<Half>(x, weights, row, products); return true;
-      default: return false;
-    }
-  }
-
-  template <typename T>
-  static void MultiplyNarrow(const float* x, const Weights& weights, int64_t row, float (*products)[kPanel]) {
-    const T* panel[kPanel];
-    for (int n = 0; n < kPanel; ++n) panel[n] = weights.row<T>(row + n);
-    const int64_t columns = weights.num_columns;
-    MultiplyTile<1, true>(x, columns, panel, columns, kPanel * columns, {nullptr, true, true}, products);
-  }
-
-  const float* Floats(const Weights& weights, int64_t row, int64_t column, int64_t count, int n) {
-    if (weights.kind == WeightKind::kFloat32) return weights.row<float>(row) + column;
-    float* target = &unpacked_[n * kChunkColumns];
-    Unpack(weights, row, column, count, target);
-    return target;
-  }
-
-  std::vector<float> unpacked_;
-  std::vector<Vec> carried_;
+  ArrangedPanel arranged_;
+  std::vector<UnpackedBlock> unpacked_ = std::vector<UnpackedBlock>(kChunkBlocks);
 };
 
-// A weight whose products with x go to consume(first_token, num_tokens, first_row, num_rows, products).
+// A weight whose products with x go to consume(first_token, num_tokens, first_row, num_rows, products [tokens][16]).
 template <typename Consume>
 struct Product {
   Weights weights;
   Consume consume;
 
-  int64_t num_panels() const { return (weights.num_rows + kPanel - 1) / kPanel; }
-
-  void Run(PanelWorker& worker, const float* x, int64_t token, int64_t count, int64_t panel) const {
-    float products[kBlockTokens][kPanel];
-    const int64_t row = panel * kPanel;
-    worker.Multiply(x + token * weights.num_columns, count, weights, row, products);
-    consume(token, count, row, std::min<int64_t>(kPanel, weights.num_rows - row), products);
+  void Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel) const {
+    float products[kBlockTokens][kPanelRows];
+    LinearInput block = tokens.From(token);
+    block.num_tokens = count;
+    worker.Multiply(block, weights, panel, products);
+    consume(token, count, panel * kPanelRows, weights.rows_of(panel), products);
   }
 };
 
@@ -217,16 +297,17 @@ inline PanelWorker& ThisThreadsWorker() {
 constexpr int64_t kChunksOfThread = 8;  // enough for a thread that is slower, or late, to be helped out
 constexpr int64_t kParallelProducts = 128 * 1024;  // that are worth waking the other threads for: tens of microseconds
 
-// Products of the same x [num_tokens, columns], all panels of all weights shared among the threads.
+// Products of the same tokens, all panels of all weights shared among the threads.
 template <typename... Consume>
-void Multiply(const float* x, int64_t num_tokens, const Product<Consume>&... products) {
-  const int64_t num_panels = (products.num_panels() + ...);
+void Multiply(const LinearInput& tokens, const Product<Consume>&... products) {
+  const int64_t num_tokens = tokens.num_tokens;
+  const int64_t num_panels = (products.weights.num_panels() + ...);
   const int64_t num_blocks = (num_tokens + kBlockTokens - 1) / kBlockTokens;
   Threads& threads = Threads::Get();
   const int64_t wanted = std::max<int64_t>(1, kChunksOfThread * threads.size() / std::max<int64_t>(1, num_blocks));
   const int64_t panels_of_chunk = std::max<int64_t>(1, num_panels / wanted);
   const int64_t chunks_of_block = (num_panels + panels_of_chunk - 1) / panels_of_chunk;
-  const bool alone = num_tokens * ((products.weights.num_rows * products.weights.num_columns) + ...) < kParallelProducts;
+  const bool alone = (products.weights.products(num_tokens) + ...) < kParallelProducts;
   threads.For(num_blocks * chunks_of_block, alone, [&](int64_t chunk, int) {
     PanelWorker& worker = ThisThreadsWorker();
     const int64_t token = chunk / chunks_of_block * kBlockTokens;
@@ -235,9 +316,9 @@ void Multiply(const float* x, int64_t num_tokens, const Product<Consume>&... pro
     for (int64_t p = first; p < std::min(num_panels, first + panels_of_chunk); ++p) {
       int64_t panel = p;  // of the product that has it
       const auto run = [&](const auto& product) {
-        const bool has = panel >= 0 && panel < product.num_panels();
-        if (has) product.Run(worker, x, token, count, panel);
-        panel = has ? -1 : panel - product.num_panels();
+        const bool has = panel >= 0 && panel < product.weights.num_panels();
+        if (has) product.Run(worker, tokens, token, count, panel);
+        panel = has ? -1 : panel - product.weights.num_panels();
       };
       (run(products), ...);
     }

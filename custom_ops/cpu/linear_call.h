@@ -17,6 +17,8 @@ inline int64_t BytesOfBlock(WeightKind kind) {
   }
 }
 
+inline bool IsOfBlocks(WeightKind kind) { return BytesOfBlock(kind) != 0; }
+
 // A weight as it comes: its kind is given by its type, or for bytes by the number that stands elsewhere in the call.
 inline Tensor NextWeight(Arguments& arguments, const char* name) {
   return arguments.Next(name, 2, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
@@ -75,17 +77,18 @@ inline float NextEpsilon(Arguments& arguments) {
 
 // target = x / sqrt(mean(x^2) + epsilon) * weight, of one token.
 inline void Normalize(const float* x, const float* weight, float epsilon, int64_t count, float* target) {
-  Vec squares[kPanel] = {};
+  constexpr int kChains = 4;
+  Vec squares[kChains] = {};
   int64_t i = 0;
-  for (int lane = 0; i + kLanes <= count; i += kLanes, lane = (lane + 1) % kPanel) {
+  for (int chain = 0; i + kLanes <= count; i += kLanes, chain = (chain + 1) % kChains) {
     const Vec part = Load(x + i);
-    squares[lane] = MulAdd(part, part, squares[lane]);
+    squares[chain] = MulAdd(part, part, squares[chain]);
   }
   if (i < count) {
     const Vec part = LoadPart(x + i, count - i);
     squares[0] = MulAdd(part, part, squares[0]);
   }
-  float sums[kPanel];
+  float sums[kChains];
   SumLanes(squares, sums);
   const float mean = ((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<float>(count);
   const Vec scale = Broadcast(1.0f / std::sqrt(mean + epsilon));
@@ -118,17 +121,25 @@ inline float* Scratch(ScratchPart part, size_t count) {
   return memory[part].data();
 }
 
+// Tokens to be multiplied with weights of these kinds.
+template <typename... Others>
+LinearInput TokensFor(const float* x, int64_t num_tokens, const Weights& weights, const Others&... others) {
+  const LinearInput tokens{x, num_tokens, weights.num_columns};
+  return IsOfBlocks(weights.kind) || (IsOfBlocks(others.kind) || ...) ? RoundTokens(tokens) : tokens;
+}
+
 // target = x W^T, of [num_tokens, rows]; plus `added`, which may be the target, unless it is null.
 inline auto ProductInto(const Weights& weights, float* target, const float* added = nullptr) {
   const int64_t width = weights.num_rows;
-  return Product{weights, [=](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*products)[kPanel]) {
-                   for (int64_t t = 0; t < count; ++t) {
-                     const int64_t place = (token + t) * width + row;
-                     for (int64_t n = 0; n < num_rows; ++n) {
-                       target[place + n] = added ? added[place + n] + products[t][n] : products[t][n];
-                     }
-                   }
-                 }};
+  const auto store = [=](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*products)[kPanelRows]) {
+    for (int64_t t = 0; t < count; ++t) {
+      const int64_t place = (token + t) * width + row;
+      for (int64_t n = 0; n < num_rows; ++n) {
+        target[place + n] = added ? added[place + n] + products[t][n] : products[t][n];
+      }
+    }
+  };
+  return Product{weights, store};
 }
 
 }  // namespace paged_ops

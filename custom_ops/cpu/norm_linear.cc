@@ -26,6 +26,6 @@ PAGED_OPS_EXPORT int NormLinear(int nparam, void** params, int* ndims, int64_t**
   const OpTimer timer(kTimeHead, weights.bytes(), weights.products(x.shape[0]));
   float* normalized = Scratch(kNormalized, x.shape[0] * x.shape[1]);
   NormalizeTokens(x, norm_weight, epsilon, normalized);
-  Multiply(normalized, x.shape[0], ProductInto(weights, output.as<float>()));
+  Multiply(TokensFor(normalized, x.shape[0], weights), ProductInto(weights, output.as<float>()));
   return 0;
 }

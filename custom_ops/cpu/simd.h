@@ -11,7 +11,7 @@
 
 #include "dtypes.h"
 
-#if defined(__AVX512F__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__)
 #define PAGED_OPS_AVX512 1
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PAGED_OPS_AVX2 1
@@ -52,7 +52,8 @@ inline Vec Broadcast(float value) { return value - Vec{}; }  // x - 0 is x; x + 
 
 // The same vector, held in a register. Left alone, GCC loads a vector again for each of its uses, and loads are scarcer
 // than multiplications.
-inline Vec InRegister(Vec vec) {
+template <typename AnyVec>
+inline AnyVec InRegister(AnyVec vec) {
 #if defined(__x86_64__)
   asm("" : "+v"(vec));
 #endif

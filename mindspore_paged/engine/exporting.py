@@ -107,7 +107,8 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     export_step(model, _library_of(config), folder / GRAPH)
     library = _copy_library(config, folder / KERNELS, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
-    write_weights(folder / WEIGHTS, ((name, read_packed(own, name, formats[name])) for name in progress(formats)))
+    arranged = ((name, model.arranged(name, read_packed(own, name, formats[name]))) for name in progress(formats))
+    write_weights(folder / WEIGHTS, arranged)
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
     buckets = config.scheduler.resolved_token_buckets()

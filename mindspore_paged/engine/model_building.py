@@ -47,6 +47,9 @@ class Step(Protocol):
     def weight_formats(self) -> dict[str, WeightFormat]:
         """How each of `weights()` is held."""
 
+    def arranged(self, name: str, weight: np.ndarray) -> np.ndarray:
+        """A weight, in its format, in the order in which the Cell's operators read it."""
+
 
 DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
 """For each ops_backend, the device_target that it runs on."""
@@ -237,7 +240,8 @@ def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> Non
     dtypes = (*WEIGHT_DTYPES, BYTES.dtype) if BYTES in formats.values() else WEIGHT_DTYPES
     check_weights(checkpoint, logical_shapes(model), dtypes)
     for name, weight in progress(model.weights().items(), desc="Loading weights", unit="tensor"):
-        weight.set_data(_tensor(read_packed(checkpoint, name, formats[name]), weight.dtype))
+        values = model.arranged(name, read_packed(checkpoint, name, formats[name]))
+        weight.set_data(_tensor(values, weight.dtype))
 
 
 def logical_shapes(model: Step) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
@@ -36,6 +37,10 @@ class MindIRStep(nn.GraphCell):
         of_bytes = {"uint8": BYTES}
         dtypes = {name: str(weight.dtype).lower() for name, weight in self.weights().items()}
         return {name: of_bytes.get(dtype) or FORMATS[dtype] for name, dtype in dtypes.items()}
+
+    def arranged(self, _name: str, weight: np.ndarray) -> np.ndarray:
+        """A weight as the folder has it, which is as the graph takes it."""
+        return weight
 
     @property
     def key_caches(self) -> list[Parameter]:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from mindspore_paged.custom_ops.build import find_compiler
+from mindspore_paged.custom_ops.panels import arrange_panels
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
@@ -35,9 +36,13 @@ def build_catcher(directory: Path) -> Path:
 
 
 class Kernels:
-    """The operators of one compiled library, on NumPy arrays; caches are written in place."""
+    """The operators of one compiled library, on NumPy arrays; caches are written in place.
+
+    A weight is a `layer_reference.Weight`, its rows in a file's order: they are put in panels for each call.
+    """
 
     def __init__(self, library: Path, catcher: Path):
+        self.path = library
         self._library = ctypes.CDLL(str(library))
         self._catching_call = ctypes.CDLL(str(catcher)).CatchingCall
 
@@ -74,36 +79,40 @@ class Kernels:
         """Copy the blocks."""
         self.call("CopyBlocks", key_cache, value_cache, pairs, np.empty(1, np.int32))
 
+    def arranged(self, weight) -> np.ndarray:
+        """A weight as the operators take it."""
+        return arrange_panels(weight.stored, weight.form.kind, weight.values.shape[1], self.path)
+
     def embedding(self, ids, table, num_columns, first_row=0, vocab_size=None) -> np.ndarray:
-        """Return the rows; `table` is a `layer_reference.Weight`, as the weights of the layers below."""
+        """Return the rows of a weight."""
         output = np.full((len(ids), num_columns), np.nan, np.float32)
         last = len(table.stored) if vocab_size is None else vocab_size
         numbers = (np.array(number, np.int64) for number in (table.form.kind, first_row, last))
-        self.call("Embedding", ids, table.stored, np.zeros(num_columns, np.float32), *numbers, output)
+        self.call("Embedding", ids, self.arranged(table), np.zeros(num_columns, np.float32), *numbers, output)
         return output
 
     def norm_linear(self, x, norm_weight, weight, epsilon) -> np.ndarray:
         """Return the output, NaN where nothing was written, as all of these."""
         output = np.full((len(x), len(weight.stored)), np.nan, np.float32)
         kind = np.array(weight.form.kind, np.int64)
-        self.call("NormLinear", x, norm_weight, weight.stored, np.array(epsilon, np.float32), kind, output)
+        self.call("NormLinear", x, norm_weight, self.arranged(weight), np.array(epsilon, np.float32), kind, output)
         return output
 
     def feed_forward_layer(self, x, norm_weight, weights, epsilon, adds_residual=True) -> np.ndarray:
         """Return the output for weights gate, up and down."""
         output = np.full(x.shape, np.nan, np.float32)
-        stored = (weight.stored for weight in weights)
+        arranged = map(self.arranged, weights)
         numbers = (np.array(epsilon, np.float32), packed_kinds(weights), np.array(adds_residual, np.int64))
-        self.call("FeedForwardLayer", x, norm_weight, *stored, *numbers, output)
+        self.call("FeedForwardLayer", x, norm_weight, *arranged, *numbers, output)
         return output
 
     def attention_layer(self, x, norm_weight, weights, places, epsilon, scale, adds_residual=True) -> np.ndarray:
         """Return the output for weights query, key, value and out; `places`: cos_table to rows, in the op's order."""
         output = np.full(x.shape, np.nan, np.float32)
-        stored = (weight.stored for weight in weights)
+        arranged = map(self.arranged, weights)
         numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32), packed_kinds(weights))
         residual = np.array(adds_residual, np.int64)
-        self.call("AttentionLayer", x, norm_weight, *stored, *places, *numbers, residual, output)
+        self.call("AttentionLayer", x, norm_weight, *arranged, *places, *numbers, residual, output)
         return output
 
     def decoder_layers(self, x, places, layers, epsilon, scale) -> np.ndarray:
@@ -115,7 +124,7 @@ class Kernels:
         kinds = np.array([[packed_kinds(weights) for _, weights, _ in parts] for parts in layers], np.int64)
         tensors = []
         for norm_weight, weights, caches in (part for parts in layers for part in parts):
-            tensors += [norm_weight, *(weight.stored for weight in weights), *caches]
+            tensors += [norm_weight, *map(self.arranged, weights), *caches]
         numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32))
         self.call("DecoderLayers", x, *places, kinds, *tensors, *numbers, output)
         return output

@@ -1,7 +1,8 @@
 """What the layer operators should give: plain NumPy in float64, and beside each number how far float32 may be from it.
 
 The bound is worked out, not guessed: an operator adds in float32, which is off by half a unit in the last place for
-each addition.
+each addition. Of blocks, it multiplies whole numbers that stand for a token's numbers, off by half a step; their sums
+are exact.
 """
 
 from dataclasses import dataclass
@@ -13,16 +14,22 @@ from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
 
 UNIT = 2.0**-24  # float32's rounding, relative
 BLOCK = 32
-CHAINS = 8  # partial sums that a product is made of; in vectors of four (portable) errors still cancel to less
+STEPS = 32767  # a token's 32 neighbours become whole numbers up to this
+HALF_STEP = 0.51  # beside the half, up to 32767 * 2 units for the rounded reciprocal and product: less than 0.004
+NOTHING = 3.9e-34  # a block whose scale would be less than float32's smallest normal number becomes zeros
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix as an operator takes it, and as numbers [N, K] in float64."""
+    """A matrix as a file has it, and as numbers [N, K] in float64.
+
+    parts: what values are the sum of, each multiplied and added apart: a block's numbers, then its minimum.
+    """
 
     form: WeightFormat
     stored: np.ndarray
     values: np.ndarray
+    parts: tuple[np.ndarray, ...] = ()
 
 
 def make_weight(rng, form_name: str, rows: int, columns: int) -> Weight:
@@ -40,7 +47,17 @@ def weight_of(floats: np.ndarray, form_name: str) -> Weight:
         return Weight(form, stored, stored.astype(np.float64))
     kind = gguf.GGMLQuantizationType(form.kind)
     stored = gguf.quantize(floats, kind)
-    return Weight(form, stored, gguf.dequantize(stored, kind).astype(np.float64))
+    values = gguf.dequantize(stored, kind).astype(np.float64)
+    minimums = minimums_of(form, stored)
+    return Weight(form, stored, values, (values,) if minimums is None else (values - minimums, minimums))
+
+
+def minimums_of(form: WeightFormat, stored: np.ndarray) -> np.ndarray | None:
+    """What each weight has beside its number times the scale, [N, K] in float64; of Q8_0 there is none."""
+    blocks = stored.reshape(len(stored), -1, form.block_bytes)
+    halves = blocks[..., :4].copy().view(np.float16).astype(np.float64)
+    of_blocks = {"int8": None, "Q4_0": -8 * halves[..., 0], "Q4_1": halves[..., 1]}[form.name]
+    return None if of_blocks is None else of_blocks.repeat(BLOCK, axis=1)
 
 
 @dataclass(frozen=True)
@@ -91,11 +108,44 @@ def normalized(x, norm_weight, epsilon) -> Bounded:
 
 
 def product(x: Bounded, weight: Weight) -> Bounded:
-    """x W^T; blocks mean the numbers that GGUF's own code makes of them."""
+    """x W^T; blocks mean the numbers that GGUF's own code makes of them.
+
+    Of floats, the products of all columns are added one after the other.
+    """
+    if weight.form.block_bytes:
+        return product_with_blocks(x, weight)
     sizes = np.abs(weight.values)
-    additions = weight.values.shape[1] / CHAINS + 16
+    additions = weight.values.shape[1] + 16
     error = x.error @ sizes.T + (np.abs(x.value) + x.error) @ sizes.T * additions * UNIT
     return Bounded(x.value @ weight.values.T, error)
+
+
+def product_with_blocks(x: Bounded, weight: Weight) -> Bounded:
+    """The same, where a token's rounding meets the weight, but that of the additions each part of it.
+
+    A block adds one number a part, and is rounded as a whole number, by its scale and by the product: 4 with what these
+    lose in each other. GGUF rounds the sum of a number and a minimum too, which the operator never makes. A scale times
+    another may be below float32's normal numbers, which loses less of a part than NOTHING.
+    """
+    off = x.error + rounding(x)
+    error = (off + UNIT * np.abs(x.value)) @ np.abs(weight.values).T
+    additions = len(weight.parts) * weight.values.shape[1] / BLOCK + 4
+    for part in weight.parts:
+        sizes = np.abs(part)
+        of_blocks = np.abs(by_blocks(x.value) @ by_blocks(part).swapaxes(1, 2)).sum(axis=0)
+        error += (of_blocks + off @ sizes.T) * additions * UNIT + NOTHING * sizes.sum(axis=1)
+    return Bounded(x.value @ weight.values.T, error)
+
+
+def by_blocks(matrix: np.ndarray) -> np.ndarray:
+    """[rows, K] as [K / 32, rows, 32]."""
+    return matrix.reshape(len(matrix), -1, BLOCK).swapaxes(0, 1)
+
+
+def rounding(x: Bounded) -> np.ndarray:
+    """How far a token's numbers [T, K] are from the whole numbers that stand for them."""
+    largest = (np.abs(x.value) + x.error).reshape(len(x.value), -1, BLOCK).max(axis=2)
+    return (largest * HALF_STEP / STEPS + np.minimum(largest, NOTHING)).repeat(BLOCK, axis=1)
 
 
 def swiglu(gate: Bounded, up: Bounded) -> Bounded:

@@ -21,8 +21,10 @@ from tests.custom_ops.layer_scenes import (
     make_tokens,
 )
 
-# Tokens: tiles of 3 (AVX-512: 6) with a rest, blocks of 48 (96). Rows: panels of 4 with a rest.
-TOKENS_AND_ROWS = [(1, 1), (2, 3), (3, 4), (5, 6), (6, 8), (47, 2), (48, 7), (49, 5), (97, 3), (110, 9)]
+# Tokens: tiles of up to 6, for blocks of weights 4 (AVX-512: 8), and 96 that share a chunk of weights. Rows: panels of
+# 16, with a rest.
+TOKENS_AND_ROWS = [(1, 1), (2, 15), (3, 16), (4, 17), (5, 31), (6, 32), (7, 33), (8, 5), (9, 16), (13, 18), (95, 3)]
+TOKENS_AND_ROWS += [(96, 16), (97, 17), (193, 2)]
 UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -34,18 +36,18 @@ def check_norm_linear(kernels, seed, num_tokens, columns, rows, form):
     assert_within(output, reference.norm_linear(x, norm_weight, weight, EPSILON))
 
 
-@pytest.mark.parametrize("columns", [32, 160, 1536, 1568, 3104])
+@pytest.mark.parametrize("columns", [32, 160, 192, 512, 544, 1536])
 @pytest.mark.parametrize("form", ALL_FORMATS)
 def test_norm_linear(kernels, form, columns):
-    """More than 1536 columns are taken in chunks."""
+    """More than a tile of tokens takes columns in chunks of 192, or of 16 blocks."""
     for num_tokens, rows in TOKENS_AND_ROWS:
         check_norm_linear(kernels, columns + num_tokens, num_tokens, columns, rows, form)
 
 
-@pytest.mark.parametrize("columns", [1, 3, 7, 8, 9, 15, 17, 31, 33, 1535, 1537, 1551, 3075])
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 9, 15, 31, 33, 191, 193, 383, 385, 1537])
 @pytest.mark.parametrize("form", FLOAT_FORMATS)
-def test_norm_linear_with_a_part_of_a_vector(kernels, form, columns):
-    for num_tokens, rows in ((1, 5), (4, 2), (50, 3)):
+def test_norm_linear_with_a_part_of_a_chunk(kernels, form, columns):
+    for num_tokens, rows in ((1, 17), (4, 16), (7, 2), (50, 33)):
         check_norm_linear(kernels, columns, num_tokens, columns, rows, form)
 
 
@@ -53,9 +55,9 @@ def test_norm_linear_with_a_part_of_a_vector(kernels, form, columns):
 @given(
     form=st.sampled_from(ALL_FORMATS),
     seed=st.integers(0, 2**32 - 1),
-    num_tokens=st.integers(1, 110),
-    rows=st.integers(1, 21),
-    columns=st.integers(1, 200) | st.integers(1500, 1700),
+    num_tokens=st.integers(1, 30) | st.integers(90, 200),
+    rows=st.integers(1, 50),
+    columns=st.integers(1, 200) | st.integers(350, 600),
 )
 def test_norm_linear_of_any_size(kernels, form, seed, num_tokens, rows, columns):
     columns = -(-columns // 32) * 32 if form in BLOCK_FORMATS else columns
@@ -108,8 +110,8 @@ FEED_FORWARD_FORMATS = [*((form,) * 3 for form in ALL_FORMATS), *MIXED]
 @pytest.mark.parametrize("adds_residual", [True, False])
 def test_feed_forward_layer(kernels, formats, adds_residual):
     rng = np.random.default_rng(3)
-    whole_blocks = [(1, 32, 64), (4, 96, 160), (49, 64, 96), (110, 32, 32), (2, 64, 1568)]
-    odd = [(1, 1, 1), (3, 5, 6), (50, 33, 47), (2, 17, 1539)] if set(formats) <= set(FLOAT_FORMATS) else []
+    whole_blocks = [(1, 32, 64), (4, 96, 160), (7, 64, 96), (97, 32, 32), (193, 32, 64), (9, 64, 1568)]
+    odd = [(1, 1, 1), (3, 5, 6), (97, 33, 47), (7, 17, 1539)] if set(formats) <= set(FLOAT_FORMATS) else []
     for num_tokens, columns, width in (*whole_blocks, *odd):
         x, norm_weight, weights = make_feed_forward(rng, num_tokens, columns, width, formats)
         output = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON, adds_residual)

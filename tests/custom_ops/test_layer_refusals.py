@@ -336,8 +336,8 @@ def test_output_and_number_of_inputs(kernels, function):
 
 @pytest.mark.parametrize("function", CALLS)
 def test_what_is_not_changed_is_taken(kernels, function):
-    """Else all that is refused above might be for another reason."""
+    """Else all that is refused above might be for another reason. No number is right: weights are not in panels."""
     _, make_inputs, output_shape = CALLS[function]
-    output = np.full(output_shape, np.nan, np.float32)
+    output = np.full(output_shape, 7, np.float32)
     kernels.call(function, *make_inputs().values(), output)
-    assert np.isfinite(output).all()
+    assert (output != 7).all()

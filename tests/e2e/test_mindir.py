@@ -22,7 +22,7 @@ PROMPTS = [[(7 * i + 3 * k) % 256 for k in range(5 + 4 * i)] for i in range(8)]
 CRAMPED = ["cache.num_blocks=16", "scheduler.max_num_seqs=8"]
 
 
-def tiny_config(**model):
+def tiny_config(fused_ops="auto", **model):
     return config_from_dict(
         {
             "model": {"weights": "random", "name": "tiny", **model},
@@ -33,7 +33,7 @@ def tiny_config(**model):
                 "token_buckets": [1, 8, 32],
                 "max_model_len": 96,
             },
-            "runtime": {"debug": True},
+            "runtime": {"debug": True, "fused_ops": fused_ops},
         }
     )
 
@@ -145,12 +145,13 @@ def test_the_graph_names_no_path_of_this_machine(exported):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_weights_are_stored_as_the_graph_has_them(tmp_path, monkeypatch, dtype):
-    """In several files, as those of a model beyond one file's limit are."""
+    """In several files, as those of a model beyond one file's limit are; in panels where layers are fused."""
     monkeypatch.setattr(exported_checkpoint, "BYTES_OF_A_FILE", 20_000)
     folder = export_model(tiny_config(dtype=dtype), tmp_path / "out", show_progress=False)
     checkpoint = exported_checkpoint.ExportedCheckpoint(exported_checkpoint.MindIRFolder(folder))
     assert len(checkpoint.folder.weight_files) > 3
-    python = dict(LLM(tiny_config(), show_progress=False).engine.runner.model.weights().items())
+    like = tiny_config(fused_ops=dtype == "float32")
+    python = dict(LLM(like, show_progress=False).engine.runner.model.weights().items())
     assert set(checkpoint.names()) == set(python)
     for name, weight in python.items():
         assert checkpoint.dtype(name).name == dtype

@@ -10,12 +10,22 @@ from mindspore_paged.launch import supervision
 
 
 class FakeCell:
+    """Adds 1; `run` is what runs its compiled graphs."""
+
     def __init__(self):
         self.compile_cache = {}
+        self.compile_phase = None
         self.fails = False
+        self.runs = []
 
     def __call__(self, tensor):
         self.compile_cache[tensor.shape] = "a graph"
+        self.compile_phase = f"graph of {tensor.shape[0]}"
+        return self.run(self.compile_phase, (tensor,))
+
+    def run(self, phase, tensors):
+        (tensor,) = tensors
+        self.runs.append(phase)
         if self.fails:
             raise RuntimeError("MindSpore reports.\nError message is op: token 3 is wrong\nand more")
         return Tensor(tensor.asnumpy() + 1)
@@ -25,7 +35,7 @@ def test_compiling_is_reported_also_after_a_failure(monkeypatch):
     reports = []
     monkeypatch.setattr(supervision, "report_compiling", lambda: reports.append("compiling"))
     fake = FakeCell()
-    cell = CompiledCell(fake)
+    cell = CompiledCell(fake, fake.run)
     np.testing.assert_array_equal(cell(np.zeros(2, np.int32)), [1, 1])
     cell(np.ones(2, np.int32))
     assert (reports, cell.num_compiles) == (["compiling"], 1)
@@ -35,3 +45,23 @@ def test_compiling_is_reported_also_after_a_failure(monkeypatch):
     fake.fails = False
     cell(np.ones(2, np.int32))
     assert (reports, cell.num_compiles) == (["compiling", "compiling"], 2)
+
+
+def test_a_graph_that_is_known_is_run_without_the_cell():
+    """By the shapes of its inputs; after a failure the cell is asked again, for all of them."""
+    fake = FakeCell()
+    cell = CompiledCell(fake, fake.run)
+    for size in (2, 3):
+        cell(np.zeros(size, np.int32))
+    fake.compile_phase = "of none"
+    for size in (3, 2):
+        np.testing.assert_array_equal(cell(np.full(size, 4, np.int32)), [5] * size)
+    assert fake.runs == ["graph of 2", "graph of 3", "graph of 3", "graph of 2"]
+    fake.fails = True
+    with pytest.raises(StepError):
+        cell(np.zeros(2, np.int32))
+    assert fake.compile_phase == "of none"
+    fake.fails = False
+    for size in (3, 2):
+        cell(np.zeros(size, np.int32))
+        assert fake.compile_phase == f"graph of {size}"

@@ -1,7 +1,9 @@
 """LlamaForCausalLM of fused layers with weights of every form; with float32, test_llama.py has the same cases as plain.
 
 Whatever its form, a weight is computed with as the number that it means, in float32: within 1e-4 of the float64
-reference on the same rounded weights, whose logits are about 2.
+reference on the same rounded weights, whose logits are about 2. With blocks of weights, a token's numbers are rounded
+to 16 bits too: that costs about as much as it costs the reference, 1e-3. The two do not lose the same, for what differs
+in the last bits of float32 rounds a few numbers the other way, and more of them in each layer.
 """
 
 from dataclasses import replace
@@ -45,6 +47,13 @@ def as_held(weights, formats):
     return {name: weight.astype(np.float64) for name, weight in held.items()}
 
 
+def rounded(hidden):
+    """Whole numbers times a scale, for each 32 of a token."""
+    blocks = hidden.reshape(len(hidden), -1, 32)
+    steps = np.abs(blocks).max(axis=2, keepdims=True) / 32767
+    return (np.rint(blocks / steps) * steps).reshape(hidden.shape)
+
+
 def run_in_chunks(runner, tokens, chunk, row=2, blocks=(17, 3, 9)):
     """Logits of each token; of a chunk's first, beyond the ROWS that a step gives, NaN."""
     got = np.full((len(tokens), runner.model.logits.vocab_size), np.nan, np.float32)
@@ -56,17 +65,22 @@ def run_in_chunks(runner, tokens, chunk, row=2, blocks=(17, 3, 9)):
     return got
 
 
-def errors_of(config, formats, seed):
-    weights = reference.random_weights(config, seed)
-    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, 40)
-    got = run_in_chunks(make_runner(config, weights, [8], formats=formats), tokens, 6)
-    return got - reference.logits(config, as_held(weights, formats), tokens)
-
-
 @pytest.mark.parametrize("config", [TINY, CONFIGS[UNTIED]], ids=["tied", "untied"])
 @pytest.mark.parametrize("formats", [*map(of, FORMATS.values()), mixed], ids=[*FORMATS, "mixed"])
-def test_logits_equal_the_reference(formats, config):
-    assert np.abs(errors_of(config, formats, seed=1)).max() < 1e-4
+def test_logits_equal_the_reference(monkeypatch, formats, config):
+    weights = reference.random_weights(config, seed=1)
+    tokens = np.random.default_rng(1).integers(0, config.vocab_size, 40)
+    got = run_in_chunks(make_runner(config, weights, [8], formats=formats), tokens, 6)
+    held = as_held(weights, formats)
+    exact = reference.logits(config, held, tokens)
+    linear = reference.linear
+    of_blocks = {id(held[name]) for name in held if "norm" not in name and formats(name).block_bytes}
+    monkeypatch.setattr(
+        reference, "linear", lambda x, weight: linear(rounded(x) if id(weight) in of_blocks else x, weight)
+    )
+    of_rounding = np.abs(reference.logits(config, held, tokens) - exact).max()
+    assert (of_rounding > 0) == bool(of_blocks)
+    assert np.abs(got - exact).max() < 1e-4 + 1.5 * of_rounding
 
 
 @pytest.mark.parametrize("name", FORMATS)

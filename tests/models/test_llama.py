@@ -72,7 +72,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
     poison_pages(pool)
     model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
     for name, weight in model.weights().items():
-        held = model.weight_formats()[name].pack(weights[name])
+        held = model.arranged(name, model.weight_formats()[name].pack(weights[name]))
         # MindSpore takes no bfloat16 of NumPy's; through float32, which holds it exactly.
         weight.set_data(Tensor(held.astype(np.float32) if held.dtype == BFLOAT16 else held, weight.dtype))
     return ModelRunner(model, pool, buckets)

@@ -120,7 +120,7 @@ def make_rank(config, weights, parallel, formats=None):
     )
     cuts = parallel.cuts(config)
     for name, weight in model.weights().items():
-        weight.set_data(Tensor(cut(weights[name], cuts.of(name))))
+        weight.set_data(Tensor(model.arranged(name, cut(weights[name], cuts.of(name)))))
     return model, pool
 
 

@@ -1,0 +1,252 @@
+// Weights in panels: 16 rows of a matrix, interleaved so that one load has the next weight of many rows.
+//
+// A token's number is then multiplied with a whole vector of rows, sums of different rows never meet, and a thread reads
+// memory straight on. A panel has the bytes of its rows, in another order:
+//   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two
+//   blocks    for each 32 columns the 16 scales (and minimums), then the numbers by pairs of columns, [pair][row][2]
+// Rows that are too few for a panel stay as they come, behind the last, and are arranged each time they are used.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "weights.h"
+
+namespace paged_ops {
+
+constexpr int kRowVecs = kPanelRows / kLanes;
+constexpr int kBlockPairs = kBlockWeights / 2;
+
+typedef int16_t PairVec __attribute__((vector_size(kLanes * 4)));  // a pair of columns of kLanes rows
+typedef uint16_t PackedVec __attribute__((vector_size(kLanes * 4)));
+
+// Blocks of 16 rows. kPairsOfLoad: of columns, that one load of numbers has; kLoads: how many there are.
+struct PanelOfQ8_0 {
+  Half scales[kPanelRows];
+  int8_t numbers[kBlockPairs][kPanelRows][2];
+  static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs;
+};
+
+struct Nibbles {  // a word [load][row][i] has the columns 8 load + i, + 2, + 4, + 6, the first in its lowest four bits
+  uint16_t words[4][kPanelRows][2];
+};
+
+struct PanelOfQ4_0 {
+  Half scales[kPanelRows];
+  Nibbles numbers;
+  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4;
+};
+
+struct PanelOfQ4_1 {
+  Half scales[kPanelRows], minimums[kPanelRows];
+  Nibbles numbers;
+  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4;
+};
+
+static_assert(sizeof(PanelOfQ8_0) == kPanelRows * sizeof(Q8_0));
+static_assert(sizeof(PanelOfQ4_0) == kPanelRows * sizeof(Q4_0));
+static_assert(sizeof(PanelOfQ4_1) == kPanelRows * sizeof(Q4_1));
+
+template <typename T>
+struct PanelBlock {};  // of floats there is none
+template <>
+struct PanelBlock<Q8_0> {
+  using Type = PanelOfQ8_0;
+};
+template <>
+struct PanelBlock<Q4_0> {
+  using Type = PanelOfQ4_0;
+};
+template <>
+struct PanelBlock<Q4_1> {
+  using Type = PanelOfQ4_1;
+};
+
+template <typename T>
+constexpr bool kIsBlock = std::is_class_v<T> && sizeof(T) > 2;
+
+// Where a panel of floats has a row's weight of a column.
+template <typename T>
+int64_t PlaceOf(int64_t column, int row) {
+  const int place = std::is_same_v<T, BFloat16> ? row % 8 * 2 + row / 8 : row;
+  return column * kPanelRows + place;
+}
+
+inline int NumberOf(const PanelOfQ8_0& block, int row, int column) { return block.numbers[column / 2][row][column % 2]; }
+
+inline int NibbleOf(const Nibbles& numbers, int row, int column) {
+  return numbers.words[column / 8][row][column % 2] >> column % 8 / 2 * 4 & 15;
+}
+
+inline float WeightOf(const PanelOfQ8_0& block, int row, int column) {
+  return static_cast<float>(NumberOf(block, row, column)) * Number(block.scales[row]);
+}
+
+inline float WeightOf(const PanelOfQ4_0& block, int row, int column) {
+  return static_cast<float>(NibbleOf(block.numbers, row, column) - 8) * Number(block.scales[row]);
+}
+
+// One product and one sum, each rounded, as the GGUF reference has it.
+inline float WeightOf(const PanelOfQ4_1& block, int row, int column) {
+  const float product = static_cast<float>(NibbleOf(block.numbers, row, column)) * Number(block.scales[row]);
+  return product + Number(block.minimums[row]);
+}
+
+inline void Place(const Q8_0& source, int row, PanelOfQ8_0& block) {
+  block.scales[row] = source.scale;
+  for (int i = 0; i < kBlockWeights; ++i) block.numbers[i / 2][row][i % 2] = source.numbers[i];
+}
+
+inline void Place(const uint8_t* nibbles, int row, Nibbles& numbers) {
+  const auto nibble = [=](int column) { return column < 16 ? nibbles[column] & 15 : nibbles[column - 16] >> 4; };
+  for (int load = 0; load < 4; ++load) {
+    for (int i = 0; i < 2; ++i) {
+      const int column = 8 * load + i;
+      const int word = nibble(column) | nibble(column + 2) << 4 | nibble(column + 4) << 8 | nibble(column + 6) << 12;
+      numbers.words[load][row][i] = static_cast<uint16_t>(word);
+    }
+  }
+}
+
+inline void Place(const Q4_0& source, int row, PanelOfQ4_0& block) {
+  block.scales[row] = source.scale;
+  Place(source.nibbles, row, block.numbers);
+}
+
+inline void Place(const Q4_1& source, int row, PanelOfQ4_1& block) {
+  block.scales[row] = source.scale;
+  block.minimums[row] = source.minimum;
+  Place(source.nibbles, row, block.numbers);
+}
+
+// A panel from num_rows rows as they come, each of `columns` weights; rows that are not there are zeros.
+template <typename T>
+void ArrangePanel(const char* rows, int64_t num_rows, int64_t row_bytes, int64_t columns, char* panel) {
+  if (num_rows < kPanelRows) std::fill_n(panel, kPanelRows * row_bytes, '\0');
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const T* row = reinterpret_cast<const T*>(rows + r * row_bytes);
+    if constexpr (kIsBlock<T>) {
+      auto* blocks = reinterpret_cast<typename PanelBlock<T>::Type*>(panel);
+      for (int64_t b = 0; b < columns / kBlockWeights; ++b) Place(row[b], r, blocks[b]);
+    } else {
+      T* numbers = reinterpret_cast<T*>(panel);
+      for (int64_t k = 0; k < columns; ++k) numbers[PlaceOf<T>(k, r)] = row[k];
+    }
+  }
+}
+
+inline void ArrangePanel(WeightKind kind, const char* rows, int64_t num_rows, int64_t row_bytes, int64_t columns,
+                         char* panel) {
+  WithKind(kind, [&](auto of) { ArrangePanel<decltype(of)>(rows, num_rows, row_bytes, columns, panel); });
+}
+
+// Panels that were too few rows, arranged; one thread's memory.
+class ArrangedPanel {
+ public:
+  // Panel `index` of the weights, as a panel whatever its number of rows.
+  const char* Of(const Weights& weights, int64_t index) {
+    const int64_t num_rows = weights.rows_of(index);
+    if (num_rows == kPanelRows) return weights.panel(index);
+    memory_.resize(kPanelRows * weights.row_bytes);
+    ArrangePanel(weights.kind, weights.panel(index), num_rows, weights.row_bytes, weights.num_columns, memory_.data());
+    return memory_.data();
+  }
+
+ private:
+  std::vector<char> memory_;
+};
+
+// A row as floats, exactly.
+template <typename T>
+void CopyRow(const char* panel, int row, int64_t columns, float* target) {
+  for (int64_t k = 0; k < columns; ++k) {
+    if constexpr (kIsBlock<T>) {
+      const auto* blocks = reinterpret_cast<const typename PanelBlock<T>::Type*>(panel);
+      target[k] = WeightOf(blocks[k / kBlockWeights], row, k % kBlockWeights);
+    } else {
+      target[k] = Number(reinterpret_cast<const T*>(panel)[PlaceOf<T>(k, row)]);
+    }
+  }
+}
+
+inline void CopyRow(const Weights& weights, int64_t row, ArrangedPanel& arranged, float* target) {
+  const char* panel = arranged.Of(weights, row / kPanelRows);
+  WithKind(weights.kind, [&](auto of) { CopyRow<decltype(of)>(panel, row % kPanelRows, weights.num_columns, target); });
+}
+
+// The weights that a panel of floats has of one column.
+template <typename T>
+void LoadColumn(const T* column, Vec weights[kRowVecs]) {
+  PAGED_OPS_UNROLL_TILE
+  for (int v = 0; v < kRowVecs; ++v) weights[v] = InRegister(Load(column + v * kLanes));
+}
+
+inline void LoadColumn(const BFloat16* column, Vec weights[kRowVecs]) {
+#if defined(PAGED_OPS_AVX512)
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(column));
+  const __m256i first = _mm256_slli_epi32(both, 16), second = _mm256_and_si256(both, _mm256_set1_epi32(-65536));
+  weights[0] = (Vec)_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+#else
+  PAGED_OPS_UNROLL_TILE
+  for (int v = 0; v < kRowVecs / 2; ++v) {
+    BitVec both;
+    std::memcpy(&both, column + v * 2 * kLanes, sizeof both);
+    weights[v] = InRegister((Vec)(both << 16));
+    weights[v + kRowVecs / 2] = InRegister((Vec)(both & 0xffff0000u));
+  }
+#endif
+}
+
+// From an array in memory, in one piece: a copy through the stack would be written in halves and read as a whole.
+inline PairVec LoadPair(const int16_t* source) {
+#if defined(PAGED_OPS_AVX512)
+  return (PairVec)_mm512_loadu_si512(source);
+#elif defined(PAGED_OPS_AVX2)
+  return (PairVec)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+#else
+  PairVec pair;
+  std::memcpy(&pair, source, sizeof pair);
+  return pair;
+#endif
+}
+
+// The numbers of a vector of rows, of all pairs of columns that load `load` has.
+inline void LoadPairs(const PanelOfQ8_0& block, int load, int vec, PairVec pairs[1]) {
+  const int8_t* source = &block.numbers[load][vec * kLanes][0];
+#if defined(PAGED_OPS_AVX512)
+  pairs[0] = (PairVec)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+#elif defined(PAGED_OPS_AVX2)
+  pairs[0] = (PairVec)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+#else
+  typedef int8_t PairBytes __attribute__((vector_size(kLanes * 2)));
+  PairBytes bytes;
+  std::memcpy(&bytes, source, sizeof bytes);
+  pairs[0] = __builtin_convertvector(bytes, PairVec);
+#endif
+}
+
+inline void LoadNibbles(const Nibbles& numbers, int load, int vec, PairVec pairs[4]) {
+  const PackedVec words = (PackedVec)LoadPair(reinterpret_cast<const int16_t*>(&numbers.words[load][vec * kLanes][0]));
+  pairs[0] = (PairVec)(words & 15);
+  pairs[1] = (PairVec)(words >> 4 & 15);
+  pairs[2] = (PairVec)(words >> 8 & 15);
+  pairs[3] = (PairVec)(words >> 12);
+}
+
+inline void LoadPairs(const PanelOfQ4_0& block, int load, int vec, PairVec pairs[4]) {
+  LoadNibbles(block.numbers, load, vec, pairs);
+}
+
+inline void LoadPairs(const PanelOfQ4_1& block, int load, int vec, PairVec pairs[4]) {
+  LoadNibbles(block.numbers, load, vec, pairs);
+}
+
+// What a block adds to each number of a vector of rows, after scaling; the blocks of Q8_0 add nothing.
+inline Vec MinimumOf(const PanelOfQ4_0& block, int vec) { return Load(block.scales + vec * kLanes) * -8.0f; }
+inline Vec MinimumOf(const PanelOfQ4_1& block, int vec) { return Load(block.minimums + vec * kLanes); }
+
+template <typename Block>
+constexpr bool kHasMinimum = !std::is_same_v<Block, PanelOfQ8_0>;
+
+}  // namespace paged_ops
