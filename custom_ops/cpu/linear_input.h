@@ -45,26 +45,21 @@ inline void RoundBlock(const float* floats, int16_t* numbers, float& scale, floa
     largest = Max(Max(values[v], -values[v]), largest);
     nothing += values[v] - values[v];
   }
-  float most = 0, none = 0;
-  for (int i = 0; i < kLanes; ++i) {
-    most = std::max(most, largest[i]);
-    none += nothing[i];
-  }
-  scale = most / kLargestNumber + none;
-  const Vec inverse = Broadcast(scale > FLT_MIN ? 1 / scale : 0);
-  if (!(scale > FLT_MIN)) scale = none;
-  IntVec total = {};
+  const auto add = [](auto a, auto b) { return a + b; };
+  const Vec none = AllLanes(nothing, add);
+  const Vec step = AllLanes(largest, Max) / kLargestNumber + none;
+  const Vec inverse = step > FLT_MIN ? 1.0f / step : Vec{};
+  BitVec total = {};  // unsigned, because the bits of what is no number may overflow
   PAGED_OPS_UNROLL_TILE
   for (int v = 0; v < kBlockVecs; ++v) {
     // A float near 1.5 * 2^23 has no fraction bits, which is the rounding, and ends in the bits of the whole number.
-    const IntVec bits = (IntVec)(values[v] * inverse + 0x1.8p23f);
+    const BitVec bits = (BitVec)(values[v] * inverse + 0x1.8p23f);
     const ShortNumbers shorts = __builtin_convertvector(bits, ShortNumbers);
     std::memcpy(numbers + v * kLanes, &shorts, sizeof shorts);
     total += bits - 0x4b400000;
   }
-  int32_t all = 0;
-  for (int i = 0; i < kLanes; ++i) all += total[i];
-  sum = static_cast<float>(all) * scale;
+  scale = step[0] > FLT_MIN ? step[0] : none[0];
+  sum = static_cast<float>(static_cast<int32_t>(AllLanes(total, add)[0])) * scale;
 }
 
 // The tokens with their numbers, which stay until the calling thread's next call.
@@ -75,12 +70,12 @@ inline LinearInput RoundTokens(const LinearInput& tokens) {
   numbers.resize(std::max<size_t>(numbers.size(), count));
   scales.resize(numbers.size() / kBlockWeights);
   sums.resize(numbers.size() / kBlockWeights);
-  constexpr int64_t kChunk = 256;  // blocks
+  constexpr int64_t kChunk = 128, kAlone = 512;  // blocks
   const int64_t num_blocks = count / kBlockWeights;
   int16_t* to_numbers = numbers.data();
   float *to_scales = scales.data(), *to_sums = sums.data();
   const int64_t num_chunks = (num_blocks + kChunk - 1) / kChunk;
-  Threads::Get().For(num_chunks, num_chunks < kChunk / kBlockWeights, [=](int64_t chunk, int) {
+  Threads::Get().For(num_chunks, num_blocks < kAlone, [=](int64_t chunk, int) {
     for (int64_t b = chunk * kChunk; b < std::min(num_blocks, (chunk + 1) * kChunk); ++b) {
       RoundBlock(tokens.floats + b * kBlockWeights, to_numbers + b * kBlockWeights, to_scales[b], to_sums[b]);
     }

@@ -154,6 +154,29 @@ inline void StorePart(T* target, Vec vec, int64_t count) {
   std::memcpy(target, padded, count * sizeof(T));
 }
 
+// Lane i has what lane i ^ kDistance had: with kLanes / 2, ... 2, 1 in turn, all lanes come to have what all had.
+template <int kDistance, typename AnyVec>
+inline AnyVec Exchanged(AnyVec vec) {
+  constexpr int d = kDistance;
+#if defined(PAGED_OPS_AVX512)
+  return __builtin_shufflevector(vec, vec, 0 ^ d, 1 ^ d, 2 ^ d, 3 ^ d, 4 ^ d, 5 ^ d, 6 ^ d, 7 ^ d, 8 ^ d, 9 ^ d, 10 ^ d,
+                                 11 ^ d, 12 ^ d, 13 ^ d, 14 ^ d, 15 ^ d);
+#elif defined(PAGED_OPS_AVX2)
+  return __builtin_shufflevector(vec, vec, 0 ^ d, 1 ^ d, 2 ^ d, 3 ^ d, 4 ^ d, 5 ^ d, 6 ^ d, 7 ^ d);
+#else
+  return __builtin_shufflevector(vec, vec, 0 ^ d, 1 ^ d, 2 ^ d, 3 ^ d);
+#endif
+}
+
+// Every lane: the lanes' combination, a function of two vectors.
+template <typename AnyVec, typename Combine>
+inline AnyVec AllLanes(AnyVec vec, Combine&& combine) {
+  if constexpr (kLanes > 8) vec = combine(vec, Exchanged<kLanes / 2>(vec));
+  if constexpr (kLanes > 4) vec = combine(vec, Exchanged<4>(vec));
+  vec = combine(vec, Exchanged<2>(vec));
+  return combine(vec, Exchanged<1>(vec));
+}
+
 // sums[i] = the sum over the lanes of vecs[i]. The order of additions is the same for each of the four.
 inline void SumLanes(const Vec vecs[4], float sums[4]) {
 #if defined(PAGED_OPS_AVX512)
