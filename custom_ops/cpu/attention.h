@@ -11,6 +11,10 @@
 
 namespace paged_ops {
 
+// The keys and values, times the queries that meet them, that are worth sharing: some microseconds' work, because in a
+// step the other threads have just ended a product and are awake.
+constexpr int64_t kParallelAttentionBytes = 128 * 1024;
+
 inline void Attend(const AttentionCall& call) {
   int64_t pairs = 0, held = 0;  // of a query and a token that it attends to; tokens of the rows, each read once at least
   for (int64_t t = 0; t < call.num_tokens(); ++t) {
@@ -20,12 +24,13 @@ inline void Attend(const AttentionCall& call) {
   const Tensor& keys = call.pages.keys;
   const int64_t token_bytes = 2 * keys.shape[2] * keys.shape[3] * ByteSize(keys.dtype);
   const OpTimer timer(kTimeAttention, held * token_bytes, pairs * 2 * call.pages.token_stride() * call.group());
-  const int64_t bytes = pairs * token_bytes;
   Threads& team = Threads::Get();
-  const int threads = bytes > kParallelBytes ? team.size() : 1;
+  const int threads = pairs * call.group() * token_bytes > kParallelAttentionBytes ? team.size() : 1;
   Plan plan = MakePlan(call, threads);
   std::vector<Worker> workers;
-  for (int i = 0; i < (threads == 1 ? 1 : team.capacity()); ++i) workers.emplace_back(call, plan.MaxQueries());
+  for (int i = 0; i < (threads == 1 ? 1 : team.capacity()); ++i) {
+    workers.emplace_back(call, plan.MaxQueries(), plan.HasPanels());
+  }
   // The last tokens of a row have the most to do: they go first, so that the threads end together.
   const int64_t num_tasks = plan.tasks.size();
   team.For(num_tasks, threads == 1,

@@ -48,6 +48,10 @@ struct Plan {
   std::vector<std::atomic<int>> open_tasks;  // of each unit: whoever brings it to 0 joins the partitions
   Floats result_memory{nullptr, &std::free};
 
+  bool HasPanels() const {
+    return std::any_of(units.begin(), units.end(), [](const Unit& unit) { return unit.in_panels(); });
+  }
+
   int64_t MaxQueries() const {
     int64_t queries = 0;
     for (const Unit& unit : units) queries = std::max(queries, unit.queries());

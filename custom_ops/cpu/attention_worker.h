@@ -13,14 +13,14 @@ namespace paged_ops {
 
 class Worker {
  public:
-  Worker(const AttentionCall& call, int64_t max_queries)
+  Worker(const AttentionCall& call, int64_t max_queries, bool with_panels)
       : call_(call),
         stride_(call.stride()),
         queries_(AllocateFloats(max_queries * stride_)),
         scores_(AllocateFloats(max_queries * kPartitionTokens)),
         partition_(AllocateFloats(Softmax::FloatCount(max_queries, stride_))),
         total_(AllocateFloats(Softmax::FloatCount(max_queries, stride_))),
-        panels_(AllocateFloats(PanelFloats(stride_))),
+        panels_(AllocateFloats(with_panels ? PanelFloats(stride_) : 0)),
         contexts_(max_queries) {}
 
   // All partitions of a unit are joined at once. Where they are the work of several tasks, they wait for the last.

@@ -22,6 +22,9 @@ from mindspore_paged.sampling_params import SamplingParams
 
 CONTIGUOUS, PAGED = "contiguous", "paged"
 
+ROWS = 16  # as short as requests are drawn, a pool holds no more of them for long
+DECODE_BUCKETS = (1, 4, 8, 12, 16)
+
 
 @dataclass(frozen=True)
 class Served:
@@ -36,12 +39,21 @@ class Served:
 
 
 def comparison_config(path: Path, overrides: Sequence[str], length: int) -> EngineConfig:
-    """The configuration in `path` with a pool of one sequence of `length` tokens, the most it may have."""
-    block_size = load_config(path, overrides).cache.block_size
+    """The configuration in `path` with a pool of one sequence of `length` tokens, the most it may have.
+
+    At least ROWS sequences may run, each number of them in a graph not much larger: so the pool is what limits a
+    policy.
+    """
+    config = load_config(path, overrides)
+    block_size, scheduler = config.cache.block_size, config.scheduler
+    rows = max(scheduler.max_num_seqs, min(ROWS, scheduler.max_num_batched_tokens))
+    buckets = {bucket for bucket in DECODE_BUCKETS if bucket <= rows} | {*scheduler.resolved_token_buckets()}
     if block_size == "auto":
         raise ConfigError("cache.block_size is auto; give a number with --set cache.block_size=16")
     forced = [
         f"scheduler.max_model_len={length}",
+        f"scheduler.max_num_seqs={rows}",
+        f"scheduler.token_buckets={sorted(buckets)}",
         f"cache.num_blocks={-(-length // block_size) + 1}",  # and the null block
         "cache.enable_prefix_caching=false",
         "cache.memory_budget=null",
