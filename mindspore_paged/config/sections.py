@@ -335,9 +335,10 @@ class RuntimeSection:
     """Where and how the graphs run.
 
     ops_backend: which build of the custom operators; `ascend` runs on device_target Ascend, `cpu` and `ascend_emulator`
-    (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all decoder layers as one operator, or two a
-    layer if ranks share them, on the backend cpu with model.dtype float32; `auto`: wherever that is so. event_log: a file that receives each step's use
-    of the pool, for scripts/show_cache.py. debug: check every bookkeeping invariant whenever the engine is idle.
+    (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all decoder layers as one operator, or two
+    a layer if ranks share them, on the backend cpu with model.dtype float32; `auto`: wherever that is so. event_log:
+    a file that receives each step's use of the pool, for scripts/show_cache.py. debug: check every bookkeeping
+    invariant whenever the engine is idle.
     """
 
     device_target: Literal["CPU", "Ascend"] = "CPU"
