@@ -72,7 +72,7 @@ def made_up_result(path, **changes):
         "seed": 0,
         "step_times": [
             {"bucket": bucket, "num_tokens": bucket, "attended": attended, "ms": 1 + 0.002 * attended}
-            for bucket in (1, 2, 4, 16, 64)
+            for bucket in (1, 2, 4, 8, 12, 16, 64)
             for attended in (16 * bucket, 40 * bucket)
         ],
     } | changes
