@@ -5,27 +5,18 @@ import socket
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import AuthenticationError, Pipe
-from multiprocessing.connection import Client
-from pathlib import Path
-from queue import Queue
+from multiprocessing import Pipe
 from threading import Event, Thread
 from time import sleep
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from mindspore_paged import SamplingParams
-from mindspore_paged.config import config_from_dict
-from mindspore_paged.engine.replicas import joining
 from mindspore_paged.engine.replicas.engine_server import EngineServer
 from mindspore_paged.engine.replicas.figures import MAXIMA, MEANS
-from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
 from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefix, pin_prefix
 from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
-from mindspore_paged.engine.replicas.router import ReplicaRouter
 from mindspore_paged.errors import ConfigError, IntegrityError, ReplicaError, RequestError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 
@@ -414,112 +405,3 @@ def test_every_replica_pins_and_imports_and_one_exports():
     assert pin_prefix(make_engine(), prefix) == 8
     alone = make_engine()
     assert import_prefix(alone, export_prefix(make_engine(), prefix)) == 8
-
-
-def test_leaders_find_each_other_and_the_others_end_when_the_first_closes(monkeypatch):
-    board, left, ends = defaultdict(Queue), [], Queue()
-    monkeypatch.setattr(joining, "current_worker", lambda: SimpleNamespace(own_address=lambda: "127.0.0.1"))
-    monkeypatch.setattr(joining.supervision, "publish", lambda name, value: board[name].put(value))
-    monkeypatch.setattr(joining.supervision, "lookup", lambda name: board[name].get(timeout=20))
-    monkeypatch.setattr(joining.supervision, "leave", lambda: left.append(True))
-
-    def lead(rank):
-        try:
-            serve_or_route(make_engine(), rank, 2, 3)
-        except SystemExit as end:
-            ends.put(end.code)
-
-    threads = [Thread(target=lead, args=(rank,), daemon=True) for rank in (2, 4)]
-    for thread in threads:
-        thread.start()
-    place = board["replica 1"].get(timeout=20)
-    host, port, _ = place.split()
-    with pytest.raises(AuthenticationError):
-        Client((host, int(port)), authkey=b"a guess")
-    board["replica 1"].put(place)
-    routed = serve_or_route(make_engine(), 0, 2, 3)
-    requests = [submit(routed, [number]) for number in range(6)]
-    answers = run_to_end(routed, check=False).answers
-    assert all(answers[r.request_id].outputs[0].token_ids == expected_tokens(r.prompt_token_ids, 8) for r in requests)
-    assert routed._router.num_requests == [2, 2, 2]
-    assert not left
-    routed.close()
-    assert [ends.get(timeout=20) for _ in threads] == [0, 0]
-    assert left == [True, True]
-
-
-def test_one_replica_is_the_engine_itself_and_followers_are_none_of_ours():
-    engine = make_engine()
-    assert serve_or_route(engine, 0, 4, 1) is engine
-    for rank in (1, 8):
-        with pytest.raises(IntegrityError, match=f"rank {rank} leads none of 2 replicas of 4 ranks"):
-            serve_or_route(engine, rank, 4, 2)
-
-
-def test_replicas_do_not_write_into_the_same_files(tmp_path):
-    config = config_from_dict(
-        {
-            "runtime": {"event_log": str(tmp_path / "pool.events.log")},
-            "cache": {"page_files": str(tmp_path / "pages"), "host_memory": "1MB"},
-        }
-    )
-    assert files_of_replica(config, 0) is config
-    own = files_of_replica(config, 2)
-    assert own.runtime.event_log == tmp_path / "pool.events.replica2.log"
-    assert own.cache.page_files == Path(tmp_path / "pages" / "replica2")
-    assert replace(own, runtime=config.runtime, cache=config.cache) == config
-    plain = config_from_dict({})
-    assert files_of_replica(plain, 1) == plain
-
-
-# Hashes are prompts' own beginnings here, so that the model below can read them.
-prompts = st.lists(st.integers(0, 1), min_size=1, max_size=9).map(tuple)
-events = st.lists(
-    st.one_of(
-        st.tuples(st.just("route"), prompts, st.integers(1, 12)),
-        st.tuples(st.just("advance"), st.integers(0, 99), st.integers(0, 3)),
-        st.tuples(st.just("finish"), st.integers(0, 99), st.none()),
-    ),
-    max_size=60,
-)
-
-
-@example([("route", (token,) * 5, 1) for token in (0, 1, 0)], 1, 3)  # a prefix loses its end first
-@given(events=events, num_replicas=st.integers(1, 4), known_blocks=st.integers(0, 6))
-@settings(deadline=None)
-def test_the_router_against_lists(events, num_replicas, known_blocks):
-    router = ReplicaRouter(num_replicas, 2, known_blocks)
-    known = [[] for _ in range(num_replicas)]  # names, the one used last at the end
-    under_way = {}  # id -> replica, prompt tokens to compute, output tokens expected, output tokens there
-    for number, (kind, what, amount) in enumerate(events):
-        if kind == "route":
-            names = [what[:end] for end in range(2, len(what) + 1, 2)]
-            costs = []
-            for replica in range(num_replicas):
-                load = sum(left(r) for r in under_way.values() if r[0] == replica)
-                found = 0
-                while found < (len(what) - 1) // 2 and names[found] in known[replica]:
-                    found += 1
-                costs.append((load - 2 * found, load, replica, 2 * found))
-            *_, replica, found = min(costs)
-            assert router.route(str(number), names, len(what), amount) == replica
-            under_way[str(number)] = [replica, len(what) - found, amount, 0]
-            for name in names[:known_blocks][::-1]:
-                known[replica] = [other for other in known[replica] if other != name] + [name]
-            known[replica] = known[replica][max(0, len(known[replica]) - known_blocks) :]
-        elif under_way:
-            request_id = sorted(under_way)[what % len(under_way)]
-            if kind == "advance":
-                router.advance(request_id, amount)
-                under_way[request_id][3] += amount
-            else:
-                router.finish(request_id)
-                del under_way[request_id]
-        assert router.loads == [
-            sum(left(route) for route in under_way.values() if route[0] == replica) for replica in range(num_replicas)
-        ]
-
-
-def left(route) -> int:
-    _, prompt, expected, there = route
-    return (0 if there else prompt) + max(1, expected - there)
