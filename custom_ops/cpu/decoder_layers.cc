@@ -87,7 +87,6 @@ AttentionLayerCall ParseAttention(const char* op, const Parameters& parameters, 
   const AttentionTensors tensors = NextAttentionTensors(arguments);
   call.pages = NextPages(op, arguments);
   SetWeights(op, tensors, Kinds(kinds), &call);
-  RequireTokens(kDecoderLayers, call);
   return call;
 }
 
@@ -104,6 +103,10 @@ FeedForwardCall ParseFeedForward(const char* op, const Parameters& parameters, i
   return call;
 }
 
+bool HaveSameBlocks(const Pages& a, const Pages& b) {
+  return a.num_blocks == b.num_blocks && a.block_size == b.block_size;
+}
+
 std::vector<DecoderLayer> Parse(const Parameters& parameters) {
   std::vector<DecoderLayer> layers(NumLayers(parameters));
   Tensor all_kinds;
@@ -115,6 +118,11 @@ std::vector<DecoderLayer> Parse(const Parameters& parameters) {
     layers[i].attention = ParseAttention((name + ", attention").c_str(), parameters, first, kinds[0], common);
     layers[i].feed_forward =
         ParseFeedForward((name + ", feed forward").c_str(), parameters, first + kAttention, kinds[1], common);
+    // Of the pages a token's checks need the size only, which is that of the layer before.
+    const AttentionLayerCall& attention = layers[i].attention;
+    if (i == 0 || !HaveSameBlocks(attention.pages, layers[i - 1].attention.pages)) {
+      RequireTokens(kDecoderLayers, attention);
+    }
     common.x = common.output;  // of the layers behind the first
   }
   return layers;

@@ -62,9 +62,7 @@ inline void GateAndUp(const float* normalized, int64_t num_tokens, const Weights
   const LinearInput tokens = TokensFor(normalized, num_tokens, gate, up);
   const auto combine = [&](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*ups)[kPanelRows]) {
     float gates[kBlockTokens][kPanelRows];
-    LinearInput block = tokens.From(token);
-    block.num_tokens = count;
-    ThisThreadsWorker().Multiply(block, gate, row / kPanelRows, gates);
+    ThisThreadsWorker().Multiply(tokens.Part(token, count), gate, row / kPanelRows, gates);
     Combine(gates, ups, count);
     for (int64_t t = 0; t < count; ++t) std::copy_n(ups[t], num_rows, target + (token + t) * width + row);
   };

@@ -1,9 +1,9 @@
 // x W^T for 1 to some hundred tokens: what every linear layer of a model computes.
 //
-// W stands in panels of 16 rows (panels.h). A tile of tokens takes a panel's chunk of columns from one end to the other,
-// its sums in registers: each is one number of a token, and its products are added in the order of the columns for any
-// number of tokens, threads and chunks. So a token's result is bitwise the same whatever else is in the batch. Blocks are
-// multiplied as whole numbers with the whole numbers of the tokens, 32 columns exactly, and then scaled.
+// W stands in panels of 16 rows (panels.h). A tile of tokens takes a panel's chunk of columns from one end to the
+// other, its sums in registers: each belongs to one token and row, and takes its products in the order of the columns
+// for any number of tokens, threads and chunks. So a token's result is bitwise the same whatever else is in the batch.
+// Blocks are multiplied as whole numbers with the whole numbers of the tokens, 32 columns exactly, and then scaled.
 #pragma once
 
 #include <algorithm>
@@ -63,8 +63,8 @@ inline IntVec AddPairs(PairVec a, PairVec b, IntVec sums) {
 #endif
 }
 
-// What weights are fetched while a tile of several tokens is multiplied: a line every so many columns, so that the tiles
-// of a chunk fetch the next one together, each its share.
+// What weights are fetched while a tile of several tokens is multiplied: a line every so many columns, so that the
+// tiles of a chunk fetch the next one together, each its share.
 struct Ahead {
   const char* lines;
   int64_t columns;
@@ -174,8 +174,8 @@ void WithTokens(int64_t count, Body&& body) {
   body(std::integral_constant<int, kMost>{});
 }
 
-// Calls body(first token, number of tokens as a constant, tile, num_tiles) for tiles of nearly the same size: one of few
-// tokens would be slow, because each sum waits for the one before.
+// Calls body(first token, number of tokens as a constant, tile, num_tiles) for tiles of nearly the same size: one of
+// few tokens would be slow, because each sum waits for the one before.
 template <int kMost, typename Body>
 void InTiles(int64_t num_tokens, Body&& body) {
   const int64_t num_tiles = (num_tokens + kMost - 1) / kMost;
@@ -232,7 +232,7 @@ class PanelWorker {
       const int64_t count = std::min(kChunkBlocks, num_blocks - first);
       for (int64_t b = 0; b < count; ++b) Unpack(blocks[first + b], unpacked_[b]);
       InTiles<kBlockTileTokens>(tokens.num_tokens, [&](int64_t token, auto in_tile, int64_t, int64_t) {
-        MultiplyBlocks<in_tile.value>(tokens.From(token), first, blocks + first, unpacked_.data(), count, first == 0,
+        MultiplyBlocks<in_tile.value>(tokens.Part(token, in_tile.value), first, blocks + first, unpacked_.data(), count, first == 0,
                                       sums + token);
       });
     }
@@ -278,9 +278,7 @@ struct Product {
 
   void Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel) const {
     float products[kBlockTokens][kPanelRows];
-    LinearInput block = tokens.From(token);
-    block.num_tokens = count;
-    worker.Multiply(block, weights, panel, products);
+    worker.Multiply(tokens.Part(token, count), weights, panel, products);
     consume(token, count, panel * kPanelRows, weights.rows_of(panel), products);
   }
 };

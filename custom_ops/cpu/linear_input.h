@@ -22,12 +22,12 @@ struct LinearInput {
   const float* scales = nullptr;     // [num_tokens, num_columns / 32]: floats are about numbers * scale
   const float* sums = nullptr;       // of the 32 that share a scale, as floats
 
-  LinearInput From(int64_t token) const {
-    const int64_t blocks = num_columns / kBlockWeights;
-    const LinearInput rest{floats + token * num_columns, num_tokens - token, num_columns};
-    if (numbers == nullptr) return rest;
-    return {rest.floats, rest.num_tokens, num_columns, numbers + token * num_columns, scales + token * blocks,
-            sums + token * blocks};
+  // `count` tokens from `first` on.
+  LinearInput Part(int64_t first, int64_t count) const {
+    const int64_t weights = first * num_columns, blocks = weights / kBlockWeights;
+    const LinearInput part{floats + weights, count, num_columns};
+    if (numbers == nullptr) return part;
+    return {part.floats, count, num_columns, numbers + weights, scales + blocks, sums + blocks};
   }
 };
 

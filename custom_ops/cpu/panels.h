@@ -1,7 +1,7 @@
 // Weights in panels: 16 rows of a matrix, interleaved so that one load has the next weight of many rows.
 //
-// A token's number is then multiplied with a whole vector of rows, sums of different rows never meet, and a thread reads
-// memory straight on. A panel has the bytes of its rows, in another order:
+// A token's number is then multiplied with a whole vector of rows, sums of different rows never meet, and a thread
+// reads memory straight on. A panel has the bytes of its rows, in another order:
 //   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two
 //   blocks    for each 32 columns the 16 scales (and minimums), then the numbers by pairs of columns, [pair][row][2]
 // Rows that are too few for a panel stay as they come, behind the last, and are arranged each time they are used.
@@ -73,14 +73,12 @@ int64_t PlaceOf(int64_t column, int row) {
   return column * kPanelRows + place;
 }
 
-inline int NumberOf(const PanelOfQ8_0& block, int row, int column) { return block.numbers[column / 2][row][column % 2]; }
-
 inline int NibbleOf(const Nibbles& numbers, int row, int column) {
   return numbers.words[column / 8][row][column % 2] >> column % 8 / 2 * 4 & 15;
 }
 
 inline float WeightOf(const PanelOfQ8_0& block, int row, int column) {
-  return static_cast<float>(NumberOf(block, row, column)) * Number(block.scales[row]);
+  return static_cast<float>(block.numbers[column / 2][row][column % 2]) * Number(block.scales[row]);
 }
 
 inline float WeightOf(const PanelOfQ4_0& block, int row, int column) {

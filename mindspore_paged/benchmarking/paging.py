@@ -22,7 +22,7 @@ from mindspore_paged.sampling_params import SamplingParams
 
 CONTIGUOUS, PAGED = "contiguous", "paged"
 
-ROWS = 16  # as short as requests are drawn, a pool holds no more of them for long
+ROWS = 16  # of the shortest requests that are drawn eight fit the pool whole, so it fills before these do
 DECODE_BUCKETS = (1, 4, 8, 12, 16)
 
 

@@ -315,6 +315,17 @@ def test_blocks_are_checked_before_anything_is_written(kernels, change, message)
         assert_refused(kernels, function, "paged_attention", inputs, output, message)
 
 
+def test_a_layer_with_fewer_pages_is_checked_for_itself(kernels):
+    """Layers with the pages of the one before are not."""
+    inputs = decoder_inputs()
+    most = inputs["block_table"][0, 0] = 7
+    for name in ("key_cache1", "value_cache1"):
+        swap(name, lambda x: x[:most])(inputs)
+    message = "token 0: block 7 at block_table[0, 0] is outside [0, 7)"
+    output = np.full((4, 96), 7, np.float32)
+    assert_refused(kernels, "DecoderLayers", "paged_attention", inputs, output, message)
+
+
 @pytest.mark.parametrize("function", CALLS)
 def test_output_and_number_of_inputs(kernels, function):
     operator, make_inputs, (num_tokens, columns) = CALLS[function]
