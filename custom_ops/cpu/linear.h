@@ -18,18 +18,20 @@ namespace paged_ops {
 #if defined(PAGED_OPS_AVX512)
 constexpr int kTileTokens = 8, kBlockTileTokens = 8;
 #elif defined(PAGED_OPS_AVX2)
-constexpr int kTileTokens = 6, kBlockTileTokens = 4;
+constexpr int kTileTokens = 6, kBlockTileTokens = 6;
 #elif defined(__aarch64__)
 constexpr int kTileTokens = 6, kBlockTileTokens = 3;
 #else
 constexpr int kTileTokens = 2, kBlockTileTokens = 2;
 #endif
 
-constexpr int64_t kChunkColumns = 192;  // 12 KB of floats, read by many tiles, stay in the nearest cache
-constexpr int64_t kChunkBlocks = 16;    // 16 KB of whole numbers
-constexpr int64_t kBlockTokens = 96;    // that share a chunk of weights which is unpacked, and 6 KB of sums
-constexpr int64_t kPrefetchBytes = 4096;  // weights are fetched by this much before their use by a token alone
-constexpr int64_t kTilesPrefetchBytes = 16384;  // and by some
+// A chunk of columns is read by many tiles and stays in the nearest cache. Of few tokens it is short, because memory is
+// what they wait for, and their tiles fetch one chunk while they take the one before.
+constexpr int64_t kChunkColumns = 192, kShortChunkColumns = 96;
+constexpr int64_t kShortChunkTokens = 32;
+constexpr int64_t kChunkBlocks = 16;      // 16 KB of whole numbers
+constexpr int64_t kBlockTokens = 96;      // that share a chunk of weights which is unpacked, and 6 KB of sums
+constexpr int64_t kPrefetchBytes = 4096;  // weights are fetched by this much before their use by one tile alone
 constexpr int64_t kLineBytes = 64;
 
 inline Vec BroadcastFrom(const float* source) {
@@ -178,6 +180,7 @@ void WithTokens(int64_t count, Body&& body) {
 // few tokens would be slow, because each sum waits for the one before.
 template <int kMost, typename Body>
 void InTiles(int64_t num_tokens, Body&& body) {
+  if (num_tokens <= kMost) return WithTokens<kMost>(num_tokens, [&](auto tokens) { body(0, tokens, 0, 1); });
   const int64_t num_tiles = (num_tokens + kMost - 1) / kMost;
   for (int64_t tile = 0, token = 0; tile < num_tiles; ++tile) {
     const int64_t count = num_tokens / num_tiles + (tile < num_tokens % num_tiles);
@@ -206,11 +209,13 @@ class PanelWorker {
   template <typename T>
   static void Floats(const LinearInput& tokens, const T* panel, float (*sums)[kPanelRows]) {
     const int64_t columns = tokens.num_columns;
-    const int64_t chunk = tokens.num_tokens <= kTileTokens ? columns : kChunkColumns;
+    const bool is_one_tile = tokens.num_tokens <= kTileTokens, is_short = tokens.num_tokens <= kShortChunkTokens;
+    const int64_t chunk = is_one_tile ? columns : is_short ? kShortChunkColumns : kChunkColumns;
+    const int64_t ahead_bytes = is_one_tile ? kPrefetchBytes : chunk * kPanelRows * sizeof(T);
     constexpr int64_t kColumnsOfLine = std::max<int64_t>(1, kLineBytes / (kPanelRows * sizeof(T)));
     for (int64_t first = 0; first < columns; first += chunk) {
       const T* weights = panel + first * kPanelRows;
-      const char* ahead = reinterpret_cast<const char*>(weights) + kTilesPrefetchBytes;
+      const char* ahead = reinterpret_cast<const char*>(weights) + ahead_bytes;
       InTiles<kTileTokens>(tokens.num_tokens, [&](int64_t token, auto count, int64_t tile, int64_t num_tiles) {
         MultiplyTile<count.value>(tokens.floats + token * columns + first, columns, weights,
                                   std::min(chunk, columns - first), first == 0,
@@ -219,26 +224,30 @@ class PanelWorker {
     }
   }
 
-  // For more than one tile the numbers are unpacked once.
+  // For more tokens than it is worth the numbers are unpacked each time: once.
   template <typename Block>
   void Blocks(const LinearInput& tokens, const Block* blocks, float (*sums)[kPanelRows]) {
     const int64_t num_blocks = tokens.num_columns / kBlockWeights;
-    if (tokens.num_tokens <= kBlockTileTokens) {
-      return WithTokens<kBlockTileTokens>(tokens.num_tokens, [&](auto count) {
-        MultiplyBlocks<count.value>(tokens, 0, blocks, blocks, num_blocks, true, sums);
-      });
-    }
-    for (int64_t first = 0; first < num_blocks; first += kChunkBlocks) {
-      const int64_t count = std::min(kChunkBlocks, num_blocks - first);
-      for (int64_t b = 0; b < count; ++b) Unpack(blocks[first + b], unpacked_[b]);
-      InTiles<kBlockTileTokens>(tokens.num_tokens, [&](int64_t token, auto in_tile, int64_t, int64_t) {
-        MultiplyBlocks<in_tile.value>(tokens.Part(token, in_tile.value), first, blocks + first, unpacked_.data(), count, first == 0,
-                                      sums + token);
-      });
+    const int64_t chunk = tokens.num_tokens <= kBlockTileTokens ? num_blocks : kChunkBlocks;
+    const bool is_direct = tokens.num_tokens <= Block::kDirectTiles * kBlockTileTokens;
+    for (int64_t first = 0; first < num_blocks; first += chunk) {
+      const int64_t count = std::min(chunk, num_blocks - first);
+      const auto multiply = [&](const auto* numbers) {
+        InTiles<kBlockTileTokens>(tokens.num_tokens, [&](int64_t token, auto in_tile, int64_t, int64_t) {
+          MultiplyBlocks<in_tile.value>(tokens.Part(token, in_tile.value), first, blocks + first, numbers, count,
+                                        first == 0, sums + token);
+        });
+      };
+      if (is_direct) {
+        multiply(blocks + first);
+      } else {
+        for (int64_t b = 0; b < count; ++b) Unpack(blocks[first + b], unpacked_[b]);
+        multiply(unpacked_.data());
+      }
     }
   }
 
-  struct UnpackedBlock {
+  struct alignas(kLineBytes) UnpackedBlock {
     int16_t numbers[kBlockPairs][kPanelRows][2];
     static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs;
   };
@@ -277,7 +286,7 @@ struct Product {
   Consume consume;
 
   void Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel) const {
-    float products[kBlockTokens][kPanelRows];
+    alignas(kLineBytes) float products[kBlockTokens][kPanelRows];
     worker.Multiply(tokens.Part(token, count), weights, panel, products);
     consume(token, count, panel * kPanelRows, weights.rows_of(panel), products);
   }

@@ -21,11 +21,12 @@ constexpr int kBlockPairs = kBlockWeights / 2;
 typedef int16_t PairVec __attribute__((vector_size(kLanes * 4)));  // a pair of columns of kLanes rows
 typedef uint16_t PackedVec __attribute__((vector_size(kLanes * 4)));
 
-// Blocks of 16 rows. kPairsOfLoad: of columns, that one load of numbers has; kLoads: how many there are.
+// Blocks of 16 rows. kPairsOfLoad: of columns, that one load of numbers has; kLoads: how many there are. kDirectTiles:
+// for more tiles of tokens than these, unpacking the numbers once and reading them back is faster.
 struct PanelOfQ8_0 {
   Half scales[kPanelRows];
   int8_t numbers[kBlockPairs][kPanelRows][2];
-  static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs;
+  static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs, kDirectTiles = 6;
 };
 
 struct Nibbles {  // a word [load][row][i] has the columns 8 load + i, + 2, + 4, + 6, the first in its lowest four bits
@@ -35,13 +36,13 @@ struct Nibbles {  // a word [load][row][i] has the columns 8 load + i, + 2, + 4,
 struct PanelOfQ4_0 {
   Half scales[kPanelRows];
   Nibbles numbers;
-  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4;
+  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4, kDirectTiles = 1;
 };
 
 struct PanelOfQ4_1 {
   Half scales[kPanelRows], minimums[kPanelRows];
   Nibbles numbers;
-  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4;
+  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4, kDirectTiles = 1;
 };
 
 static_assert(sizeof(PanelOfQ8_0) == kPanelRows * sizeof(Q8_0));
