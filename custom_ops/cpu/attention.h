@@ -1,7 +1,7 @@
 // paged_attention on arguments that are checked: the work shared among the threads.
 #pragma once
 
-#include <vector>
+#include <algorithm>
 
 #include "attention_call.h"
 #include "attention_plan.h"
@@ -26,15 +26,10 @@ inline void Attend(const AttentionCall& call) {
   const OpTimer timer(kTimeAttention, held * token_bytes, pairs * 2 * call.pages.token_stride() * call.group());
   Threads& team = Threads::Get();
   const int threads = pairs * call.group() * token_bytes > kParallelAttentionBytes ? team.size() : 1;
-  Plan plan = MakePlan(call, threads);
-  std::vector<Worker> workers;
-  for (int i = 0; i < (threads == 1 ? 1 : team.capacity()); ++i) {
-    workers.emplace_back(call, plan.MaxQueries(), plan.HasPanels());
-  }
-  // The last tokens of a row have the most to do: they go first, so that the threads end together.
-  const int64_t num_tasks = plan.tasks.size();
-  team.For(num_tasks, threads == 1,
-           [&](int64_t i, int thread) { workers[thread].Run(plan.tasks[num_tasks - 1 - i], plan); });
+  thread_local Plan plan;
+  MakePlan(call, threads, plan);
+  const int64_t workers = std::min<int64_t>(threads, plan.tasks.size());
+  team.For(workers, threads == 1, [&call, &plan = plan](int64_t, int) { Worker(call, plan).Run(); });
 }
 
 }  // namespace paged_ops

@@ -30,7 +30,10 @@ struct Unit {
 
   bool in_panels() const { return queries_per_head >= kMinPanelQueries; }
   int64_t queries() const { return num_heads * queries_per_head; }
-  int64_t partitions() const { return (longest_context + kPartitionTokens - 1) / kPartitionTokens; }
+  // At least one: also a unit without tokens has an output, of zeros.
+  int64_t partitions() const {
+    return std::max<int64_t>(1, (longest_context + kPartitionTokens - 1) / kPartitionTokens);
+  }
   int64_t cost() const { return longest_context * queries(); }
 };
 
@@ -41,21 +44,30 @@ struct Task {
   int64_t end_partition;
 };
 
+// Kept from call to call, for its memory.
 struct Plan {
+  std::vector<Unit> tiles;  // the units before they are cut into heads
   std::vector<Unit> units;
   std::vector<Task> tasks;
-  std::vector<float*> results;               // of each unit that is split: where its partitions wait to be joined
+  std::vector<int64_t> result_offsets;       // of each unit that is split: where its partitions wait to be joined
   std::vector<std::atomic<int>> open_tasks;  // of each unit: whoever brings it to 0 joins the partitions
-  Floats result_memory{nullptr, &std::free};
+  KeptFloats results;
+  std::atomic<int64_t> taken;  // tasks
+  int64_t threads;
+  int64_t max_queries;  // of a unit
+  bool has_panels;
 
-  bool HasPanels() const {
-    return std::any_of(units.begin(), units.end(), [](const Unit& unit) { return unit.in_panels(); });
+  // Null if there is none left. The last tokens of a row have the most to do: they go first, so that the threads end
+  // together.
+  const Task* Take() {
+    const int64_t index = taken.fetch_add(1, std::memory_order_relaxed), count = tasks.size();
+    return index < count ? &tasks[count - 1 - index] : nullptr;
   }
 
-  int64_t MaxQueries() const {
-    int64_t queries = 0;
-    for (const Unit& unit : units) queries = std::max(queries, unit.queries());
-    return queries;
+  // One to do after the present one, unless so few are left that it should go to whoever is done first.
+  const Task* TakeAhead() {
+    const int64_t left = static_cast<int64_t>(tasks.size()) - taken.load(std::memory_order_relaxed);
+    return left > 2 * threads ? Take() : nullptr;
   }
 };
 
@@ -68,9 +80,9 @@ inline int64_t MaxTileTokens(const AttentionCall& call, int64_t threads) {
 }
 
 // The tokens as units of all KV heads; those of a row in equal parts.
-inline std::vector<Unit> PlanTiles(const AttentionCall& call, int64_t threads) {
-  const int64_t max_tokens = MaxTileTokens(call, threads);
-  std::vector<Unit> tiles;
+inline void PlanTiles(const AttentionCall& call, Plan& plan) {
+  const int64_t max_tokens = MaxTileTokens(call, plan.threads), group = call.group();
+  plan.tiles.clear();
   for (int64_t first = 0; first < call.num_tokens();) {
     int64_t row_end = first + 1;
     while (row_end < call.num_tokens() && call.row(row_end) == call.row(first)) ++row_end;
@@ -78,66 +90,68 @@ inline std::vector<Unit> PlanTiles(const AttentionCall& call, int64_t threads) {
       const int64_t tokens = (row_end - first + tiles_left - 1) / tiles_left;
       int64_t longest = 0;
       for (int64_t t = first; t < first + tokens; ++t) longest = std::max(longest, call.context(t));
-      tiles.push_back({first, tokens, 0, call.pages.num_kv_heads, tokens * call.group(), longest});
+      plan.tiles.push_back({first, tokens, 0, call.pages.num_kv_heads, tokens * group, longest});
       first += tokens;
     }
   }
-  return tiles;
 }
 
 // Many heads a unit read the cache in the order in which it lies in memory, at twice the speed of one head that leaps
 // from token to token. Fewer where the queries would outgrow the core's own cache, or where threads would stand idle.
-inline std::vector<Unit> PlanUnits(const AttentionCall& call, int64_t threads) {
-  const std::vector<Unit> tiles = PlanTiles(call, threads);
+inline void PlanUnits(const AttentionCall& call, Plan& plan) {
+  PlanTiles(call, plan);
   int64_t tasks_a_head = 0;
-  for (const Unit& tile : tiles) tasks_a_head += tile.partitions();
-  std::vector<Unit> units;
-  for (const Unit& tile : tiles) {
+  for (const Unit& tile : plan.tiles) tasks_a_head += tile.partitions();
+  plan.units.clear();
+  for (const Unit& tile : plan.tiles) {
     const int64_t all = tile.num_heads;
     int64_t heads = tile.in_panels() ? 1 : std::clamp<int64_t>(kMaxUnitQueries / tile.queries_per_head, 1, all);
-    while (heads > 1 && tasks_a_head * ((all + heads - 1) / heads) < 2 * threads) heads = (heads + 1) / 2;
+    while (heads > 1 && tasks_a_head * ((all + heads - 1) / heads) < 2 * plan.threads) heads = (heads + 1) / 2;
     for (int64_t head = 0; head < all; head += heads) {
       Unit unit = tile;
       unit.first_head = head;
       unit.num_heads = std::min(heads, all - head);
-      units.push_back(unit);
+      plan.units.push_back(unit);
     }
   }
-  return units;
 }
 
 // A unit that alone is more than a quarter of a thread's share is split over its context, so that no thread waits long
 // for another. At most 4 units a thread are, which bounds the memory for their results.
-inline Plan MakePlan(const AttentionCall& call, int64_t threads) {
-  Plan plan;
-  plan.units = PlanUnits(call, threads);
+inline void MakePlan(const AttentionCall& call, int64_t threads, Plan& plan) {
+  plan.threads = threads;
+  PlanUnits(call, plan);
+  const int64_t num_units = plan.units.size();
   int64_t total_cost = 0;
-  for (const Unit& unit : plan.units) total_cost += unit.cost();
+  plan.max_queries = 0;
+  plan.has_panels = false;
+  for (const Unit& unit : plan.units) {
+    total_cost += unit.cost();
+    plan.max_queries = std::max(plan.max_queries, unit.queries());
+    plan.has_panels |= unit.in_panels();
+  }
   const auto partitions_a_task = [&](const Unit& unit) {
     if (threads == 1) return unit.partitions();
     return std::max<int64_t>(1, total_cost / (4 * threads * kPartitionTokens * unit.queries()));
   };
-  const auto result_floats = [&](const Unit& unit) { return Softmax::FloatCount(unit.queries(), call.stride()); };
 
-  const int64_t num_units = plan.units.size();
-  plan.open_tasks = std::vector<std::atomic<int>>(num_units);
-  std::vector<int64_t> result_offsets(num_units);
+  plan.tasks.clear();
+  plan.result_offsets.resize(num_units);
+  if (plan.open_tasks.size() < plan.units.size()) plan.open_tasks = std::vector<std::atomic<int>>(num_units);
   int64_t floats = 0;
   for (int64_t u = 0; u < num_units; ++u) {
     const Unit& unit = plan.units[u];
-    const int64_t step = partitions_a_task(unit);
-    int64_t first = 0;
-    do {  // also once for a unit without a partition: its output is to be zeros
-      plan.tasks.push_back({u, first, std::min(first + step, unit.partitions())});
-      ++plan.open_tasks[u];
-      first += step;
-    } while (first < unit.partitions());
-    result_offsets[u] = floats;
-    if (plan.open_tasks[u] > 1) floats += unit.partitions() * result_floats(unit);
+    const int64_t partitions = unit.partitions(), step = partitions_a_task(unit);
+    int open_tasks = 0;
+    for (int64_t first = 0; first < partitions; first += step, ++open_tasks) {
+      plan.tasks.push_back({u, first, std::min(first + step, partitions)});
+    }
+    plan.open_tasks[u].store(open_tasks, std::memory_order_relaxed);
+    plan.result_offsets[u] = floats;
+    if (open_tasks > 1) floats += partitions * Softmax::FloatCount(unit.queries(), call.stride());
   }
-  plan.result_memory = AllocateFloats(floats);
-  for (int64_t offset : result_offsets) plan.results.push_back(plan.result_memory.get() + offset);
-  return plan;
+  plan.results.Reserve(floats);
+  plan.taken.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace paged_ops

@@ -19,6 +19,27 @@
 
 namespace paged_ops {
 
+// How many queries share one load of keys or values: the whole group of most models.
+constexpr int kSharedQueries = 4;
+
+// Tokens that so many queries meet at once for their scores, and vectors of a value for their results. All the sums
+// have to stay in registers: 16 of AVX-512's 32; of the 16 that others have, 12 beside three queries and a key.
+constexpr int TileWidth(int queries) {
+#if defined(PAGED_OPS_AVX512)
+  constexpr int kMaxSums = 16;
+#else
+  constexpr int kMaxSums = 12;
+#endif
+  return queries * 4 <= kMaxSums ? 4 : 2;
+}
+
+// Keys or values of up to kChunkTokens consecutive tokens that will be read soon: where they lie, if there are any.
+template <typename Cache>
+struct ComingTokens {
+  const Cache* first;
+  int64_t count;
+};
+
 // Keys and values of some neighbouring KV heads, as one row of the block table arranges them.
 template <typename Cache>
 struct RowCache {
@@ -35,6 +56,12 @@ struct RowCache {
   // Where position `position` lies, in elements from `keys` or `values`.
   int64_t Offset(int64_t position) const {
     return blocks[position / block_size] * block_stride + position % block_size * token_stride;
+  }
+
+  // Of `cached`, which is `keys` or `values`, the tokens of the chunk at `position` that are before `end`.
+  ComingTokens<Cache> Coming(const Cache* cached, int64_t position, int64_t end) const {
+    if (position >= end) return {nullptr, 0};
+    return {cached + Offset(position), std::min(end - position, kChunkTokens)};
   }
 
   // Where it has its scale, from `key_scales` or `value_scales`; the scales of its other heads follow.
@@ -63,49 +90,98 @@ struct Tokens {
   const Cache* first;
   int64_t stride;
   int64_t head_dim;
-  int64_t ahead;  // from an element to one that will be wanted soon: what to prefetch
 
-  Tokens From(int64_t token) const { return {first + token * stride, stride, head_dim, ahead}; }
+  Tokens From(int64_t token) const { return {first + token * stride, stride, head_dim}; }
 };
 
-// Without this the processor waits: its own foresight needs long even streams, and here each token is a short run.
-// Into the second-level cache: one head of 16 tokens often lies at a stride of 4096 bytes, too many lines for the few
-// places that the first level has for such addresses.
-inline void Prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+// Fetches coming tokens into the core's own cache while others are worked on, little by little, and in the order of
+// their addresses. Without this the processor waits: its own foresight needs long even streams, and here each token is
+// a short run, and the next block lies anywhere.
+class Prefetcher {
+ public:
+  // Of each token `width` elements, `stride` apart. `work`: how much there is to do meanwhile, in any unit.
+  template <typename Cache>
+  Prefetcher(const ComingTokens<Cache>& tokens, int64_t width, int64_t stride, int64_t work)
+      : run_(reinterpret_cast<const char*>(tokens.first)), run_stride_(stride * sizeof(Cache)) {
+    const bool is_one_run = width == stride;
+    const int64_t run_bytes = (is_one_run ? tokens.count * width : width) * sizeof(Cache);
+    runs_left_ = is_one_run ? std::min<int64_t>(tokens.count, 1) : tokens.count;
+    run_lines_ = (run_bytes + kLine - 1) / kLine;
+    share_ = (runs_left_ * run_lines_ << kShareBits) / work;
+  }
+
+  // With `work` of it begun, its share of the lines.
+  void Advance(int64_t work) {
+    due_ += work * share_;
+    Fetch(due_ >> kShareBits);
+    due_ &= (1 << kShareBits) - 1;
+  }
+
+  void Finish() {
+    while (runs_left_ > 0) Fetch(run_lines_);
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static constexpr int kShareBits = 16;
+
+  void Fetch(int64_t lines) {
+    while (lines > 0 && runs_left_ > 0) {
+      const int64_t end = std::min(next_line_ + lines, run_lines_);
+      lines -= end - next_line_;
+      // Into the second-level cache: one head of 16 tokens often lies at a stride of 4096 bytes, too many lines for the
+      // few places that the first level has for such addresses.
+      for (; next_line_ < end; ++next_line_) __builtin_prefetch(run_ + next_line_ * kLine, 0, 2);
+      if (next_line_ < run_lines_) return;
+      run_ += run_stride_;
+      next_line_ = 0;
+      --runs_left_;
+    }
+  }
+
+  const char* run_;  // bytes that lie together
+  const int64_t run_stride_;
+  int64_t runs_left_;
+  int64_t run_lines_;
+  int64_t next_line_ = 0;
+  int64_t share_;  // lines for a unit of work, in fractions of 2^-kShareBits
+  int64_t due_ = 0;
+};
 
 // products[q][t] += query q * key t, for the kLanes elements from d on.
 template <int NQ, int NT, typename Cache, typename LoadVec>
 inline void AddProducts(const float* queries, int64_t stride, const Tokens<Cache>& keys, int64_t d, LoadVec load,
-                        Vec (&products)[NQ][4]) {
+                        Vec (&products)[NQ * NT]) {
   Vec query[NQ];
   PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) query[q] = InRegister(Load(queries + q * stride + d));
   PAGED_OPS_UNROLL for (int t = 0; t < NT; ++t) {
-    const Cache* source = keys.first + t * keys.stride + d;
-    const Vec key = InRegister(load(source));
-    Prefetch(source + keys.ahead);
-    PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) products[q][t] = MulAdd(query[q], key, products[q][t]);
+    const Vec key = InRegister(load(keys.first + t * keys.stride + d));
+    PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) products[q * NT + t] = MulAdd(query[q], key, products[q * NT + t]);
   }
 }
 
-// Scores of NQ queries against NT tokens, at most 4.
-template <int NQ, int NT, typename Cache>
+// Scores of NQ queries against TileWidth(NQ) tokens.
+template <int NQ, typename Cache>
 inline void ScoreTokens(const float* queries, int64_t stride, const Tokens<Cache>& keys, float* scores) {
-  Vec products[NQ][4];
+  constexpr int kTokens = TileWidth(NQ);
+  Vec products[NQ * kTokens];
   PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) {
-    PAGED_OPS_UNROLL for (int t = 0; t < 4; ++t) products[q][t] = Vec{};
+    PAGED_OPS_UNROLL for (int t = 0; t < kTokens; ++t) products[q * kTokens + t] = Vec{};
   }
   int64_t d = 0;
   for (; d + kLanes <= keys.head_dim; d += kLanes) {
-    AddProducts<NQ, NT>(queries, stride, keys, d, [](const Cache* source) { return Load(source); }, products);
+    AddProducts<NQ, kTokens>(queries, stride, keys, d, [](const Cache* source) { return Load(source); }, products);
   }
   if (d < keys.head_dim) {
     const auto load_part = [&](const Cache* source) { return LoadPart(source, keys.head_dim - d); };
-    AddProducts<NQ, NT>(queries, stride, keys, d, load_part, products);
+    AddProducts<NQ, kTokens>(queries, stride, keys, d, load_part, products);
   }
-  PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) {
+  PAGED_OPS_UNROLL for (int i = 0; i < NQ * kTokens; i += 4) {  // of one query, or of two with half as many tokens
     float sums[4];
-    SumLanes(products[q], sums);
-    std::memcpy(scores + q * kPartitionTokens, sums, NT * sizeof(float));
+    SumLanes(products + i, sums);
+    for (int part = 0; part < 4; part += kTokens) {
+      std::memcpy(scores + (i + part) / kTokens * kPartitionTokens, sums + part, kTokens * sizeof(float));
+    }
   }
 }
 
@@ -114,33 +190,31 @@ template <int NQ, int NV, typename Cache, typename LoadVec>
 inline void WeighVectors(const float* weights, const Tokens<Cache>& values, int64_t count, int64_t d, LoadVec load,
                          float* result, int64_t stride) {
   Vec sums[NQ][NV];
-  for (int q = 0; q < NQ; ++q) {
-    for (int v = 0; v < NV; ++v) sums[q][v] = Load(result + q * stride + d + v * kLanes);
+  PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) {
+    PAGED_OPS_UNROLL for (int v = 0; v < NV; ++v) sums[q][v] = Load(result + q * stride + d + v * kLanes);
   }
   for (int64_t t = 0; t < count; ++t) {
-    Vec value[NV];
-    for (int v = 0; v < NV; ++v) {
-      const Cache* source = values.first + t * values.stride + d + v * kLanes;
-      value[v] = InRegister(load(source));
-      Prefetch(source + values.ahead);
-    }
-    for (int q = 0; q < NQ; ++q) {
-      const Vec weight = Broadcast(weights[q * kPartitionTokens + t]);
-      for (int v = 0; v < NV; ++v) sums[q][v] = MulAdd(weight, value[v], sums[q][v]);
+    Vec weight[NQ];
+    PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) weight[q] = InRegister(Broadcast(weights[q * kPartitionTokens + t]));
+    PAGED_OPS_UNROLL for (int v = 0; v < NV; ++v) {
+      const Vec value = InRegister(load(values.first + t * values.stride + d + v * kLanes));
+      PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) sums[q][v] = MulAdd(weight[q], value, sums[q][v]);
     }
   }
-  for (int q = 0; q < NQ; ++q) {
-    for (int v = 0; v < NV; ++v) Store(result + q * stride + d + v * kLanes, sums[q][v]);
+  PAGED_OPS_UNROLL for (int q = 0; q < NQ; ++q) {
+    PAGED_OPS_UNROLL for (int v = 0; v < NV; ++v) Store(result + q * stride + d + v * kLanes, sums[q][v]);
   }
 }
 
 template <int NQ, typename Cache>
 inline void WeighTokens(const float* weights, const Tokens<Cache>& values, int64_t count, float* result,
-                        int64_t stride) {
+                        int64_t stride, Prefetcher& prefetcher) {
+  constexpr int kVecs = TileWidth(NQ);
   const auto load = [](const Cache* source) { return Load(source); };
   int64_t d = 0;
-  for (; d + 4 * kLanes <= values.head_dim; d += 4 * kLanes) {
-    WeighVectors<NQ, 4>(weights, values, count, d, load, result, stride);
+  for (; d + kVecs * kLanes <= values.head_dim; d += kVecs * kLanes) {
+    prefetcher.Advance(NQ * count * kVecs * kLanes);
+    WeighVectors<NQ, kVecs>(weights, values, count, d, load, result, stride);
   }
   for (; d + kLanes <= values.head_dim; d += kLanes) {
     WeighVectors<NQ, 1>(weights, values, count, d, load, result, stride);
@@ -155,16 +229,17 @@ template <typename Cache>
 class PartitionAttention {
  public:
   // `scores` has room for kPartitionTokens floats a query. With `panels`, room for PanelFloats, it goes by panels: a
-  // tile of one head, with kPanelQueries or more. Without, it reads the pages in place.
+  // tile of one head, with kPanelQueries or more. Without, it reads the pages in place, and fetches `coming`, the keys
+  // that are read after this partition.
   PartitionAttention(const RowCache<Cache>& cache, const QueryTile& tile, int64_t partition, float* scores,
-                     float* panels, Softmax result)
+                     float* panels, const ComingTokens<Cache>& coming, Softmax result)
       : cache_(cache),
         tile_(tile),
         start_(partition * kPartitionTokens),
-        longest_context_(*std::max_element(tile.contexts, tile.contexts + tile.per_head)),
-        end_(std::min(longest_context_, start_ + kPartitionTokens)),
+        end_(std::min(*std::max_element(tile.contexts, tile.contexts + tile.per_head), start_ + kPartitionTokens)),
         scores_(scores),
         panels_(panels),
+        coming_(coming),
         result_(result) {}
 
   void Run() {
@@ -179,22 +254,28 @@ class PartitionAttention {
   }
 
  private:
+  // Also of tokens that a query does not see, or that are not there, to the end of a tile: no one reads those scores.
   void ScorePages() const {
-    EachRun(cache_.keys, cache_.values + cache_.Offset(start_), [this](auto nq, const TokenRun& run) {
-      const float* queries = tile_.queries + run.query * tile_.stride;
-      int64_t t = 0;
-      for (; t + 4 <= run.count; t += 4) {
-        ScoreTokens<nq(), 4>(queries, tile_.stride, run.tokens.From(t), Scores(run) + t);
+    const ComingTokens<Cache> first_values = cache_.Coming(cache_.values, start_, end_);
+    EachGroupOfChunk(cache_.keys, first_values, [this](auto nq, const Group& group, Prefetcher& prefetcher) {
+      const float* queries = tile_.queries + group.query * tile_.stride;
+      float* scores = Scores(group.query, group.position);
+      for (int64_t t = 0; t < group.seen; t += TileWidth(nq())) {
+        prefetcher.Advance(nq() * TileWidth(nq()) * tile_.stride);
+        ScoreTokens<nq()>(queries, tile_.stride, group.tokens.From(t), scores + t);
       }
-      for (; t < run.count; ++t) ScoreTokens<nq(), 1>(queries, tile_.stride, run.tokens.From(t), Scores(run) + t);
     });
   }
 
   void WeighPages() const {
     std::fill_n(result_.values, tile_.count() * tile_.stride, 0.0f);
-    EachRun(cache_.values, KeysOfNextPartition(), [this](auto nq, const TokenRun& run) {
-      WeighTokens<nq()>(Scores(run), run.tokens, run.count, result_.OfQuery(run.query, tile_.stride).values,
-                        tile_.stride);
+    EachGroupOfChunk(cache_.values, coming_, [this](auto nq, const Group& group, Prefetcher& prefetcher) {
+      Weigh<nq()>(group, group.query, 0, group.shared, prefetcher);
+      if (group.seen == group.shared) return;
+      // Tokens that only some of the group may see: each such query takes them alone.
+      for (int64_t q = group.query; q < group.query + nq(); ++q) {
+        Weigh<1>(group, q, group.shared, End(q % tile_.per_head) - group.position, prefetcher);
+      }
     });
   }
 
@@ -253,15 +334,26 @@ class PartitionAttention {
 
   static constexpr bool kScaled = std::is_same_v<Cache, int8_t>;
 
-  // Consecutive tokens that some consecutive queries all see.
-  struct TokenRun {
+  // Consecutive queries of one head that meet a chunk together.
+  struct Group {
     int64_t query;     // the first
-    int64_t position;  // of the first token, in the context
-    int64_t count;
+    int64_t position;  // of the chunk, in the context
+    int64_t shared;    // tokens of the chunk that all of them see
+    int64_t seen;      // that any of them sees
     Tokens<Cache> tokens;
   };
 
-  float* Scores(const TokenRun& run) const { return scores_ + run.query * kPartitionTokens + run.position - start_; }
+  float* Scores(int64_t query, int64_t position) const {
+    return scores_ + query * kPartitionTokens + position - start_;
+  }
+
+  template <int NQ>
+  void Weigh(const Group& group, int64_t query, int64_t first, int64_t end, Prefetcher& prefetcher) const {
+    end = std::min(end, kChunkTokens);
+    if (end <= first) return;
+    WeighTokens<NQ>(Scores(query, group.position + first), group.tokens.From(first), end - first,
+                    result_.OfQuery(query, tile_.stride).values, tile_.stride, prefetcher);
+  }
 
   // Scores of int8 keys, or weights of int8 values, times their tokens' scales: a product each, in no order.
   void MultiplyByScales(const float* scales) const {
@@ -282,68 +374,46 @@ class PartitionAttention {
   // Where the tokens of this partition end for query q of a head; it may have none.
   int64_t End(int64_t q) const { return std::min(tile_.contexts[q], end_); }
 
-  // What will be read after this partition; behind the last one, something harmless to prefetch.
-  const Cache* KeysOfNextPartition() const {
-    return cache_.keys + cache_.Offset(end_ < longest_context_ ? end_ : start_);
-  }
-
-  // Calls body(number of queries, run) so that every query meets each of its tokens once and in order. Chunk by chunk
-  // and there head by head, which is the order of the cache in memory; and all queries of a head use its chunk while
-  // it is in the core's own cache. `afterwards` is what will be read when all is done.
+  // Calls body(number of queries, group, prefetcher) so that every query meets its tokens in order. Chunk by chunk and
+  // there head by head, which is the order of the cache in memory; and all queries of a head use its chunk while it is
+  // in the core's own cache. `coming` is what will be read when all is done.
   template <typename Body>
-  void EachRun(const Cache* cached, const Cache* afterwards, Body body) const {
+  void EachGroupOfChunk(const Cache* cached, const ComingTokens<Cache>& coming, Body body) const {
     for (int64_t chunk = start_; chunk < end_; chunk += kChunkTokens) {
-      const Cache* here = cached + cache_.Offset(chunk);
       const bool is_last = chunk + kChunkTokens >= end_;
-      const Cache* next = is_last ? afterwards : cached + cache_.Offset(chunk + kChunkTokens);
-      Tokens<Cache> tokens{here, cache_.token_stride, cache_.head_dim, next - here};
+      const int64_t work = std::min(kChunkTokens, end_ - chunk) * tile_.count() * tile_.stride;
+      Prefetcher prefetcher(is_last ? coming : cache_.Coming(cached, chunk + kChunkTokens, end_),
+                            tile_.heads * cache_.head_dim, cache_.token_stride, work);
+      Tokens<Cache> tokens{cached + cache_.Offset(chunk), cache_.token_stride, cache_.head_dim};
       for (int64_t head = 0; head < tile_.heads; ++head, tokens.first += cache_.head_dim) {
-        for (int64_t q = 0; q < tile_.per_head; q += kTileQueries) {
-          EachRunOfGroup(head, q, chunk, tokens, body);
+        for (int64_t q = 0; q < tile_.per_head; q += kSharedQueries) {
+          const int64_t count = std::min<int64_t>(kSharedQueries, tile_.per_head - q);
+          const auto [least, most] = std::minmax_element(tile_.contexts + q, tile_.contexts + q + count);
+          const auto seen = [&](int64_t context) { return std::clamp<int64_t>(context - chunk, 0, kChunkTokens); };
+          const Group group{head * tile_.per_head + q, chunk, seen(*least), seen(*most), tokens};
+          WithQueryCount(count, [&](auto nq) { body(nq, group, prefetcher); });
         }
       }
-    }
-  }
-
-  // The runs of up to kTileQueries queries of one head in one chunk.
-  template <typename Body>
-  void EachRunOfGroup(int64_t head, int64_t first, int64_t chunk, const Tokens<Cache>& tokens, Body& body) const {
-    const int64_t last = std::min<int64_t>(first + kTileQueries, tile_.per_head) - 1;
-    const int64_t before = head * tile_.per_head;  // queries of the heads before
-    const int64_t chunk_end = std::min(chunk + kChunkTokens, end_);
-    int64_t shared_end = chunk_end;
-    for (int64_t q = first; q <= last; ++q) shared_end = std::min(shared_end, std::max(End(q), chunk));
-    if (shared_end > chunk) {
-      const TokenRun run{before + first, chunk, shared_end - chunk, tokens};
-      WithQueryCount(last - first + 1, [&](auto nq) { body(nq, run); });
-    }
-    // Tokens that only some of the group may see: each such query takes them alone.
-    for (int64_t q = first; q <= last; ++q) {
-      const int64_t count = std::min(End(q), chunk_end) - shared_end;
-      if (count <= 0) continue;
-      const TokenRun run{before + q, shared_end, count, tokens.From(shared_end - chunk)};
-      body(std::integral_constant<int, 1>(), run);
+      prefetcher.Finish();
     }
   }
 
   template <typename Body>
   static void WithQueryCount(int64_t count, Body body) {
-    static_assert(kTileQueries == 2 || kTileQueries == 4, "one case below for each number of queries");
+    static_assert(kSharedQueries == 4, "one case below for each number of queries");
     if (count == 1) return body(std::integral_constant<int, 1>());
     if (count == 2) return body(std::integral_constant<int, 2>());
-    if constexpr (kTileQueries == 4) {
-      if (count == 3) return body(std::integral_constant<int, 3>());
-      body(std::integral_constant<int, 4>());
-    }
+    if (count == 3) return body(std::integral_constant<int, 3>());
+    body(std::integral_constant<int, 4>());
   }
 
   const RowCache<Cache>& cache_;
   const QueryTile& tile_;
-  const int64_t start_;            // of the partition, a position
-  const int64_t longest_context_;  // of the tile's queries
+  const int64_t start_;  // of the partition, a position
   const int64_t end_;
   float* const scores_;
   float* const panels_;
+  const ComingTokens<Cache> coming_;
   const Softmax result_;
 };
 

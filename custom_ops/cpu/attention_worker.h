@@ -11,146 +11,193 @@
 
 namespace paged_ops {
 
+// A thread's working memory, kept from call to call.
+struct WorkerMemory {
+  KeptFloats queries;
+  KeptFloats scores;
+  KeptFloats partition;
+  KeptFloats total;
+  KeptFloats panels;
+  std::vector<int64_t> contexts;
+
+  void Reserve(const Plan& plan, int64_t stride) {
+    queries.Reserve(plan.max_queries * stride);
+    scores.Reserve(plan.max_queries * kPartitionTokens);
+    partition.Reserve(Softmax::FloatCount(plan.max_queries, stride));
+    total.Reserve(Softmax::FloatCount(plan.max_queries, stride));
+    if (plan.has_panels) panels.Reserve(PanelFloats(stride));
+    contexts.resize(plan.max_queries);
+  }
+};
+
+inline WorkerMemory& ThisThreadsMemory() {
+  thread_local WorkerMemory memory;
+  return memory;
+}
+
 class Worker {
  public:
-  Worker(const AttentionCall& call, int64_t max_queries, bool with_panels)
-      : call_(call),
-        stride_(call.stride()),
-        queries_(AllocateFloats(max_queries * stride_)),
-        scores_(AllocateFloats(max_queries * kPartitionTokens)),
-        partition_(AllocateFloats(Softmax::FloatCount(max_queries, stride_))),
-        total_(AllocateFloats(Softmax::FloatCount(max_queries, stride_))),
-        panels_(AllocateFloats(with_panels ? PanelFloats(stride_) : 0)),
-        contexts_(max_queries) {}
+  Worker(const AttentionCall& call, Plan& plan)
+      : call_(call), plan_(plan), group_(call.group()), stride_(call.stride()), memory_(ThisThreadsMemory()) {
+    memory_.Reserve(plan, stride_);
+  }
 
-  // All partitions of a unit are joined at once. Where they are the work of several tasks, they wait for the last.
-  void Run(const Task& task, Plan& plan) {
-    const Unit& unit = plan.units[task.unit];
-    float* const results = plan.results[task.unit];
-    TakeQueries(unit);
-    if (task.end_partition - task.first_partition == unit.partitions()) {
-      AttendWhole(unit);
-      return;
+  // Tasks as long as there are any.
+  void Run() {
+    const Task* task = plan_.Take();
+    while (task) {
+      const Task* ahead = plan_.TakeAhead();
+      Run(*task, ahead);
+      task = ahead ? ahead : plan_.Take();
     }
-    for (int64_t p = task.first_partition; p < task.end_partition; ++p) {
-      AttendPartition(unit, p, ResultOf(unit, p, results));
-    }
-    if (--plan.open_tasks[task.unit] == 0) JoinResults(unit, results);
   }
 
  private:
-  void AttendWhole(const Unit& unit) {
-    const Softmax partition = Softmax::In(partition_.get(), unit.queries(), stride_);
-    StartTotal(unit);
-    for (int64_t p = 0; p < unit.partitions(); ++p) {
-      AttendPartition(unit, p, partition);
-      JoinToTotal(unit, p, partition);
+  // All partitions of a unit are joined at once. Where they are the work of several tasks, they wait for the last.
+  void Run(const Task& task, const Task* next) {
+    const Unit& unit = plan_.units[task.unit];
+    TakeQueries(unit);
+    if (task.end_partition - task.first_partition == unit.partitions()) {
+      AttendWhole(task, next);
+      return;
     }
-    WriteOutput(unit);
+    for (int64_t p = task.first_partition; p < task.end_partition; ++p) {
+      AttendPartition(task, p, next, ResultOf(task.unit, p));
+    }
+    if (--plan_.open_tasks[task.unit] == 0) JoinResults(task.unit);
   }
 
-  void JoinResults(const Unit& unit, float* results) {
-    StartTotal(unit);
-    for (int64_t p = 0; p < unit.partitions(); ++p) JoinToTotal(unit, p, ResultOf(unit, p, results));
-    WriteOutput(unit);
+  void AttendWhole(const Task& task, const Task* next) {
+    const Unit& unit = plan_.units[task.unit];
+    const Softmax total = Softmax::In(memory_.total.Get(), unit.queries(), stride_);
+    const Softmax partition = Softmax::In(memory_.partition.Get(), unit.queries(), stride_);
+    AttendPartition(task, 0, next, total);
+    BeginJoin(total, unit.queries(), stride_);
+    for (int64_t p = 1; p < task.end_partition; ++p) {
+      AttendPartition(task, p, next, partition);
+      JoinPartition(unit, p, partition, total);
+    }
+    WriteOutput(unit, total);
   }
 
-  Softmax ResultOf(const Unit& unit, int64_t partition, float* results) const {
-    float* floats = results + partition * Softmax::FloatCount(unit.queries(), stride_);
-    return Softmax::In(floats, unit.queries(), stride_);
+  void JoinResults(int64_t index) {
+    const Unit& unit = plan_.units[index];
+    const Softmax total = ResultOf(index, 0);
+    BeginJoin(total, unit.queries(), stride_);
+    for (int64_t p = 1; p < unit.partitions(); ++p) JoinPartition(unit, p, ResultOf(index, p), total);
+    WriteOutput(unit, total);
+  }
+
+  Softmax ResultOf(int64_t index, int64_t partition) const {
+    const int64_t queries = plan_.units[index].queries();
+    float* results = plan_.results.Get() + plan_.result_offsets[index];
+    return Softmax::In(results + partition * Softmax::FloatCount(queries, stride_), queries, stride_);
   }
 
   void TakeQueries(const Unit& unit) {
     for (int64_t q = 0; q < unit.queries_per_head; ++q) {
-      contexts_[q] = call_.context(unit.first_token + q / call_.group());
+      memory_.contexts[q] = call_.context(unit.first_token + q / group_);
     }
     const int64_t head_dim = call_.pages.head_dim;
     WithFloatType(call_.query.dtype, [&](auto* type) {
-      for (int64_t q = 0; q < unit.queries(); ++q) {
-        const auto* source = call_.query.as<std::remove_pointer_t<decltype(type)>>() + QueryOffset(unit, q);
-        float* target = queries_.get() + q * stride_;
+      const auto* queries = call_.query.as<std::remove_pointer_t<decltype(type)>>();
+      EachQuery(unit, [&](int64_t q, int64_t, int64_t offset) {
+        const auto* source = queries + offset;
+        float* target = memory_.queries.Get() + q * stride_;
         int64_t d = 0;
         for (; d + kLanes <= head_dim; d += kLanes) Store(target + d, Load(source + d) * call_.scale);
         if (d < head_dim) Store(target + d, LoadPart(source + d, head_dim - d) * call_.scale);
-      }
+      });
     });
   }
 
-  void AttendPartition(const Unit& unit, int64_t partition, Softmax result) {
-    const QueryTile tile{queries_.get(), contexts_.data(), unit.num_heads, unit.queries_per_head, stride_};
+  template <typename Cache>
+  RowCache<Cache> CacheOf(const Unit& unit) const {
     const Pages& pages = call_.pages;
-    WithCacheType(pages.keys.dtype, [&](auto* type) {
+    const float *key_scales = nullptr, *value_scales = nullptr;
+    if constexpr (std::is_same_v<Cache, int8_t>) {
+      key_scales = pages.scales(pages.keys.as<int8_t>(), 0) + unit.first_head;
+      value_scales = pages.scales(pages.values.as<int8_t>(), 0) + unit.first_head;
+    }
+    const int64_t head_offset = unit.first_head * pages.head_dim;
+    return {pages.keys.as<Cache>() + head_offset,
+            pages.values.as<Cache>() + head_offset,
+            call_.blocks(call_.row(unit.first_token)),
+            pages.block_size,
+            pages.block_stride(),
+            pages.token_stride(),
+            pages.head_dim,
+            key_scales,
+            value_scales};
+  }
+
+  // The first keys of what is read after a partition: of the next one, or of the next task.
+  template <typename Cache>
+  ComingTokens<Cache> KeysAfter(const Task& task, int64_t partition, const Task* next) const {
+    const bool goes_on = partition + 1 < task.end_partition;
+    if (!goes_on && next == nullptr) return {nullptr, 0};
+    const Unit& unit = plan_.units[goes_on ? task.unit : next->unit];
+    const int64_t following = goes_on ? partition + 1 : next->first_partition;
+    const RowCache<Cache> cache = CacheOf<Cache>(unit);
+    return cache.Coming(cache.keys, following * kPartitionTokens, unit.longest_context);
+  }
+
+  void AttendPartition(const Task& task, int64_t partition, const Task* next, Softmax result) {
+    const Unit& unit = plan_.units[task.unit];
+    const QueryTile tile{memory_.queries.Get(), memory_.contexts.data(), unit.num_heads, unit.queries_per_head,
+                         stride_};
+    WithCacheType(call_.pages.keys.dtype, [&](auto* type) {
       using Cache = std::remove_pointer_t<decltype(type)>;
-      const float *key_scales = nullptr, *value_scales = nullptr;
-      if constexpr (std::is_same_v<Cache, int8_t>) {
-        key_scales = pages.scales(pages.keys.as<int8_t>(), 0) + unit.first_head;
-        value_scales = pages.scales(pages.values.as<int8_t>(), 0) + unit.first_head;
-      }
-      const int64_t head_offset = unit.first_head * pages.head_dim;
-      const RowCache<Cache> cache{pages.keys.as<Cache>() + head_offset,
-                                  pages.values.as<Cache>() + head_offset,
-                                  call_.blocks(call_.row(unit.first_token)),
-                                  pages.block_size,
-                                  pages.block_stride(),
-                                  pages.token_stride(),
-                                  pages.head_dim,
-                                  key_scales,
-                                  value_scales};
-      PartitionAttention<Cache>(cache, tile, partition, scores_.get(),
-                                unit.in_panels() ? panels_.get() : nullptr, result)
+      const RowCache<Cache> cache = CacheOf<Cache>(unit);
+      PartitionAttention<Cache>(cache, tile, partition, memory_.scores.Get(),
+                                unit.in_panels() ? memory_.panels.Get() : nullptr,
+                                KeysAfter<Cache>(task, partition, next), result)
           .Run();
     });
   }
 
-  void StartTotal(const Unit& unit) {
-    const Softmax total = Softmax::In(total_.get(), unit.queries(), stride_);
-    std::fill_n(total.values, unit.queries() * stride_, 0.0f);
-    std::fill_n(total.max, unit.queries(), kMinusInfinity);
-    std::fill_n(total.sum, unit.queries(), 0.0f);
-  }
-
   // Only the queries that have tokens in this partition: for the others it must be as if there were none.
-  void JoinToTotal(const Unit& unit, int64_t index, Softmax partition) {
-    const Softmax total = Softmax::In(total_.get(), unit.queries(), stride_);
-    for (int64_t q = 0; q < unit.queries(); ++q) {
-      if (Context(unit, q) <= index * kPartitionTokens) continue;
+  void JoinPartition(const Unit& unit, int64_t index, Softmax partition, Softmax total) {
+    EachQuery(unit, [&](int64_t q, int64_t context, int64_t) {
+      if (context <= index * kPartitionTokens) return;
       Join(total.OfQuery(q, stride_), partition.OfQuery(q, stride_), stride_);
-    }
-  }
-
-  void WriteOutput(const Unit& unit) {
-    const int64_t head_dim = call_.pages.head_dim;
-    WithFloatType(call_.output.dtype, [&](auto* type) {
-      for (int64_t q = 0; q < unit.queries(); ++q) {
-        auto* target = call_.output.as<std::remove_pointer_t<decltype(type)>>() + QueryOffset(unit, q);
-        const Softmax total = Softmax::In(total_.get(), unit.queries(), stride_).OfQuery(q, stride_);
-        const float divisor = Context(unit, q) == 0 ? 1.0f : *total.sum;  // nothing to attend to: zeros
-        int64_t d = 0;
-        for (; d + kLanes <= head_dim; d += kLanes) Store(target + d, Load(total.values + d) / divisor);
-        if (d < head_dim) StorePart(target + d, Load(total.values + d) / divisor, head_dim - d);
-      }
     });
   }
 
-  // Queries of a unit are numbered [KV head][token][head of the group].
-  int64_t Context(const Unit& unit, int64_t query) const { return contexts_[query % unit.queries_per_head]; }
+  void WriteOutput(const Unit& unit, Softmax total) {
+    const int64_t head_dim = call_.pages.head_dim;
+    WithFloatType(call_.output.dtype, [&](auto* type) {
+      auto* output = call_.output.as<std::remove_pointer_t<decltype(type)>>();
+      EachQuery(unit, [&](int64_t q, int64_t context, int64_t offset) {
+        auto* target = output + offset;
+        const float* values = total.values + q * stride_;
+        const float divisor = context == 0 ? 1.0f : total.sum[q];  // nothing to attend to: zeros
+        int64_t d = 0;
+        for (; d + kLanes <= head_dim; d += kLanes) Store(target + d, Load(values + d) / divisor);
+        if (d < head_dim) StorePart(target + d, Load(values + d) / divisor, head_dim - d);
+      });
+    });
+  }
 
-  // Where a query lies in `query` and `output`, [T, H, D].
-  int64_t QueryOffset(const Unit& unit, int64_t query) const {
-    const int64_t kv_head = unit.first_head + query / unit.queries_per_head;
-    const int64_t token = unit.first_token + query % unit.queries_per_head / call_.group();
-    const int64_t head = kv_head * call_.group() + query % call_.group();
-    return (token * call_.num_heads() + head) * call_.pages.head_dim;
+  // Calls body(its number in the unit, its context, where it lies in `query` and `output`, [T, H, D]) for each query.
+  // They are numbered [KV head][token][head of the group].
+  template <typename Body>
+  void EachQuery(const Unit& unit, Body body) const {
+    const int64_t head_dim = call_.pages.head_dim, token_width = call_.num_heads() * head_dim;
+    int64_t q = 0;
+    for (int64_t kv_head = unit.first_head; kv_head < unit.first_head + unit.num_heads; ++kv_head) {
+      for (int64_t token = unit.first_token; token < unit.first_token + unit.num_tokens; ++token) {
+        const int64_t context = call_.context(token), offset = token * token_width + kv_head * group_ * head_dim;
+        for (int64_t head = 0; head < group_; ++head, ++q) body(q, context, offset + head * head_dim);
+      }
+    }
   }
 
   const AttentionCall& call_;
+  Plan& plan_;
+  const int64_t group_;
   const int64_t stride_;
-  Floats queries_;
-  Floats scores_;
-  Floats partition_;
-  Floats total_;
-  Floats panels_;
-  std::vector<int64_t> contexts_;
+  WorkerMemory& memory_;
 };
 
 }  // namespace paged_ops

@@ -29,17 +29,13 @@
 
 namespace paged_ops {
 
-// kTileQueries: how many queries share one load of keys or values. With 4 tokens (or 4 vectors of a value) each, their
-// sums have to stay in registers: 4 x 4 of AVX-512's 32, 2 x 4 of the 16 that others have.
+// Floats of a vector.
 #if defined(PAGED_OPS_AVX512)
 constexpr int kLanes = 16;
-constexpr int kTileQueries = 4;
 #elif defined(PAGED_OPS_AVX2)
 constexpr int kLanes = 8;
-constexpr int kTileQueries = 2;
 #else
 constexpr int kLanes = 4;
-constexpr int kTileQueries = 2;
 #endif
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));

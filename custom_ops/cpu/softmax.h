@@ -23,6 +23,22 @@ inline Floats AllocateFloats(int64_t count) {  // aligned to a cache line, not i
   return Floats(floats, &std::free);
 }
 
+// Working memory that is kept from call to call: it grows to the largest that was asked for.
+class KeptFloats {
+ public:
+  float* Get() const { return floats_.get(); }
+
+  void Reserve(int64_t count) {
+    if (count <= count_) return;
+    floats_ = AllocateFloats(count);
+    count_ = count;
+  }
+
+ private:
+  Floats floats_{nullptr, &std::free};
+  int64_t count_ = 0;
+};
+
 // The unfinished softmax of some queries: the weights exp(score - max) summed in `sum`, the cached values so weighted
 // summed in `values`, a row of `stride` floats a query.
 struct Softmax {
@@ -62,6 +78,12 @@ inline void ScoresToWeights(float* scores, int64_t count, Softmax result) {
   for (int i = 0; i < kLanes; ++i) total_sum += lane_sum[i];
   *result.max = total_max;
   *result.sum = total_sum;
+}
+
+// What Join makes of the first partition in a softmax of nothing: -0 becomes 0, the maximum no NaN.
+inline void BeginJoin(Softmax first, int64_t queries, int64_t stride) {
+  for (int64_t q = 0; q < queries; ++q) first.max[q] = std::max(kMinusInfinity, first.max[q]);
+  for (int64_t i = 0; i < queries * stride; i += kLanes) Store(first.values + i, Load(first.values + i) + 0.0f);
 }
 
 // total += partition, by their log-sum-exp: both are brought to the larger maximum. Never inlined: whoever joins two
