@@ -8,7 +8,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mindspore_paged.benchmarking.paging import CONTIGUOUS, PAGED, comparison_config, draw_requests, serve_all
+from mindspore_paged.benchmarking.paging import (
+    CONTIGUOUS,
+    PAGED,
+    comparison_config,
+    draw_requests,
+    pages_without_names,
+    serve_all,
+)
 from mindspore_paged.benchmarking.report import (
     draw_bars,
     markdown_table,
@@ -16,7 +23,7 @@ from mindspore_paged.benchmarking.report import (
     require_at_least,
     write_results,
 )
-from mindspore_paged.benchmarking.step_time import StepPoint, measure_step_times
+from mindspore_paged.benchmarking.step_time import PageTimes, StepPoint, measure_page_times, measure_step_times
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.script import exit_code_of
 
@@ -26,9 +33,13 @@ pages for max_model_len tokens set aside, as a contiguous KV cache must, and onc
 The pool holds one sequence of max_model_len. Requests come all at once; prompt and answer each have 1/16 to 3/16 of
 max_model_len tokens, drawn evenly, so that a mean request needs a quarter of what a contiguous cache reserves for it.
 utilization is the share of the memory held for running sequences that has a token in it, over all steps;
-budget used is that share of the whole pool. Nothing is shared between prompts and prefix caching is off."""
+budget used is that share of the whole pool. No two prompts begin alike, so nothing is shared.
+
+A sequence that is preempted because the pool is full comes back later. Those of its pages that nobody needed meanwhile
+it finds again, and with --set cache.host_memory=1GiB those that were saved there, too; the others are computed again.
+preempted and pages loaded count both; a contiguous cache preempts nobody."""
 EPILOG = """examples:
-  bench_paged_vs_contiguous.py --config configs/smollm2_135m.yaml --output results
+  bench_paged_vs_contiguous.py --config configs/smollm2_135m.yaml --output results --set cache.host_memory=1GiB
   bench_paged_vs_contiguous.py --config configs/tiny.yaml --max-model-len 128 256 --requests 16 --output results
 
 writes results.json, results.md and results.png (a folder as --output gets bench_paged_vs_contiguous.json, …)"""
@@ -38,8 +49,8 @@ writes results.json, results.md and results.png (a folder as --output gets bench
 class Run:
     """One policy at one length; rates are a second of the time in steps.
 
-    seed: of the requests of this run. step_times: of single steps, measured apart from the run, so that
-    plan_capacity.py --check-against can predict it.
+    seed: of the requests of this run. step_times and page_times: of single steps and pages, measured apart from the
+    run, so that plan_capacity.py --check-against can predict it.
     """
 
     policy: str
@@ -50,9 +61,12 @@ class Run:
     largest_batch: int
     tokens_per_second: float
     num_preemptions: int
+    num_pages_saved: int
+    num_pages_loaded: int
     num_requests: int
     seed: int
     step_times: list[dict]
+    page_times: PageTimes
 
 
 def main() -> int:
@@ -62,7 +76,7 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of the model")
     parser.add_argument("--max-model-len", type=int, nargs="+", default=[512, 1024, 2048], metavar="TOKENS")
-    parser.add_argument("--requests", type=int, default=12, metavar="N", help="requests a run (default 12)")
+    parser.add_argument("--requests", type=int, default=24, metavar="N", help="requests a run (default 24)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="times that both run in turn (default 1)")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="STEM", help="files to write, without their endings"
@@ -94,13 +108,15 @@ def compare(config: EngineConfig, length: int, num_requests: int, rounds: int) -
 
         def time_steps() -> None:
             scheduler = config.scheduler
-            points = measure_step_times(llm.engine, scheduler.resolved_token_buckets(), scheduler.max_num_seqs)
+            with pages_without_names(llm.engine):
+                points = measure_step_times(llm.engine, scheduler.resolved_token_buckets(), scheduler.max_num_seqs)
             step_times.extend(map(_plain, points))
 
         time_steps()
+        page_times = measure_page_times(llm.engine)
         for seed in range(rounds):
             for policy in runs:
-                runs[policy].append(serve(llm, policy, length, num_requests, seed, step_times))
+                runs[policy].append(serve(llm, policy, length, num_requests, seed, step_times, page_times))
             time_steps()  # again, for a machine that is not as fast as it was a minute ago
     return [_median(of_policy) for of_policy in runs.values()]
 
@@ -109,7 +125,9 @@ def _plain(point: StepPoint) -> dict:
     return asdict(point.work) | {"ms": 1e3 * point.seconds}
 
 
-def serve(llm, policy: str, length: int, num_requests: int, seed: int, step_times: list[dict]) -> Run:
+def serve(
+    llm, policy: str, length: int, num_requests: int, seed: int, step_times: list[dict], page_times: PageTimes
+) -> Run:
     """All requests to their end, one after the other reservation allows."""
     requests = draw_requests(length, num_requests, seed, llm.engine.limits.vocab_size)
     with tqdm(total=num_requests, desc=f"{policy} {length}", unit="request", leave=False, disable=None) as bar:
@@ -123,9 +141,12 @@ def serve(llm, policy: str, length: int, num_requests: int, seed: int, step_time
         served.largest_batch,
         served.num_output_tokens / served.busy_seconds,
         served.num_preemptions,
+        served.num_pages_saved,
+        served.num_pages_loaded,
         num_requests,
         seed,
         step_times,
+        page_times,
     )
 
 
@@ -135,14 +156,16 @@ def _median(runs: list[Run]) -> Run:
 
 
 def markdown(runs: list[Run]) -> str:
-    header = ["max_model_len", "policy", "KV cache MB", "utilization", "budget used", "largest batch", "tokens/s"]
+    header = ["max_model_len", "policy", "KV cache MB", "utilization", "budget used", "largest batch"]
+    header += ["preempted", "pages loaded", "tokens/s", "ratio"]
     rows = []
     for run in runs:
         base = next(r for r in runs if r.policy == CONTIGUOUS and r.max_model_len == run.max_model_len)
         shares = [f"{run.utilization:.0%}", f"{run.budget_used:.0%}"]
         rates = [f"{run.tokens_per_second:.1f}", f"{run.tokens_per_second / base.tokens_per_second:.2f}"]
-        rows.append([run.max_model_len, run.policy, f"{run.kv_cache_mb:.1f}", *shares, run.largest_batch, *rates])
-    return markdown_table([*header, "ratio"], rows)
+        counts = [run.largest_batch, run.num_preemptions, run.num_pages_loaded]
+        rows.append([run.max_model_len, run.policy, f"{run.kv_cache_mb:.1f}", *shares, *counts, *rates])
+    return markdown_table(header, rows)
 
 
 def draw(panels, runs: list[Run]) -> None:

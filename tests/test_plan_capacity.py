@@ -68,6 +68,7 @@ def made_up_result(path, **changes):
         "largest_batch": 1,
         "tokens_per_second": 900.0,
         "num_preemptions": 0,
+        "page_times": {"save_ms": 0.5, "load_ms": 0.25},
         "num_requests": 4,
         "seed": 0,
         "step_times": [
@@ -93,7 +94,8 @@ def test_a_check_says_what_is_off(tmp_path):
     assert 1000 / (1 + 0.002 * 300) < of_figure["tokens_per_second"]["predicted"] < 1000
 
 
-def test_a_result_of_something_else_is_refused(tmp_path):
-    result = made_up_result(tmp_path / "result.json", step_times=[])
+@pytest.mark.parametrize("lacking", [{"step_times": []}, {"page_times": None}, {"page_times": {"save_ms": 1}}])
+def test_a_result_of_something_else_is_refused(tmp_path, lacking):
+    result = made_up_result(tmp_path / "result.json", **lacking)
     line = error_of("plan_capacity.py", "--config", TINY, "--check-against", result)
-    assert line == f"{result}: not what bench_paged_vs_contiguous.py writes today (runs with step_times)"
+    assert line == f"{result}: not what bench_paged_vs_contiguous.py writes today (with step_times, page_times)"

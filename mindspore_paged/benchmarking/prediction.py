@@ -55,7 +55,8 @@ def predict(run: dict, config_path: Path, overrides: Sequence[str], model: Model
 
     Memory, shares and batches come from the real scheduler over the real pool, without a device. The rate is the tokens
     over the sum of the steps' times by a model fitted to `step_times`: single steps that were measured before, at other
-    contexts and with other prompts; the rate that it is compared with is not among them.
+    contexts and with other prompts; the rate that it is compared with is not among them. Pages that go to host memory
+    and come back are counted on paper, too, and take `page_times` each.
     """
     length = run["max_model_len"]
     config = comparison_config(config_path, overrides, length)
@@ -66,12 +67,15 @@ def predict(run: dict, config_path: Path, overrides: Sequence[str], model: Model
         for point in run["step_times"]
     ]
     model_of_steps = StepTimeModel.fit(points)
+    served, times = paper.served, run["page_times"]
+    moving_ms = served.num_pages_saved * times["save_ms"] + served.num_pages_loaded * times["load_ms"]
+    seconds = sum(map(model_of_steps.seconds, paper.steps)) + moving_ms / 1e3
     return {
         "kv_cache_mb": paper.kv_cache_bytes / 1e6,
-        "utilization": paper.served.utilization,
-        "budget_used": paper.served.budget_used,
-        "largest_batch": paper.served.largest_batch,
-        "tokens_per_second": paper.served.num_output_tokens / sum(map(model_of_steps.seconds, paper.steps)),
+        "utilization": served.utilization,
+        "budget_used": served.budget_used,
+        "largest_batch": served.largest_batch,
+        "tokens_per_second": served.num_output_tokens / seconds,
     }
 
 
@@ -82,7 +86,7 @@ def _read(path: Path) -> list[dict]:
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(runs, list) or not all(map(_is_run, runs)):
-        raise ConfigError(f"{path}: not what bench_paged_vs_contiguous.py writes today (runs with step_times)")
+        raise ConfigError(f"{path}: not what bench_paged_vs_contiguous.py writes today (with step_times, page_times)")
     return runs
 
 
@@ -91,7 +95,10 @@ def _is_run(run) -> bool:
         return False
     numbers = [run.get(name) for name in FIGURES]
     counts = [run.get(name) for name in ("max_model_len", "num_requests", "seed")]
-    points = run.get("step_times")
+    points, page_times = run.get("step_times"), run.get("page_times")
+    if not isinstance(page_times, dict):
+        return False
+    numbers += [page_times.get(name) for name in ("save_ms", "load_ms")]
     if not isinstance(points, list) or not points or not all(isinstance(point, dict) for point in points):
         return False
     numbers += [point.get("ms") for point in points]

@@ -20,7 +20,7 @@ SHORT_CONTEXT = 16
 
 @dataclass(frozen=True)
 class StepWork:
-    """What a step computes: tokens padded to `bucket`, which attend to `attended` tokens of the cache in all."""
+    """What a step computes: tokens in the graph of `bucket`, which attend to `attended` tokens of the cache in all."""
 
     bucket: int
     num_tokens: int
@@ -42,41 +42,48 @@ def work_of(inputs: StepInputs, token_buckets: Sequence[int]) -> StepWork:
 
 
 class StepTimeModel:
-    """Seconds of a step: `base` of its bucket's graph, and `per_attended` for each token attended to.
+    """Seconds of a step: those of its tokens in their graph, and `per_attended` for each token attended to.
 
-    A graph computes all of its padded tokens whatever is in them, so its weights and products are one constant.
+    base: of each graph, by its bucket, the times of some numbers of tokens; between them it is a straight line. Where a
+    graph computes its padding, all numbers of tokens take the same.
     """
 
-    def __init__(self, base: dict[int, float], per_attended: float):
+    def __init__(self, base: dict[int, dict[int, float]], per_attended: float):
         self.base, self.per_attended = base, per_attended
 
     @classmethod
     def fit(cls, points: Sequence[StepPoint]) -> "StepTimeModel":
         """The model with the least squares of relative errors; raises ConfigError without points.
 
-        Where attention cannot be told from noise (no bucket has two lengths, or longer was faster), it counts nothing.
+        Where attention cannot be told from noise (no step was measured at two lengths, or longer was faster), it counts
+        nothing.
         """
         if not points:
             raise ConfigError("no measured step times to fit a model to")
-        buckets = sorted({point.work.bucket for point in points})
-        seconds = np.array([point.seconds for point in points])
-        graphs = np.array([[float(point.work.bucket == bucket) for bucket in buckets] for point in points])
-        attended = np.array([[float(point.work.attended)] for point in points])
         lengths = defaultdict(set)
         for point in points:
-            lengths[point.work.bucket].add(point.work.attended)
-        if any(len(of_bucket) > 1 for of_bucket in lengths.values()):
-            *base, slope = _least_relative_squares(np.hstack([graphs, attended]), seconds)
-            if slope > 0 and min(base) > 0:
-                return cls(dict(zip(buckets, map(float, base), strict=True)), float(slope))
-        base = _least_relative_squares(graphs, seconds)
-        return cls(dict(zip(buckets, map(float, base), strict=True)), 0.0)
+            lengths[point.work.bucket, point.work.num_tokens].add(point.work.attended)
+        kinds = sorted(lengths)
+        seconds = np.array([point.seconds for point in points])
+        steps = np.array([[float((p.work.bucket, p.work.num_tokens) == kind) for kind in kinds] for p in points])
+        attended = np.array([[float(point.work.attended)] for point in points])
+        base, slope = _least_relative_squares(steps, seconds), 0.0
+        if any(len(of_kind) > 1 for of_kind in lengths.values()):
+            *with_slope, fitted = _least_relative_squares(np.hstack([steps, attended]), seconds)
+            if fitted > 0 and min(with_slope) > 0:
+                base, slope = with_slope, float(fitted)
+        times = defaultdict(dict)
+        for (bucket, num_tokens), of_kind in zip(kinds, base, strict=True):
+            times[bucket][num_tokens] = float(of_kind)
+        return cls(dict(times), slope)
 
     def seconds(self, work: StepWork) -> float:
         """The time of a step; raises ConfigError for a bucket that was not measured."""
         if work.bucket not in self.base:
             raise ConfigError(f"no step of {work.bucket} tokens was measured, but the run has such steps")
-        return self.base[work.bucket] + self.per_attended * work.attended
+        of_graph = self.base[work.bucket]
+        tokens_part = float(np.interp(work.num_tokens, list(of_graph), list(of_graph.values())))
+        return tokens_part + self.per_attended * work.attended
 
 
 def _least_relative_squares(columns: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -84,25 +91,37 @@ def _least_relative_squares(columns: np.ndarray, seconds: np.ndarray) -> np.ndar
 
 
 def measure_step_times(engine: LLMEngine, token_buckets: Sequence[int], max_num_seqs: int) -> list[StepPoint]:
-    """Medians of steps of each graph: decode steps at a short and a long context, or one chunk of a prompt.
+    """Medians of steps of each graph, with the fewest tokens that it is for and with the most.
 
-    The engine must be idle, with prefix caching off: prompts repeat.
+    Decode steps at a short and a long context, or one chunk of a prompt. The engine must be idle, its pages without
+    names: prompts repeat.
     """
-    cache, longest = engine.scheduler.cache, engine.limits.max_model_len
-    usable = cache.pool.num_blocks - 1
-    points = []
-    for place, bucket in enumerate(token_buckets):
+    usable_tokens = (engine.scheduler.cache.pool.num_blocks - 1) * engine.scheduler.cache.block_size
+    points, below = [], 0
+    for bucket in token_buckets:
         if bucket <= max_num_seqs:
-            # Room for all rows, with the tokens that they decode meanwhile.
-            room = min(longest, usable // bucket * cache.block_size)
-            room -= REPEATS + 2 + _prompt_steps(bucket, room, token_buckets)
-            contexts = sorted({min(SHORT_CONTEXT, room), room})
-            points += [_decode_point(engine, token_buckets, bucket, context) for context in contexts if context > 0]
-            continue
-        num_tokens = min(bucket, longest - 1, usable * cache.block_size - 1)
-        if num_tokens > (token_buckets[place - 1] if place else 0):
-            points.append(_prefill_point(engine, token_buckets, num_tokens))
+            points += [
+                _decode_point(engine, token_buckets, rows, context)
+                for rows in sorted({below + 1, bucket})
+                for context in _contexts(engine, token_buckets, rows)
+            ]
+        else:
+            most = min(bucket, engine.limits.max_model_len - 1, usable_tokens - 1)
+            points += [
+                _prefill_point(engine, token_buckets, num_tokens)
+                for num_tokens in sorted({below + 1, most})
+                if below < num_tokens <= most
+            ]
+        below = bucket
     return points
+
+
+def _contexts(engine: LLMEngine, token_buckets: Sequence[int], rows: int) -> list[int]:
+    """A short context and the longest that the pool holds of all rows, with the tokens that they decode meanwhile."""
+    cache = engine.scheduler.cache
+    room = min(engine.limits.max_model_len, (cache.pool.num_blocks - 1) // rows * cache.block_size)
+    room -= REPEATS + 2 + _prompt_steps(rows, room, token_buckets)
+    return sorted(context for context in {min(SHORT_CONTEXT, room), room} if context > 0)
 
 
 def _decode_point(engine: LLMEngine, token_buckets: Sequence[int], rows: int, context: int) -> StepPoint:
@@ -146,6 +165,29 @@ def _timed_steps(engine: LLMEngine, token_buckets: Sequence[int], requests: list
     finally:
         engine.runner = runner
     return points
+
+
+@dataclass(frozen=True)
+class PageTimes:
+    """Milliseconds that a page takes to host memory, alone, and from there, among others."""
+
+    save_ms: float
+    load_ms: float
+
+
+def measure_page_times(engine: LLMEngine) -> PageTimes:
+    """Medians of moving pages of an idle engine: they are read and written back as they were."""
+    runner, blocks = engine.runner, list(range(1, min(9, engine.scheduler.cache.pool.num_blocks)))
+    saves, loads = [], []
+    for _ in range(REPEATS):
+        started = perf_counter()
+        runner.read_pages(blocks[:1])
+        saves.append(perf_counter() - started)
+        pages = runner.read_pages(blocks)
+        started = perf_counter()
+        runner.write_pages(blocks, pages)
+        loads.append((perf_counter() - started) / len(blocks))
+    return PageTimes(1e3 * median(saves), 1e3 * median(loads))
 
 
 class WatchedRunner:

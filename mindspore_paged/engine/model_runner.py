@@ -14,7 +14,8 @@ from mindspore_paged.engine.step_inputs import StepInputs, table_only
 
 COPIES_PER_CALL = 16
 PAGES_PER_CALL = 8
-"""Pairs, and pages, that the graphs of whole pages take; more are done in several calls."""
+"""Pairs, and pages, that the graphs of whole pages take; more are done in several calls, and one page in a graph of its
+own: a decode step evicts one at a time, and the other seven would be moved for nothing."""
 
 
 class ModelRunner:
@@ -51,7 +52,8 @@ class ModelRunner:
         for bucket in progress(self.token_buckets):
             self._execute(bucket, nothing)
         self.copy_blocks([(-1, -1)])
-        self.write_pages([NULL_BLOCK], self.read_pages([NULL_BLOCK]))
+        for blocks in ([NULL_BLOCK], [NULL_BLOCK] * PAGES_PER_CALL):
+            self.write_pages(blocks, self.read_pages(blocks))
         self._compiles_at_start = self.num_compiles
 
     @property
@@ -89,7 +91,7 @@ class ModelRunner:
         pages: list[np.ndarray] = []
         for start in range(0, len(block_ids), PAGES_PER_CALL):
             part = block_ids[start : start + PAGES_PER_CALL]
-            read = self._read_pages(np.array(part + [NULL_BLOCK] * (PAGES_PER_CALL - len(part)), np.int32))
+            read = self._read_pages(_ids_of_call(part, NULL_BLOCK))
             pages += [np.ascontiguousarray(read[:, :, i], self._page_dtype) for i in range(len(part))]
         return pages
 
@@ -97,12 +99,12 @@ class ModelRunner:
         """Put pages that `read_pages` gave into blocks; raises StepError."""
         for start in range(0, len(block_ids), PAGES_PER_CALL):
             part = pages[start : start + PAGES_PER_CALL]
-            padded = block_ids[start : start + PAGES_PER_CALL] + [-1] * (PAGES_PER_CALL - len(part))
+            ids = _ids_of_call(block_ids[start : start + PAGES_PER_CALL], -1)
             num_layers, two, *page_shape = part[0].shape
-            stacked = np.empty((num_layers, two, PAGES_PER_CALL, *page_shape), self._page_dtype)
+            stacked = np.empty((num_layers, two, len(ids), *page_shape), self._page_dtype)
             for place, page in enumerate(part):
                 stacked[:, :, place] = page
-            self._write_pages(np.array(padded, np.int32), stacked)
+            self._write_pages(ids, stacked)
 
     def block_tables(self) -> list[np.ndarray]:
         """block_table as the device has it, int32 [1][max_num_seqs, max_blocks_per_seq]."""
@@ -114,3 +116,9 @@ class ModelRunner:
     def _execute(self, bucket: int, inputs: StepInputs) -> np.ndarray:
         padded = inputs.padded(bucket, min(bucket, self.max_num_logits), self.table_entries_per_step)
         return self._step(*padded.arrays())
+
+
+def _ids_of_call(block_ids: list[int], nothing: int) -> np.ndarray:
+    """int32 [1] or [PAGES_PER_CALL], what is left over filled with `nothing`."""
+    size = 1 if len(block_ids) == 1 else PAGES_PER_CALL
+    return np.array(block_ids + [nothing] * (size - len(block_ids)), np.int32)

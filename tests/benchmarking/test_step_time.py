@@ -32,6 +32,19 @@ def test_exact_points_give_the_machine_back():
     assert model.seconds(StepWork(8, 5, 777)) == pytest.approx(0.01 * 8**0.5 + 777e-6)
 
 
+def test_between_two_numbers_of_tokens_it_is_a_straight_line():
+    """A graph of 8 tokens that takes 10 ms for 2 and 16 ms for 8, apart from attention."""
+    points = [
+        StepPoint(StepWork(8, tokens, attended), 0.008 + 0.001 * tokens + 1e-6 * attended)
+        for tokens in (2, 8)
+        for attended in (100, 5000)
+    ]
+    model = StepTimeModel.fit([*points, point(64, 6000, 0.05)])
+    for tokens, expected in ((2, 0.010), (5, 0.013), (8, 0.016)):
+        assert model.seconds(StepWork(8, tokens, 300)) == pytest.approx(expected + 300e-6)
+    assert model.seconds(StepWork(64, 40, 6000)) == pytest.approx(0.05)
+
+
 def test_attention_that_noise_hides_counts_nothing():
     model = StepTimeModel.fit([point(1, 10, 0.0102), point(1, 1000, 0.0098)])
     assert model.per_attended == 0
@@ -40,7 +53,7 @@ def test_attention_that_noise_hides_counts_nothing():
 
 def test_one_length_of_each_graph_says_nothing_about_attention():
     model = StepTimeModel.fit([point(1, 10, 0.01), point(8, 4000, 0.03)])
-    assert (model.base, model.per_attended) == ({1: pytest.approx(0.01), 8: pytest.approx(0.03)}, 0)
+    assert (model.base[1][1], model.base[8][8], model.per_attended) == (pytest.approx(0.01), pytest.approx(0.03), 0)
 
 
 def test_a_graph_that_was_not_measured():
@@ -64,12 +77,12 @@ def test_all_rows_of_a_graph_are_timed_together_also_with_prompts_of_many_steps(
     engine = LLMEngine(Scheduler(cache, 32), PaperRunner(buckets), None, ModelLimits(50, 1024, ()))
     points = measure_step_times(engine, buckets, max_num_seqs=8)
     assert [(point.work.bucket, point.work.num_tokens) for point in points] == [
-        (1, 1),
-        (1, 1),
-        (8, 8),
-        (8, 8),
+        *[(1, 1)] * 2,
+        *[(8, 2)] * 2,
+        *[(8, 8)] * 2,
+        (32, 9),
         (32, 32),
     ]
-    short, long = points[2:4]
+    short, long = points[4:6]
     assert long.work.attended > short.work.attended
     assert engine.scheduler.cache.pool.num_used == 0
