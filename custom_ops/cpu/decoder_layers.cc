@@ -12,7 +12,8 @@
 //     gate, up, down         as those of feed_forward_layer
 //   epsilon, scale           float32 scalars
 //   output                   [T, C] float32
-// One operator, because MindSpore takes tens of microseconds to start each.
+// One operator, because MindSpore takes tens of microseconds to start each. Padding (row -1) behind the last token of a
+// row is not computed, its output is zeros: so a step costs what its tokens cost in a graph of any size.
 
 #include <string>
 
@@ -56,8 +57,23 @@ int NumLayers(const Parameters& parameters) {
   return of_layers / kLayer;
 }
 
+// The shapes of a call without the padding at its end.
+struct TokenShapes {
+  int64_t vectors[2];  // of x and output
+  int64_t numbers[1];  // of positions and rows
+
+  int64_t num_tokens() const { return numbers[0]; }
+};
+
+// Up to the last token of a row; what is behind is padding.
+int64_t NumTokens(const Tensor& rows) {
+  int64_t count = rows.shape[0];
+  while (count > 0 && rows.as<int32_t>()[count - 1] == -1) --count;
+  return count;
+}
+
 // What the layers have in common: x is that of the first.
-AttentionLayerCall ParseCommon(const Parameters& parameters, Tensor* kinds) {
+AttentionLayerCall ParseCommon(const Parameters& parameters, TokenShapes* shapes, Tensor* kinds) {
   Arguments before = parameters.Some(kDecoderLayers, 0, kBefore);
   AttentionLayerCall common;
   common.x = NextTokens(before, "x");
@@ -76,6 +92,10 @@ AttentionLayerCall ParseCommon(const Parameters& parameters, Tensor* kinds) {
   RequireShape(kDecoderLayers, common.rows, {common.num_tokens()});
   RequireShape(kDecoderLayers, *kinds, {NumLayers(parameters), 2});
   RequireShape(kDecoderLayers, common.output, {common.num_tokens(), common.x.shape[1]});
+  const int64_t num_tokens = NumTokens(common.rows);
+  *shapes = {{num_tokens, common.x.shape[1]}, {num_tokens}};
+  common.x.shape = common.output.shape = shapes->vectors;
+  common.positions.shape = common.rows.shape = shapes->numbers;
   return common;
 }
 
@@ -107,10 +127,11 @@ bool HaveSameBlocks(const Pages& a, const Pages& b) {
   return a.num_blocks == b.num_blocks && a.block_size == b.block_size;
 }
 
-std::vector<DecoderLayer> Parse(const Parameters& parameters) {
+// The layers point into `shapes`.
+std::vector<DecoderLayer> Parse(const Parameters& parameters, TokenShapes* shapes) {
   std::vector<DecoderLayer> layers(NumLayers(parameters));
   Tensor all_kinds;
-  AttentionLayerCall common = ParseCommon(parameters, &all_kinds);
+  AttentionLayerCall common = ParseCommon(parameters, shapes, &all_kinds);
   for (size_t i = 0; i < layers.size(); ++i) {
     const int first = kBefore + static_cast<int>(i) * kLayer;
     const int64_t* kinds = all_kinds.as<int64_t>() + 2 * i;
@@ -134,7 +155,13 @@ std::vector<DecoderLayer> Parse(const Parameters& parameters) {
 PAGED_OPS_EXPORT int DecoderLayers(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes,
                                    void* /*stream*/, void* /*extra*/) {
   using namespace paged_ops;
-  for (const DecoderLayer& layer : Parse({nparam, params, ndims, shapes, dtypes})) {
+  TokenShapes token_shapes;
+  const std::vector<DecoderLayer> layers = Parse({nparam, params, ndims, shapes, dtypes}, &token_shapes);
+  const int64_t* all = shapes[nparam - 1];
+  float* output = static_cast<float*>(params[nparam - 1]);
+  std::fill(output + token_shapes.num_tokens() * all[1], output + all[0] * all[1], 0.0f);
+  if (token_shapes.num_tokens() == 0) return 0;
+  for (const DecoderLayer& layer : layers) {
     RunLayer(layer.attention);
     RunLayer(layer.feed_forward);
   }

@@ -194,20 +194,48 @@ STACKS += [[*zip(ATTENTION_FORMATS[-2:], MIXED), (("float32",) * 4, ("int8", "Q4
 
 @pytest.mark.parametrize("formats", STACKS, ids=[*ALL_FORMATS, "mixed"])
 def test_decoder_layers_are_bitwise_the_two_operators_of_each(kernels, formats):
-    """Outputs and pages; and the two, given what they were given, are near float64 as everywhere above."""
+    """Outputs and pages; and the two, given what they were given, are near float64 as everywhere above.
+
+    Not the padding: the two compute it, and all at once do not.
+    """
     rng = np.random.default_rng(10)
     together = make_stack_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, padding=3)
     apart = together.on_copied_pages()
     before = together.x.copy()
     output = together.run(kernels)
     expected, given = apart.run_apart(kernels)
-    assert_same_bits(output, expected)
+    num_tokens = len(expected) - 3
+    assert_same_bits(output[:num_tokens], expected[:num_tokens])
+    assert_same_bits(output[num_tokens:], np.zeros((3, output.shape[1]), np.float32))
     assert_same_bits(together.x, before)
     for one, two in zip(together.attentions, apart.attentions):
         assert_same_bits(one.key_cache, two.key_cache)
         assert_same_bits(one.value_cache, two.value_cache)
     norm_weight, weights = together.feed_forwards[-1]
-    assert_within(output, reference.feed_forward(given[-1], norm_weight, weights, EPSILON).plus(given[-1]))
+    last = given[-1][:num_tokens]
+    assert_within(output[:num_tokens], reference.feed_forward(last, norm_weight, weights, EPSILON).plus(last))
+
+
+@pytest.mark.parametrize("num_padding", [1, 30])
+def test_decoder_layers_do_not_compute_the_padding_behind_the_tokens(kernels, num_padding):
+    """Not even where it is not a number."""
+    formats = [(("float32",) * 4, ("float32",) * 3)] * 2
+    scene = make_stack_scene(np.random.default_rng(12), [20, 7], [3, 2], formats, padding=num_padding)
+    alone = scene.on_copied_pages().only(np.arange(5))
+    scene.x[5:] = np.nan
+    output = scene.run(kernels)
+    assert_same_bits(output[:5], alone.run(kernels))
+    assert_same_bits(output[5:], np.zeros((num_padding, output.shape[1]), np.float32))
+    for attention, other in zip(scene.attentions, alone.attentions):
+        assert_same_bits(attention.key_cache, other.key_cache)
+
+
+def test_decoder_layers_of_padding_alone(kernels):
+    scene = make_stack_scene(np.random.default_rng(13), [20], [1], [(("float32",) * 4, ("float32",) * 3)], padding=4)
+    scene.attentions[0].rows[:] = -1
+    pages = scene.attentions[0].key_cache.copy()
+    assert_same_bits(scene.run(kernels), np.zeros_like(scene.x))
+    assert_same_bits(scene.attentions[0].key_cache, pages)
 
 
 def test_one_decoder_layer(kernels):

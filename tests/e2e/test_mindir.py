@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_python_model(llms, params):
 
 def test_all_buckets_share_one_set_of_weights_and_one_pool(llms):
     python, loaded = (llm.engine.runner for llm in llms)
-    assert loaded.num_compiles == len(loaded.token_buckets) + 3 == python.num_compiles
+    assert loaded.num_compiles == len(loaded.token_buckets) + 5 == python.num_compiles
     assert loaded.weight_bytes == python.weight_bytes
     assert loaded.kv_cache_bytes == python.kv_cache_bytes
 
