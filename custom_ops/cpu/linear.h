@@ -224,7 +224,7 @@ class PanelWorker {
     }
   }
 
-  // For more tokens than it is worth the numbers are unpacked each time: once.
+  // For many tiles the numbers are unpacked once, for few by each as it goes.
   template <typename Block>
   void Blocks(const LinearInput& tokens, const Block* blocks, float (*sums)[kPanelRows]) {
     const int64_t num_blocks = tokens.num_columns / kBlockWeights;

@@ -11,6 +11,7 @@ from typing import Protocol
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
+from mindspore.common import np_dtype
 from tqdm import tqdm
 
 from mindspore_paged.cache.block_size import choose_block_size
@@ -33,6 +34,7 @@ from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
 from mindspore_paged.weights.packing import AUTO, formats_of, read_packed
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
+from mindspore_paged.weights.weight_memory import WeightMemory
 
 NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
@@ -239,15 +241,26 @@ def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> Non
     formats = model.weight_formats()
     dtypes = (*WEIGHT_DTYPES, BYTES.dtype) if BYTES in formats.values() else WEIGHT_DTYPES
     check_weights(checkpoint, logical_shapes(model), dtypes)
-    for name, weight in progress(model.weights().items(), desc="Loading weights", unit="tensor"):
+    weights = model.weights()
+    memory = WeightMemory(weight.nbytes for weight in weights.values()) if _computes_on_cpu() else None
+    for name, weight in progress(weights.items(), desc="Loading weights", unit="tensor"):
         values = model.arranged(name, read_packed(checkpoint, name, formats[name]))
-        weight.set_data(_tensor(values, weight.dtype))
+        weight.set_data(_tensor(values, weight.dtype) if memory is None else _shared_tensor(memory.take(values)))
 
 
 def logical_shapes(model: Step) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's weights as a checkpoint has them, however they are held."""
     formats = model.weight_formats()
     return {name: formats[name].logical_shape(weight.shape) for name, weight in model.weights().items()}
+
+
+def _computes_on_cpu() -> bool:
+    return ms.get_context("device_target") == "CPU"
+
+
+def _shared_tensor(values: np.ndarray) -> Tensor:
+    # MindSpore knows the bfloat16 of its own alone; the bits are the same.
+    return ms.from_numpy(values.view(np_dtype.bfloat16) if values.dtype == BFLOAT16 else values)
 
 
 def _tensor(values: np.ndarray, dtype) -> Tensor:

@@ -54,7 +54,9 @@ def make(compiled):
 
     yield make
     retire_last()
-    assert compiled.engine.runner.num_compiles == 4 + 5, "the buckets; what copies pages, reads and writes one and several"
+    assert compiled.engine.runner.num_compiles == 4 + 5, (
+        "the buckets; what copies pages, reads and writes one and several"
+    )
 
 
 def run(llm, priorities=None, before_step=lambda: None) -> SimpleNamespace:
