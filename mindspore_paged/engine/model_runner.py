@@ -16,6 +16,8 @@ COPIES_PER_CALL = 16
 PAGES_PER_CALL = 8
 """Pairs, and pages, that the graphs of whole pages take; more are done in several calls, and one page in a graph of its
 own: a decode step evicts one at a time, and the other seven would be moved for nothing."""
+NO_PAGE = -1
+"""In place of a block that write_blocks is to leave out."""
 
 
 class ModelRunner:
@@ -52,8 +54,8 @@ class ModelRunner:
         for bucket in progress(self.token_buckets):
             self._execute(bucket, nothing)
         self.copy_blocks([(-1, -1)])
-        for blocks in ([NULL_BLOCK], [NULL_BLOCK] * PAGES_PER_CALL):
-            self.write_pages(blocks, self.read_pages(blocks))
+        for blocks in ([NULL_BLOCK], [NULL_BLOCK, NO_PAGE]):  # two of one block would be written by two cores at once
+            self.write_pages(blocks, self.read_pages([NULL_BLOCK] * len(blocks)))
         self._compiles_at_start = self.num_compiles
 
     @property
@@ -99,7 +101,7 @@ class ModelRunner:
         """Put pages that `read_pages` gave into blocks; raises StepError."""
         for start in range(0, len(block_ids), PAGES_PER_CALL):
             part = pages[start : start + PAGES_PER_CALL]
-            ids = _ids_of_call(block_ids[start : start + PAGES_PER_CALL], -1)
+            ids = _ids_of_call(block_ids[start : start + PAGES_PER_CALL], NO_PAGE)
             num_layers, two, *page_shape = part[0].shape
             stacked = np.empty((num_layers, two, len(ids), *page_shape), self._page_dtype)
             for place, page in enumerate(part):
