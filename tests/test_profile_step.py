@@ -60,7 +60,7 @@ def check_sums(profile, times):
 def check_weights(llm, profile, head_tokens):
     for group in OF_WEIGHTS:
         op, weights = profile.ops[group], list(weights_of(llm, group))
-        tokens = head_tokens if group == "lm_head" else profile.graph_tokens
+        tokens = head_tokens if group == "lm_head" else profile.tokens  # padding is computed by the head alone
         assert op.calls == (1 if group == "lm_head" else LAYERS)
         assert op.bytes == sum(weight.nbytes for weight, _ in weights), group
         assert op.products == tokens * sum(rows * columns for _, (rows, columns) in weights), group
