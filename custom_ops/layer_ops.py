@@ -12,9 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 
 from mindspore_paged.custom_ops.targets import library_op, writes_caches
+
+LAYER_WEIGHTS = (
+    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+"""The weights of a decoder layer in the order of LlamaStep, by Hugging Face's names."""
 
 
 class Embedding(nn.Cell):
@@ -93,26 +100,37 @@ class FeedForwardLayer(nn.Cell):
         return self.op(x, norm_weight, gate, up, down, self.epsilon, self.kinds, self.adds_residual)
 
 
-class DecoderLayers(nn.Cell):
-    """The L decoder layers of a model in turn, each AttentionLayer and then FeedForwardLayer: x [T, C] -> [T, C].
+class LlamaStep(nn.Cell):
+    """A whole step of a model of L layers, each AttentionLayer and then FeedForwardLayer: logits float32 [N, V].
 
-    kinds: of each layer, those of query, key, value and out, and those of gate, up and down. The other inputs are as
-    the two take them; layers: of each layer norm_weight, query, key, value, out, key_cache, value_cache, norm_weight,
-    gate, up, down, all layers' in one tuple.
+    layout: int64 [L, 9, 5]: of each weight of a layer in the order of LAYER_WEIGHTS the pack that it is in, its first
+    byte there, kind, rows and columns; kinds of floats are 0 float32, 1 float16, 30 bfloat16. table_kind, head_kind: of
+    what `table` and `head` are.
+    Inputs: input_ids, positions, rows [T] int32; logit_indices [N] int32, tokens whose logits are wanted, -1 for none;
+    table_indices [E, 2] and table_values [E] int32, written into block_table first; table and head [V, C]; norm_weight
+    [C], of the last norm; caches: key_cache and value_cache of each layer; packs: uint8 [bytes] each, of any number.
+    The other inputs are as the two layers take them. Logits of none are zeros.
     """
 
     def __init__(
-        self, epsilon: float, scale: float, kinds: Sequence[tuple[Sequence[int], Sequence[int]]], backend: str | Path
+        self, epsilon: float, scale: float, layout: np.ndarray, table_kind: int, head_kind: int, backend: str | Path
     ):
         super().__init__()
         self.epsilon, self.scale = float(epsilon), float(scale)
-        self.kinds = Tensor([[_packed(part) for part in parts] for parts in kinds], ms.int64)
-        self.op = writes_caches(library_op("DecoderLayers", backend))
+        self.layout = Tensor(layout, ms.int64)
+        self.table_kind, self.head_kind = table_kind, head_kind
+        self.op = writes_caches(library_op("LlamaStep", backend))
 
-    def construct(self, x, cos_table, sin_table, block_table, positions, rows, layers):
-        """Run the layers."""
-        places = (cos_table, sin_table, block_table, positions, rows)
-        return self.op(x, *places, self.kinds, *layers, self.epsilon, self.scale)
+    def construct(
+        self, input_ids, positions, rows, cos_table, sin_table, logit_indices, table_indices, table_values, block_table,
+        table, norm_weight, head, caches, packs,
+    ):  # fmt: skip
+        """Write the entries, then compute the tokens."""
+        return self.op(
+            input_ids, positions, rows, cos_table, sin_table, logit_indices, table_indices, table_values, block_table,
+            self.layout, table, norm_weight, head, *caches, *packs,
+            self.epsilon, self.scale, self.table_kind, self.head_kind,
+        )  # fmt: skip
 
 
 def _packed(kinds: Sequence[int]) -> int:

@@ -1,9 +1,9 @@
 """The layers of a LLaMA from few, large operators of the CPU (`custom_ops.layer_ops`), with weights of any format.
 
-All decoder layers are one operator: MindSpore takes some 20 us to start an operator, and a small model's step would be
-made of that. Where ranks share the model, a layer is two, one with all of attention, one with all of SwiGLU: the ranks
-exchange what each of them computed. Activations are float32. The plain layers, with equal names of Parameters, are the
-reference.
+The whole step is one operator (whole_step.py): MindSpore takes some 20 us to start an operator, and a small model's
+step would be made of that. Where ranks share the model, a layer is two, one with all of attention, one with all of
+SwiGLU: the ranks exchange what each of them computed. Activations are float32. The plain layers, with equal names of
+weights, are the reference.
 
 Shapes: T tokens, H query heads, D head_dim, N logits wanted. The heads and widths are those of one rank.
 """
@@ -15,9 +15,10 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Zero
 
+from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.custom_ops.layer_ops import (
+    LAYER_WEIGHTS,
     AttentionLayer,
-    DecoderLayers,
     Embedding,
     FeedForwardLayer,
     NormLinear,
@@ -27,7 +28,8 @@ from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.formats.weight_format import FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
-from mindspore_paged.models.plain_layers import LayersInTurn
+from mindspore_paged.models.step_in_turn import StepInTurn, list_of_layers
+from mindspore_paged.models.whole_step import PackedLayers, WholeStep
 from mindspore_paged.tensor_parallel import Cut
 
 
@@ -53,41 +55,52 @@ class FusedLayers:
         form = self.format_of(name)
         return arrange_panels(weight, form.kind, form.logical_shape(weight.shape)[1], self._library)
 
-    def held(self, name: str, rows: int, columns: int) -> "HeldWeight":
-        """The weight [rows, columns] called `name`."""
-        return HeldWeight((rows, columns), self.format_of(f"{name}.weight"))
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of a weight of this rank, [outputs, inputs] or those of a norm."""
+        config, width = self.config, self.config.intermediate_size
+        hidden = config.hidden_size
+        query = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        shapes = {"q_proj": (query, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
+        shapes |= {"o_proj": (hidden, query), "gate_proj": (width, hidden), "up_proj": (width, hidden)}
+        shapes |= {"down_proj": (hidden, width)}
+        shapes |= dict.fromkeys(("embed_tokens", "lm_head"), (self.vocab.length, hidden))
+        return (hidden,) if "norm" in name else shapes[name.split(".")[-2]]
 
-    def places(self, _kv_pool, cos_table, sin_table) -> nn.Cell:
-        """block_table, positions, rows -> what a layer takes as `step`."""
-        return FusedPlaces(cos_table, sin_table)
+    def held(self, name: str) -> "HeldWeight":
+        """The weight that the Cell called `name` has."""
+        weight = f"{name}.weight"
+        return HeldWeight(self.shape_of(weight), self.format_of(weight))
 
     def norm(self) -> nn.Cell:
         """The weight of a norm."""
-        return HeldWeight((self.config.hidden_size,), FLOAT32)
+        return self.held("model.norm")
 
     def embedding(self) -> nn.Cell:
-        """ids [T] -> [T, hidden_size], with the table as `weight`."""
-        return FusedEmbedding(self)
+        """The table as `weight`; among several ranks called with ids [T] -> [T, hidden_size]."""
+        return self.held("model.embed_tokens") if self.ranks is ONE_RANK else FusedEmbedding(self)
 
-    def layer(self, index: int) -> nn.Cell:
-        """A decoder layer, or what `stack` needs of it."""
-        make = LayerWeights if self.ranks is ONE_RANK else FusedDecoderLayer
-        return make(self, f"model.layers.{index}")
-
-    def stack(self, layers: nn.CellList) -> nn.Cell:
-        """All of them: x, key_caches, value_caches, step -> the last x."""
-        return LayersAtOnce(self, layers) if self.ranks is ONE_RANK else LayersInTurn(layers)
+    def layers(self, num_layers: int, share: bool) -> nn.Cell:
+        """The decoder layers, or their weights alone; all have those of the first if they `share` them."""
+        if self.ranks is not ONE_RANK:
+            return list_of_layers(lambda index: FusedDecoderLayer(self, f"model.layers.{index}"), num_layers, share)
+        own = range(1 if share else num_layers)
+        names = [[f"model.layers.{index}.{part}.weight" for part in LAYER_WEIGHTS] for index in own]
+        held = [[(self.format_of(name), self.shape_of(name)) for name in layer] for layer in names]
+        return PackedLayers(held, num_layers)
 
     def lm_head(self) -> nn.Cell:
         """The head of a model whose embeddings are not tied, as `weight`."""
-        return self.held("lm_head", self.vocab.length, self.config.hidden_size)
+        return self.held("lm_head")
 
-    def logits(self) -> nn.Cell:
-        """hidden [N, hidden_size], weight of the last norm, weight of the head -> float32 [N, vocab_size]."""
-        config = self.config
-        head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-        product = NormLinear(config.rms_norm_eps, self.format_of(head).kind, self.backend)
-        return VocabParallelLogits(product, config.vocab_size, self.ranks)
+    def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPagePool, cos_table, sin_table) -> nn.Cell:
+        """What computes a step over the tensors of `model` and `head`."""
+        epsilon, scale = self.config.rms_norm_eps, self.config.head_dim**-0.5
+        if self.ranks is ONE_RANK:
+            return WholeStep(model, head, kv_pool, cos_table, sin_table, epsilon, scale, self.backend)
+        product = NormLinear(epsilon, head.kind, self.backend)
+        logits = VocabParallelLogits(product, self.config.vocab_size, self.ranks)
+        return StepInTurn(model, head, kv_pool, FusedPlaces(cos_table, sin_table), logits)
 
 
 class HeldWeight(nn.Cell):
@@ -103,79 +116,14 @@ class FusedEmbedding(HeldWeight):
     """Token ids [T] -> rows of the table [T, hidden_size]."""
 
     def __init__(self, parts: FusedLayers):
-        config, vocab = parts.config, parts.vocab
-        super().__init__((vocab.length, config.hidden_size), parts.format_of("model.embed_tokens.weight"))
+        config, vocab, name = parts.config, parts.vocab, "model.embed_tokens.weight"
+        super().__init__(parts.shape_of(name), parts.format_of(name))
         self.like = Tensor(shape=(config.hidden_size,), dtype=ms.float32, init=Zero()).init_data()
         self.embedding = Embedding(self.kind, vocab.start, config.vocab_size, parts.backend)
         self.sum_over_ranks = parts.ranks.sum()
 
     def construct(self, input_ids):
         return self.sum_over_ranks(self.embedding(input_ids, self.weight, self.like))
-
-
-class AttentionWeights(nn.Cell):
-    """The projections of a layer's attention."""
-
-    def __init__(self, parts: FusedLayers, name: str):
-        super().__init__()
-        config = parts.config
-        query_size = config.num_attention_heads * config.head_dim
-        kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = parts.held(f"{name}.q_proj", query_size, config.hidden_size)
-        self.k_proj = parts.held(f"{name}.k_proj", kv_size, config.hidden_size)
-        self.v_proj = parts.held(f"{name}.v_proj", kv_size, config.hidden_size)
-        self.o_proj = parts.held(f"{name}.o_proj", config.hidden_size, query_size)
-        self.kinds = tuple(weight.kind for weight in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
-
-    def construct(self):
-        return self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight
-
-
-class MLPWeights(nn.Cell):
-    """The projections of a layer's SwiGLU."""
-
-    def __init__(self, parts: FusedLayers, name: str):
-        super().__init__()
-        hidden_size, width = parts.config.hidden_size, parts.config.intermediate_size
-        self.gate_proj = parts.held(f"{name}.gate_proj", width, hidden_size)
-        self.up_proj = parts.held(f"{name}.up_proj", width, hidden_size)
-        self.down_proj = parts.held(f"{name}.down_proj", hidden_size, width)
-        self.kinds = tuple(weight.kind for weight in (self.gate_proj, self.up_proj, self.down_proj))
-
-    def construct(self):
-        return self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
-
-
-class LayerWeights(nn.Cell):
-    """A layer's tensors, in the order of `layer_ops.DecoderLayers`."""
-
-    def __init__(self, parts: FusedLayers, name: str):
-        super().__init__()
-        self.input_layernorm, self.post_attention_layernorm = parts.norm(), parts.norm()
-        self.self_attn = AttentionWeights(parts, f"{name}.self_attn")
-        self.mlp = MLPWeights(parts, f"{name}.mlp")
-        self.kinds = (self.self_attn.kinds, self.mlp.kinds)
-
-    def construct(self, key_cache, value_cache):
-        attention = (self.input_layernorm.weight, *self.self_attn(), key_cache, value_cache)
-        return (*attention, self.post_attention_layernorm.weight, *self.mlp())
-
-
-class LayersAtOnce(nn.Cell):
-    """All decoder layers in one operator."""
-
-    def __init__(self, parts: FusedLayers, layers: nn.CellList):
-        super().__init__()
-        config = parts.config
-        self.layers = layers
-        kinds = [layer.kinds for layer in layers]
-        self.decode = DecoderLayers(config.rms_norm_eps, config.head_dim**-0.5, kinds, parts.backend)
-
-    def construct(self, x, key_caches, value_caches, step):
-        tensors = ()
-        for layer, key_cache, value_cache in zip(self.layers, key_caches, value_caches):  # noqa: B905
-            tensors += layer(key_cache, value_cache)
-        return self.decode(x, *step, tensors)
 
 
 class FusedDecoderLayer(nn.Cell):
@@ -192,13 +140,17 @@ class FusedDecoderLayer(nn.Cell):
         return self.mlp(x, self.post_attention_layernorm.weight)
 
 
-class FusedAttention(AttentionWeights):
+class FusedAttention(nn.Cell):
     """x + attention(norm(x)) over the sequence's pages; this step's keys and values are written first."""
 
     def __init__(self, parts: FusedLayers, name: str):
-        super().__init__(parts, name)
+        super().__init__()
         config = parts.config
-        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, self.kinds, False, parts.backend)
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = held = [
+            parts.held(f"{name}.{projection}") for projection in ("q_proj", "k_proj", "v_proj", "o_proj")
+        ]
+        kinds = [weight.kind for weight in held]
+        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, kinds, False, parts.backend)
         self.sum_over_ranks = parts.ranks.sum()
 
     def construct(self, x, norm_weight, key_cache, value_cache, step):
@@ -210,12 +162,16 @@ class FusedAttention(AttentionWeights):
         return x + self.sum_over_ranks(attended)
 
 
-class FusedMLP(MLPWeights):
+class FusedMLP(nn.Cell):
     """x + down(silu(gate(norm(x))) * up(norm(x))) (Shazeer 2020)."""
 
     def __init__(self, parts: FusedLayers, name: str):
-        super().__init__(parts, name)
-        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, self.kinds, False, parts.backend)
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = held = [
+            parts.held(f"{name}.{projection}") for projection in ("gate_proj", "up_proj", "down_proj")
+        ]
+        kinds = [weight.kind for weight in held]
+        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, kinds, False, parts.backend)
         self.sum_over_ranks = parts.ranks.sum()
 
     def construct(self, x, norm_weight):

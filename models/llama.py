@@ -7,32 +7,28 @@ names. The layers are plain (plain_layers.py), or fused into a few operators of 
 from collections.abc import Callable
 
 import mindspore as ms
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.formats.weight_format import WeightFormat
+from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.fused_layers import FusedLayers
 from mindspore_paged.models.parallel import ONE_RANK
 from mindspore_paged.models.plain_layers import PlainLayers
 from mindspore_paged.models.rope import rope_tables
+from mindspore_paged.models.whole_step import PackedLayers
 from mindspore_paged.tensor_parallel import WHOLE
 
 
 class LlamaModel(nn.Cell):
-    """Embedding and decoder layers; the final norm is for whoever wants logits."""
+    """Embedding, decoder layers and the final norm: their tensors, for whoever computes a step with them."""
 
-    def __init__(self, parts, num_layers: int, kv_pool: KVPagePool, share_layers: bool):
+    def __init__(self, parts, num_layers: int, share_layers: bool):
         super().__init__()
         self.embed_tokens = parts.embedding()
         self.norm = parts.norm()
-        layers = [parts.layer(0)] * num_layers if share_layers else [parts.layer(i) for i in range(num_layers)]
-        self.layers = nn.CellList(layers)
-        self.stack = parts.stack(self.layers)
-        self.key_caches, self.value_caches = ParameterTuple(kv_pool.key_caches), ParameterTuple(kv_pool.value_caches)
-
-    def construct(self, input_ids, step):
-        return self.stack(self.embed_tokens(input_ids), self.key_caches, self.value_caches, step)
+        self.layers = parts.layers(num_layers, share_layers)
 
 
 class LlamaForCausalLM(nn.Cell):
@@ -46,8 +42,8 @@ class LlamaForCausalLM(nn.Cell):
     formats: how a weight of each name is held. With it the layers are fused, for the backend cpu and dtype float32.
 
     Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
-    wanted; table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before anything
-    else. Returns logits float32 [N, vocab_size].
+    wanted (padding: -1); table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before
+    anything else. Returns logits float32 [N, vocab_size].
     """
 
     def __init__(
@@ -61,26 +57,23 @@ class LlamaForCausalLM(nn.Cell):
         else:
             parts = FusedLayers(share, vocab, formats, ops_backend, ranks)
         self.format_of, self.arranged = parts.format_of, parts.arranged
-        self.model = LlamaModel(parts, config.num_hidden_layers, kv_pool, share_layers)
-        self.tied = config.tie_word_embeddings
-        if not self.tied:
-            self.lm_head = parts.lm_head()
-        self.logits = parts.logits()
-        for name, weight in self.weights().items():
-            weight.name = name
-        self.block_table = kv_pool.block_table
+        self.model = LlamaModel(parts, config.num_hidden_layers, share_layers)
+        head = self.model.embed_tokens
+        if not config.tie_word_embeddings:
+            self.lm_head = head = parts.lm_head()
         cos, sin = rope_tables(config, num_positions)
-        self.places = parts.places(kv_pool, Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype))
-        self.gather = ops.Gather()
-        self.write_table = ops.ScatterNdUpdate()
+        self.step = parts.step(self.model, head, kv_pool, Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype))
+        # MindSpore has put the name of each Cell that took it before that of a Parameter.
+        kv_pool.block_table.name = "block_table"
+        for name, place in self.places().items():
+            place.parameter.name = name if place.is_alone else place.parameter.name.rpartition(".")[2]
 
-    def weights(self) -> dict[str, Parameter]:
-        """What a checkpoint must provide, by Hugging Face's names; the pool's Parameters are not among them."""
-        return {name: p for name, p in self.parameters_and_names() if name.endswith(".weight")}
-
-    def weight_formats(self) -> dict[str, WeightFormat]:
-        """How each of `weights()` is held."""
-        return {name: self.format_of(name) for name in self.weights()}
+    def places(self) -> dict[str, WeightPlace]:
+        """Where each weight is that a checkpoint must provide, by Hugging Face's names."""
+        weights = [(name, weight) for name, weight in self.parameters_and_names() if name.endswith(".weight")]
+        places = {name: WeightPlace(weight, self.format_of(name), tuple(weight.shape)) for name, weight in weights}
+        layers = self.model.layers
+        return places | (layers.places() if isinstance(layers, PackedLayers) else {})
 
     @property
     def compile_phase(self):
@@ -94,8 +87,4 @@ class LlamaForCausalLM(nn.Cell):
         self._compile_phase = phase
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        block_table = ops.depend(self.block_table, self.write_table(self.block_table, table_indices, table_values))
-        step = self.places(block_table, positions, rows)
-        hidden = self.gather(self.model(input_ids, step), logit_indices, 0)
-        head = self.model.embed_tokens if self.tied else self.lm_head
-        return self.logits(hidden, self.model.norm.weight, head.weight)
+        return self.step(input_ids, positions, rows, logit_indices, table_indices, table_values)

@@ -18,6 +18,7 @@ from mindspore_paged.models.parallel import (
     VocabParallelLogits,
     weight_parameter,
 )
+from mindspore_paged.models.step_in_turn import StepInTurn, list_of_layers
 from mindspore_paged.tensor_parallel import Cut
 
 
@@ -45,17 +46,10 @@ class PlainLayers:
         config = self._config
         return VocabParallelEmbedding(self._vocab, config.vocab_size, config.hidden_size, self._dtype, self._ranks)
 
-    def layer(self, _index: int) -> nn.Cell:
-        """A decoder layer."""
-        return LlamaDecoderLayer(self._config, self._dtype, self._backend, self._ranks)
-
-    def stack(self, layers: nn.CellList) -> nn.Cell:
-        """All of them: x, key_caches, value_caches, step -> the last x."""
-        return LayersInTurn(layers)
-
-    def places(self, kv_pool: KVPagePool, cos_table, sin_table) -> nn.Cell:
-        """block_table, positions, rows -> what a layer takes as `step`."""
-        return PlainPlaces(kv_pool, cos_table, sin_table)
+    def layers(self, num_layers: int, share: bool) -> nn.CellList:
+        """The decoder layers; all are the first if they `share` its weights."""
+        config, dtype, backend, ranks = self._config, self._dtype, self._backend, self._ranks
+        return list_of_layers(lambda _: LlamaDecoderLayer(config, dtype, backend, ranks), num_layers, share)
 
     def norm(self) -> nn.Cell:
         """The last norm, as `weight`."""
@@ -65,9 +59,11 @@ class PlainLayers:
         """The head of a model whose embeddings are not tied, as `weight`."""
         return ColumnParallelLinear(self._config.hidden_size, self._vocab.length, self._dtype)
 
-    def logits(self) -> nn.Cell:
-        """hidden [N, hidden_size], weight of the last norm, weight of the head -> float32 [N, vocab_size]."""
-        return VocabParallelLogits(NormMatMul(self.norm()), self._config.vocab_size, self._ranks)
+    def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPagePool, cos_table, sin_table) -> nn.Cell:
+        """What computes a step over the tensors of `model` and `head`."""
+        places = PlainPlaces(kv_pool, cos_table, sin_table)
+        logits = VocabParallelLogits(NormMatMul(self.norm()), self._config.vocab_size, self._ranks)
+        return StepInTurn(model, head, kv_pool, places, logits)
 
 
 class RMSNorm(nn.Cell):
@@ -150,19 +146,6 @@ class LlamaDecoderLayer(nn.Cell):
     def construct(self, x, key_cache, value_cache, step):
         x = x + self.self_attn(self.input_layernorm(x), key_cache, value_cache, step)
         return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class LayersInTurn(nn.Cell):
-    """Decoder layers, each with its own caches."""
-
-    def __init__(self, layers: nn.CellList):
-        super().__init__()
-        self.layers = layers
-
-    def construct(self, x, key_caches, value_caches, step):
-        for layer, key_cache, value_cache in zip(self.layers, key_caches, value_caches):  # noqa: B905
-            x = layer(x, key_cache, value_cache, step)
-        return x
 
 
 class PlainPlaces(nn.Cell):

@@ -1,6 +1,7 @@
 """What scripts/profile_step.py says of a step adds up, and the operators count what the model's own sizes say."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -36,12 +37,10 @@ def llm(request):
         yield llm
 
 
-def weights_of(llm, group):
-    model = llm.engine.runner.model
-    formats = model.weight_formats()
-    for name, weight in model.weights().items():
+def places_of(llm, group):
+    for name, place in llm.engine.runner.model.places().items():
         if any(part in name for part in OF_WEIGHTS[group]):
-            yield weight, formats[name].logical_shape(weight.shape)
+            yield place
 
 
 def check_sums(profile, times):
@@ -57,19 +56,19 @@ def check_sums(profile, times):
     )
 
 
-def check_weights(llm, profile, head_tokens):
+def check_weights(llm, profile, num_logits):
     for group in OF_WEIGHTS:
-        op, weights = profile.ops[group], list(weights_of(llm, group))
-        tokens = head_tokens if group == "lm_head" else profile.tokens  # padding is computed by the head alone
+        op, places = profile.ops[group], list(places_of(llm, group))
+        tokens = num_logits if group == "lm_head" else profile.tokens  # padding is not computed
         assert op.calls == (1 if group == "lm_head" else LAYERS)
-        assert op.bytes == sum(weight.nbytes for weight, _ in weights), group
-        assert op.products == tokens * sum(rows * columns for _, (rows, columns) in weights), group
+        assert op.bytes == sum(place.nbytes for place in places), group
+        assert op.products == tokens * sum(math.prod(place.shape) for place in places), group
 
 
 def test_a_decode_step(llm):
     profile, times = profile_decode(llm.engine, cpu_library(), BATCH, CONTEXT, range(STEPS))
     check_sums(profile, times)
-    check_weights(llm, profile, head_tokens=GRAPH_TOKENS)
+    check_weights(llm, profile, num_logits=BATCH)
     assert (profile.phase, profile.tokens, profile.graph_tokens) == ("decode", BATCH, GRAPH_TOKENS)
     assert profile.context == CONTEXT + 2, "the second of three steps"
     pairs = BATCH * (CONTEXT + 2)
@@ -84,7 +83,7 @@ def test_a_decode_step(llm):
 def test_a_prefill_step(llm):
     profile, times = profile_prefill(llm.engine, cpu_library(), PREFILL, range(STEPS))
     check_sums(profile, times)
-    check_weights(llm, profile, head_tokens=4)  # logits that a graph of 64 tokens has room for: max_num_seqs
+    check_weights(llm, profile, num_logits=1)
     assert (profile.phase, profile.tokens, profile.graph_tokens) == ("prefill", PREFILL, 64)
     assert profile.context == PREFILL
     assert profile.ops["attention"].bytes == LAYERS * PREFILL * 2 * KV_WIDTH * 4, "each page of a row once"

@@ -27,7 +27,8 @@ AttentionLayerCall Parse(Arguments arguments) {
   AttentionLayerCall call;
   call.x = NextTokens(arguments, "x");
   call.norm_weight = NextNormWeight(kAttentionLayer, arguments, call.x);
-  const AttentionTensors tensors = NextAttentionTensors(arguments);
+  const Tensor query = NextWeight(arguments, "query"), key = NextWeight(arguments, "key");
+  const Tensor value = NextWeight(arguments, "value"), out = NextWeight(arguments, "out");
   call.cos_table = arguments.Next("cos_table", 3, {DType::kFloat32});
   call.sin_table = arguments.Next("sin_table", 3, {DType::kFloat32});
   call.pages = NextPages(kAttentionLayer, arguments);
@@ -39,7 +40,12 @@ AttentionLayerCall Parse(Arguments arguments) {
   const Kinds kinds(NextInteger(arguments, "kinds"));
   call.adds_residual = NextInteger(arguments, "adds_residual") != 0;
   call.output = NextTokens(arguments, "output");
-  SetWeights(kAttentionLayer, tensors, kinds, &call);
+  const int64_t columns = call.x.shape[1];
+  call.query = WeightsOf(kAttentionLayer, query, kinds[0], columns);
+  call.key = WeightsOf(kAttentionLayer, key, kinds[1], columns);
+  call.value = WeightsOf(kAttentionLayer, value, kinds[2], columns);
+  call.out = WeightsOf(kAttentionLayer, out, kinds[3], call.query.num_rows);
+  RequireShapes(kAttentionLayer, call);
   RequireTokens(kAttentionLayer, call);
   return call;
 }

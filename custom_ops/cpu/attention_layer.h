@@ -22,39 +22,24 @@ struct AttentionLayerCall {
   int64_t row(int64_t token) const { return rows.as<int32_t>()[token]; }
 };
 
-// The weights as they come.
-struct AttentionTensors {
-  Tensor query, key, value, out;
-};
-
-inline AttentionTensors NextAttentionTensors(Arguments& arguments) {
-  const Tensor query = NextWeight(arguments, "query"), key = NextWeight(arguments, "key");
-  const Tensor value = NextWeight(arguments, "value"), out = NextWeight(arguments, "out");
-  return {query, key, value, out};
-}
-
-// Puts the weights into a call that has all else, and checks that its shapes go together.
-inline void SetWeights(const char* op, const AttentionTensors& tensors, const Kinds& kinds, AttentionLayerCall* call) {
-  const int64_t num_tokens = call->num_tokens(), columns = call->x.shape[1], width = call->pages.token_stride();
-  call->query = WeightsOf(op, tensors.query, kinds[0], columns);
-  call->key = WeightsOf(op, tensors.key, kinds[1], columns);
-  call->value = WeightsOf(op, tensors.value, kinds[2], columns);
-  call->out = WeightsOf(op, tensors.out, kinds[3], call->query.num_rows);
-  if (call->key.num_rows != width || call->value.num_rows != width) {
-    Refuse(op, "key and value have ", call->key.num_rows, " and ", call->value.num_rows, " rows, the pages hold ",
-           width, " numbers a token");
+// Checks that the shapes of a call go together; a weight's columns were looked at when it was taken.
+inline void RequireShapes(const char* op, const AttentionLayerCall& call) {
+  const int64_t num_tokens = call.num_tokens(), columns = call.x.shape[1], width = call.pages.token_stride();
+  if (call.key.num_rows != width || call.value.num_rows != width) {
+    Refuse(op, "key and value have ", call.key.num_rows, " and ", call.value.num_rows, " rows, the pages hold ", width,
+           " numbers a token");
   }
-  if (call->query.num_rows <= 0 || call->query.num_rows % width != 0) {
-    Refuse(op, "query has ", call->query.num_rows, " rows, not a multiple of the ", width, " of key");
+  if (call.query.num_rows <= 0 || call.query.num_rows % width != 0) {
+    Refuse(op, "query has ", call.query.num_rows, " rows, not a multiple of the ", width, " of key");
   }
-  if (call->out.num_rows != columns) {
-    Refuse(op, "out has ", call->out.num_rows, " rows, x has ", columns, " columns");
+  if (call.out.num_rows != columns) {
+    Refuse(op, "out has ", call.out.num_rows, " rows, x has ", columns, " columns");
   }
-  RequireShape(op, call->cos_table, {call->cos_table.shape[0], 1, call->pages.head_dim});
-  RequireShape(op, call->sin_table, {call->cos_table.shape[0], 1, call->pages.head_dim});
-  RequireShape(op, call->positions, {num_tokens});
-  RequireShape(op, call->rows, {num_tokens});
-  RequireShape(op, call->output, {num_tokens, columns});
+  RequireShape(op, call.cos_table, {call.cos_table.shape[0], 1, call.pages.head_dim});
+  RequireShape(op, call.sin_table, {call.cos_table.shape[0], 1, call.pages.head_dim});
+  RequireShape(op, call.positions, {num_tokens});
+  RequireShape(op, call.rows, {num_tokens});
+  RequireShape(op, call.output, {num_tokens, columns});
 }
 
 inline void RequirePositions(const char* op, const AttentionLayerCall& call) {

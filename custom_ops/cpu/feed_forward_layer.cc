@@ -21,12 +21,16 @@ FeedForwardCall Parse(Arguments arguments) {
   FeedForwardCall call;
   call.x = NextTokens(arguments, "x");
   call.norm_weight = NextNormWeight(kFeedForward, arguments, call.x);
-  const FeedForwardTensors tensors = NextFeedForwardTensors(arguments);
+  const Tensor gate = NextWeight(arguments, "gate"), up = NextWeight(arguments, "up");
+  const Tensor down = NextWeight(arguments, "down");
   call.epsilon = NextEpsilon(arguments);
   const Kinds kinds(NextInteger(arguments, "kinds"));
   call.adds_residual = NextInteger(arguments, "adds_residual") != 0;
   call.output = NextTokens(arguments, "output");
-  SetWeights(kFeedForward, tensors, kinds, &call);
+  call.gate = WeightsOf(kFeedForward, gate, kinds[0], call.x.shape[1]);
+  call.up = WeightsOf(kFeedForward, up, kinds[1], call.x.shape[1]);
+  call.down = WeightsOf(kFeedForward, down, kinds[2], call.gate.num_rows);
+  RequireShapes(kFeedForward, call);
   return call;
 }
 

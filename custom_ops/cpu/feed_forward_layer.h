@@ -16,29 +16,15 @@ struct FeedForwardCall {
   int64_t num_tokens() const { return x.shape[0]; }
 };
 
-// The weights as they come.
-struct FeedForwardTensors {
-  Tensor gate, up, down;
-};
-
-inline FeedForwardTensors NextFeedForwardTensors(Arguments& arguments) {
-  const Tensor gate = NextWeight(arguments, "gate"), up = NextWeight(arguments, "up");
-  return {gate, up, NextWeight(arguments, "down")};
-}
-
-// Puts the weights into a call that has all else, and checks that its shapes go together.
-inline void SetWeights(const char* op, const FeedForwardTensors& tensors, const Kinds& kinds, FeedForwardCall* call) {
-  const int64_t columns = call->x.shape[1];
-  call->gate = WeightsOf(op, tensors.gate, kinds[0], columns);
-  call->up = WeightsOf(op, tensors.up, kinds[1], columns);
-  call->down = WeightsOf(op, tensors.down, kinds[2], call->gate.num_rows);
-  if (call->up.num_rows != call->gate.num_rows) {
-    Refuse(op, "gate has ", call->gate.num_rows, " rows, up has ", call->up.num_rows);
+// Checks that the shapes of a call go together; a weight's columns were looked at when it was taken.
+inline void RequireShapes(const char* op, const FeedForwardCall& call) {
+  if (call.up.num_rows != call.gate.num_rows) {
+    Refuse(op, "gate has ", call.gate.num_rows, " rows, up has ", call.up.num_rows);
   }
-  if (call->down.num_rows != columns) {
-    Refuse(op, "down has ", call->down.num_rows, " rows, x has ", columns, " columns");
+  if (call.down.num_rows != call.x.shape[1]) {
+    Refuse(op, "down has ", call.down.num_rows, " rows, x has ", call.x.shape[1], " columns");
   }
-  RequireShape(op, call->output, {call->num_tokens(), columns});
+  RequireShape(op, call.output, {call.num_tokens(), call.x.shape[1]});
 }
 
 // With the exponential of a number that is not positive, which cannot overflow.

@@ -112,7 +112,7 @@ inline void NormalizeTokens(const Tensor& x, const Tensor& norm_weight, float ep
 }
 
 // What an op needs between its steps.
-enum ScratchPart { kNormalized, kQueries, kKeys, kValues, kAttended, kHidden, kNumScratchParts };
+enum ScratchPart { kTokens, kWanted, kNormalized, kQueries, kKeys, kValues, kAttended, kHidden, kNumScratchParts };
 
 // Working memory of the calling thread, kept from call to call.
 inline float* Scratch(ScratchPart part, size_t count) {

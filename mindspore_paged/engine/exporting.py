@@ -17,19 +17,28 @@ from mindspore_paged.engine.model_building import (
     build_kv_pool,
     build_model,
     fixed_in_the_graph,
-    logical_shapes,
     open_weights,
     part_of,
     resolve_model_config,
     set_context,
+    shapes_of,
     with_block_size,
 )
 from mindspore_paged.engine.ranks.collectives import join_group
 from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import write_config
-from mindspore_paged.mindir.folder import GRAPH, KERNELS, TOKENIZER, WEIGHTS, needs_of_this_cpu, write_manifest
+from mindspore_paged.mindir.folder import (
+    GRAPH,
+    KERNELS,
+    TOKENIZER,
+    WEIGHTS,
+    ExportedWeight,
+    needs_of_this_cpu,
+    write_manifest,
+)
 from mindspore_paged.mindir.step_graph import export_step
 from mindspore_paged.tokenizer import load_tokenizer
 from mindspore_paged.weights.check import check_weights
@@ -101,13 +110,13 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     kv_pool = build_kv_pool(config, share, BLOCKS_IN_THE_FILE, (1, math.ceil(max_model_len / block_size)))
     own = part_of(checkpoint, place.parallel, model_config)
     model = build_model(config, model_config, kv_pool, max_model_len, place, own)
-    formats = model.weight_formats()
-    check_weights(own, logical_shapes(model))
+    places = model.places()
+    check_weights(own, shapes_of(places))
 
     export_step(model, _library_of(config), folder / GRAPH)
     library = _copy_library(config, folder / KERNELS, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
-    arranged = ((name, model.arranged(name, read_packed(own, name, formats[name]))) for name in progress(formats))
+    arranged = ((name, model.arranged(name, read_packed(own, name, places[name].form))) for name in progress(places))
     write_weights(folder / WEIGHTS, arranged)
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
@@ -117,6 +126,7 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
         folder,
         model=model_config,
         fixed=fixed_in_the_graph(config, max_model_len),
+        weights={name: _as_exported(place) for name, place in places.items()},
         num_blocks=num_blocks,
         token_buckets=buckets,
         rank=place.parallel.rank,
@@ -124,6 +134,10 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
         cpu=needs_of_this_cpu(portable_kernels or config.runtime.ops_backend != "cpu"),
         kernel_library=library.relative_to(folder).as_posix(),
     )
+
+
+def _as_exported(place: WeightPlace) -> ExportedWeight:
+    return ExportedWeight(place.parameter.name, place.form.dtype.name, tuple(place.stored_shape), place.offset)
 
 
 def _library_of(config: EngineConfig) -> Path:

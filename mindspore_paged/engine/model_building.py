@@ -4,13 +4,14 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Tensor
 from mindspore.common import np_dtype
 from tqdm import tqdm
 
@@ -21,7 +22,8 @@ from mindspore_paged.custom_ops.targets import require_backend
 from mindspore_paged.engine.ranks.collectives import collectives_of
 from mindspore_paged.engine.ranks.place import Place
 from mindspore_paged.errors import CheckpointError, ConfigError
-from mindspore_paged.formats.weight_format import BYTES, WeightFormat
+from mindspore_paged.formats.weight_format import BYTES
+from mindspore_paged.formats.weight_place import WeightPlace, values_of_parameters
 from mindspore_paged.mindir.folder import MindIRFolder, is_mindir_folder
 from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
@@ -43,11 +45,8 @@ NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 class Step(Protocol):
     """The Cell that computes a step: LlamaForCausalLM, or what was exported from one."""
 
-    def weights(self) -> dict[str, Parameter]:
-        """What a checkpoint must provide, by Hugging Face's names."""
-
-    def weight_formats(self) -> dict[str, WeightFormat]:
-        """How each of `weights()` is held."""
+    def places(self) -> dict[str, WeightPlace]:
+        """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
 
     def arranged(self, name: str, weight: np.ndarray) -> np.ndarray:
         """A weight, in its format, in the order in which the Cell's operators read it."""
@@ -210,7 +209,7 @@ def load_exported(
     Raises CheckpointError if the configuration asks for what the graph is not.
     """
     folder.check_fixed(fixed_in_the_graph(config, max_model_len))
-    step = load_step(folder.graph, folder.kernel_library, num_blocks, config.scheduler.max_num_seqs)
+    step = load_step(folder, num_blocks, config.scheduler.max_num_seqs)
     kv_pool = KVPagePool(step.key_caches, step.value_caches, step.block_table, folder.kernel_library)
     kv_pool.clear()
     return step, kv_pool
@@ -238,24 +237,32 @@ def part_of(checkpoint: Checkpoint, parallel: TensorParallel, model_config: Mode
 
 def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> None:
     """Set every weight, one tensor at a time; raises CheckpointError, and sets none, if any misfits."""
-    formats = model.weight_formats()
-    dtypes = (*WEIGHT_DTYPES, BYTES.dtype) if BYTES in formats.values() else WEIGHT_DTYPES
-    check_weights(checkpoint, logical_shapes(model), dtypes)
-    weights = model.weights()
-    memory = WeightMemory(weight.nbytes for weight in weights.values()) if _computes_on_cpu() else None
-    for name, weight in progress(weights.items(), desc="Loading weights", unit="tensor"):
-        values = model.arranged(name, read_packed(checkpoint, name, formats[name]))
-        weight.set_data(_tensor(values, weight.dtype) if memory is None else _shared_tensor(memory.take(values)))
+    places = model.places()
+    of_blocks = any(place.form is BYTES for place in places.values())
+    dtypes = (*WEIGHT_DTYPES, BYTES.dtype) if of_blocks else WEIGHT_DTYPES
+    check_weights(checkpoint, shapes_of(places), dtypes)
+    set_weights(
+        model,
+        lambda name: read_packed(checkpoint, name, places[name].form),
+        partial(progress, desc="Loading weights", unit="tensor"),
+    )
 
 
-def logical_shapes(model: Step) -> dict[str, tuple[int, ...]]:
+def set_weights(model: Step, read: Callable[[str], np.ndarray], progress: Callable = iter) -> None:
+    """Give every Parameter of the weights its value; `read`: a weight in its format; `progress` wraps their names."""
+    places = model.places()
+    on_cpu = ms.get_context("device_target") == "CPU"
+    parameters = {id(place.parameter): place.parameter for place in places.values()}.values()
+    memory = WeightMemory(each.nbytes for each in parameters) if on_cpu else None
+    allocate = memory.allocate if memory else partial(np.zeros, dtype=np.uint8)
+    by_name = ((name, places[name]) for name in progress(places))
+    for parameter, values in values_of_parameters(by_name, lambda name: model.arranged(name, read(name)), allocate):
+        parameter.set_data(_shared_tensor(values) if on_cpu else _tensor(values, parameter.dtype))
+
+
+def shapes_of(places: dict[str, WeightPlace]) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's weights as a checkpoint has them, however they are held."""
-    formats = model.weight_formats()
-    return {name: formats[name].logical_shape(weight.shape) for name, weight in model.weights().items()}
-
-
-def _computes_on_cpu() -> bool:
-    return ms.get_context("device_target") == "CPU"
+    return {name: place.shape for name, place in places.items()}
 
 
 def _shared_tensor(values: np.ndarray) -> Tensor:
@@ -277,10 +284,10 @@ def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: St
     digest = sha256(repr((model_config, config.model.dtype, config.kv_cache_dtype, config.cache.block_size)).encode())
     most_ranks = math.gcd(model_config.num_attention_heads, model_config.intermediate_size)
     cuts = WHOLE.cuts(model_config)
-    for name, weight in model.weights().items():
+    for name, place in sorted(model.places().items()):
         cut = cuts.of(name)
-        num_common = cut.length // most_ranks if cut is not None and cut.axis == 1 else weight.shape[-1]
-        digest.update(name.encode() + weight.flatten()[: min(num_common, MOST_OF_A_ROW)].asnumpy().tobytes())
+        num_common = cut.length // most_ranks if cut is not None and cut.axis == 1 else place.stored_shape[-1]
+        digest.update(name.encode() + place.beginning(min(num_common, MOST_OF_A_ROW)))
     return digest.hexdigest()
 
 

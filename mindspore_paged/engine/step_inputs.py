@@ -7,7 +7,8 @@ import numpy as np
 
 from mindspore_paged.engine.step_plan import StepPlan
 
-PADDING_ROW = -1
+PADDING = -1
+"""A row, or a token whose logits are wanted, that is none."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ class StepInputs:
         )
 
     def padded(self, num_tokens: int, num_logits: int, num_entries: int) -> "StepInputs":
-        """The same step with T, N and C as given: padding tokens have row -1, and the first entry is repeated."""
+        """The same step with T, N and C as given: padding has row -1, or is token -1, and the first entry is
+        repeated."""
         return StepInputs(
             _pad(self.input_ids, num_tokens, 0),
             _pad(self.positions, num_tokens, 0),
-            _pad(self.rows, num_tokens, PADDING_ROW),
-            _pad(self.logit_indices, num_logits, 0),
+            _pad(self.rows, num_tokens, PADDING),
+            _pad(self.logit_indices, num_logits, PADDING),
             _pad(self.table_indices, num_entries, self.table_indices[0]),
             _pad(self.table_values, num_entries, self.table_values[0]),
         )

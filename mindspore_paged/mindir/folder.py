@@ -14,23 +14,35 @@ from pydantic import TypeAdapter, ValidationError
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 CONFIG, GRAPH, WEIGHTS, TOKENIZER, KERNELS = "config.yaml", "step.mindir", "weights", "tokenizer", "kernels"
+
+
+@dataclass(frozen=True)
+class ExportedWeight:
+    """A weight as the graph takes it: of `shape` and `dtype` from `offset` bytes of the graph's `parameter` on."""
+
+    parameter: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What an exported model is, and the files that make it.
 
-    fixed: for each key of the configuration that is part of the graph, its value. num_blocks, token_buckets: pages and
-    graphs by default, free to choose at every start. cpu: what the kernel library needs of the machine: `machine` and
-    the `features` of /proc/cpuinfo, or none if it is portable. files: size and SHA-256 by the path within the folder.
+    fixed: for each key of the configuration that is part of the graph, its value. weights: by Hugging Face's names, as
+    the files have them, those of one Parameter together. num_blocks, token_buckets: pages and graphs by default, free
+    to choose at every start. cpu: what the kernel library needs of the machine: `machine` and the `features` of
+    /proc/cpuinfo, or none if it is portable. files: size and SHA-256 by the path within the folder.
     """
 
     format: int
     model: ModelConfig
     fixed: dict[str, int | str]
+    weights: dict[str, ExportedWeight]
     num_blocks: int
     token_buckets: tuple[int, ...]
     rank: int

@@ -5,6 +5,7 @@ is called with. So every bucket is a static graph, and all share the Cell's Para
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import mindspore as ms
@@ -12,7 +13,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from mindspore_paged.formats.weight_format import BYTES, FORMATS, WeightFormat
+from mindspore_paged.formats.weight_format import BYTES, FORMATS
+from mindspore_paged.formats.weight_place import WeightPlace
+from mindspore_paged.mindir.folder import ExportedWeight, MindIRFolder
 
 LIBRARY = "@kernel_library@"
 """What the graph has for the path of its operators' library."""
@@ -22,21 +25,28 @@ OPEN = None
 
 
 class MindIRStep(nn.GraphCell):
-    """The step of a loaded model; called as LlamaForCausalLM is.
+    """The step of a loaded model; called as LlamaForCausalLM is. weights: as the folder's manifest has them.
 
     key_caches, value_caches: Parameters [num_blocks, block_size, num_kv_heads, head_dim], one a layer; block_table:
-    Parameter int32 [max_num_seqs, max_blocks_per_seq]. Their values, and those of `weights()`, are still to be set.
+    Parameter int32 [max_num_seqs, max_blocks_per_seq]. Their values, and those of `places()`, are still to be set.
     """
 
-    def weights(self) -> dict[str, Parameter]:
-        """Parameters by Hugging Face's names."""
-        return {name: parameter for name, parameter in self._params.items() if name.endswith(".weight")}
+    def __init__(self, graph, weights: Mapping[str, ExportedWeight]):
+        super().__init__(graph)
+        self._weights = weights
 
-    def weight_formats(self) -> dict[str, WeightFormat]:
-        """How the folder has each of `weights()`."""
+    def places(self) -> dict[str, WeightPlace]:
+        """Where each weight is, by Hugging Face's names."""
         of_bytes = {"uint8": BYTES}
-        dtypes = {name: str(weight.dtype).lower() for name, weight in self.weights().items()}
-        return {name: of_bytes.get(dtype) or FORMATS[dtype] for name, dtype in dtypes.items()}
+        return {
+            name: WeightPlace(
+                self._params[weight.parameter],
+                of_bytes.get(weight.dtype) or FORMATS[weight.dtype],
+                weight.shape,
+                weight.offset,
+            )
+            for name, weight in self._weights.items()
+        }
 
     def arranged(self, _name: str, weight: np.ndarray) -> np.ndarray:
         """A weight as the folder has it, which is as the graph takes it."""
@@ -84,20 +94,20 @@ def export_step(model: nn.Cell, library: Path, target: Path) -> None:
         )  # fmt: skip
 
 
-def load_step(graph_file: Path, library: Path, num_blocks: int, max_num_seqs: int) -> MindIRStep:
-    """The step with a pool of `num_blocks` pages and `max_num_seqs` rows, its operators taken from `library`."""
+def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindIRStep:
+    """The exported step with a pool of `num_blocks` pages and `max_num_seqs` rows, its operators the folder's."""
     graph = ModelProto()
-    graph.ParseFromString(graph_file.read_bytes())
-    _replace_in_operators(graph, LIBRARY, str(library.resolve()))
+    graph.ParseFromString(folder.graph.read_bytes())
+    _replace_in_operators(graph, LIBRARY, str(folder.kernel_library.resolve()))
     for parameter in graph.graph.parameter:
         if parameter.name.endswith(("key_cache", "value_cache")):
             parameter.dims[0] = num_blocks
         elif parameter.name.endswith("block_table"):
             parameter.dims[0] = max_num_seqs
     with tempfile.TemporaryDirectory() as scratch:  # the exported folder may be read-only
-        adapted = Path(scratch) / graph_file.name
+        adapted = Path(scratch) / folder.graph.name
         adapted.write_bytes(graph.SerializeToString())
-        return MindIRStep(ms.load(str(adapted)))
+        return MindIRStep(ms.load(str(adapted)), folder.manifest.weights)
 
 
 def _replace_in_operators(graph: ModelProto, old: str, new: str) -> None:

@@ -115,18 +115,27 @@ class Kernels:
         self.call("AttentionLayer", x, norm_weight, *arranged, *places, *numbers, residual, output)
         return output
 
-    def decoder_layers(self, x, places, layers, epsilon, scale) -> np.ndarray:
-        """Return the output; `places`: cos_table, sin_table, block_table, positions, rows; `layers`: each one's parts.
+    def llama_step(self, tokens, places, table_entries, ends, layers, epsilon, scale) -> np.ndarray:
+        """Return the logits.
 
-        A part is norm_weight, weights, caches: of attention query, key, value, out and two, of SwiGLU gate, up, down.
+        tokens: input_ids, positions, rows, logit_indices; places: cos_table, sin_table, block_table; table_entries:
+        indices and values; ends: table, norm_weight and head; layers: each one's parts, which are norm_weight, weights
+        and caches: of attention query, key, value, out and two, of SwiGLU gate, up, down.
         """
-        output = np.full(x.shape, np.nan, np.float32)
-        kinds = np.array([[packed_kinds(weights) for _, weights, _ in parts] for parts in layers], np.int64)
-        tensors = []
-        for norm_weight, weights, caches in (part for parts in layers for part in parts):
-            tensors += [norm_weight, *map(self.arranged, weights), *caches]
-        numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32))
-        self.call("DecoderLayers", x, *places, kinds, *tensors, *numbers, output)
+        input_ids, positions, rows, logit_indices = tokens
+        cos_table, sin_table, block_table = places
+        table, norm_weight, head = ends
+        output = np.full((len(logit_indices), len(head.stored)), np.nan, np.float32)
+        layout, packs = packed(
+            [[weight for norm, weights, _ in parts for weight in (norm, *weights)] for parts in layers], self.arranged
+        )
+        caches = [cache for parts in layers for _, _, caches in parts for cache in caches]
+        kinds = (np.array(weight.form.kind, np.int64) for weight in (table, head))
+        self.call(
+            "LlamaStep", input_ids, positions, rows, cos_table, sin_table, logit_indices, *table_entries, block_table,
+            layout, self.arranged(table), norm_weight, self.arranged(head), *caches, *packs,
+            np.array(epsilon, np.float32), np.array(scale, np.float32), *kinds, output,
+        )  # fmt: skip
         return output
 
     def num_threads(self) -> int:
@@ -141,3 +150,17 @@ class Kernels:
 def packed_kinds(weights) -> np.ndarray:
     """The kinds of some weights as one input of an operator."""
     return np.array(sum(weight.form.kind << 8 * place for place, weight in enumerate(weights)), np.int64)
+
+
+def packed(layers, arranged) -> tuple[np.ndarray, list[np.ndarray]]:
+    """layout and packs of layers' weights, a norm's being an array: layers in turn in two packs, with gaps."""
+    packs = [b"?" * 3, b""]
+    layout = []
+    for number, weights in enumerate(layers):
+        for weight in weights:
+            is_norm = isinstance(weight, np.ndarray)
+            kind, shape = (0, (1, len(weight))) if is_norm else (weight.form.kind, weight.values.shape)
+            layout.append((number % 2, len(packs[number % 2]), kind, *shape))
+            packs[number % 2] += (weight if is_norm else arranged(weight)).tobytes() + b"?" * 5
+    layout = np.array(layout, np.int64).reshape(len(layers), -1, 5)
+    return layout, [np.frombuffer(pack, np.uint8).copy() for pack in packs]

@@ -125,53 +125,68 @@ def make_layer_scene(
 
 
 @dataclass
-class StackScene:
-    """The inputs of one decoder_layers call: of each layer its attention, all with equal places, and its SwiGLU."""
+class StepScene:
+    """The inputs of one llama_step call: of each layer its attention, all with equal places, and its SwiGLU.
 
+    What the attentions have as x is what the table has for input_ids.
+    """
+
+    input_ids: np.ndarray
+    logit_indices: np.ndarray
+    table: Weight
+    norm_weight: np.ndarray
+    head: Weight
     attentions: list[LayerScene]
     feed_forwards: list[tuple[np.ndarray, tuple[Weight, Weight, Weight]]]
 
-    @property
-    def x(self) -> np.ndarray:
-        """The tokens."""
-        return self.attentions[0].x
-
-    def on_copied_pages(self) -> "StackScene":
+    def on_copied_pages(self) -> "StepScene":
         """The same with pages of its own."""
         return replace(self, attentions=[attention.on_copied_pages() for attention in self.attentions])
 
-    def only(self, tokens) -> "StackScene":
-        """Some of the tokens, in that order, on the same pages."""
-        return replace(self, attentions=[attention.only(tokens) for attention in self.attentions])
+    def only(self, tokens) -> "StepScene":
+        """Some of the tokens, in that order, on the same pages, with the logits of all of them."""
+        attentions = [attention.only(tokens) for attention in self.attentions]
+        input_ids = self.input_ids[tokens]
+        wanted = np.where(attentions[0].rows < 0, -1, np.arange(len(input_ids))).astype(np.int32)
+        return replace(self, input_ids=input_ids, logit_indices=wanted, attentions=attentions)
 
-    def run(self, kernels) -> np.ndarray:
-        """Call the operator, which writes the pages."""
+    def run(self, kernels, entries=()) -> np.ndarray:
+        """Call the operator, which writes the pages, and first the entries (row, column, block) of the table."""
         first = self.attentions[0]
-        places = (first.cos_table, first.sin_table, first.block_table, first.positions, first.rows)
+        table_entries = np.array(entries, np.int32).reshape(-1, 3)
         layers = [
             ((a.norm_weight, a.weights, (a.key_cache, a.value_cache)), (norm_weight, weights, ()))
             for a, (norm_weight, weights) in zip(self.attentions, self.feed_forwards, strict=True)
         ]
-        return kernels.decoder_layers(self.x, places, layers, EPSILON, first.scale)
+        return kernels.llama_step(
+            (self.input_ids, first.positions, first.rows, self.logit_indices),
+            (first.cos_table, first.sin_table, first.block_table),
+            (np.ascontiguousarray(table_entries[:, :2]), np.ascontiguousarray(table_entries[:, 2])),
+            (self.table, self.norm_weight, self.head),
+            layers,
+            EPSILON,
+            first.scale,
+        )
 
     def run_apart(self, kernels) -> tuple[np.ndarray, list[np.ndarray]]:
-        """By two operators a layer: the output, and what each of them was given."""
-        x, given = self.x, []
+        """By an operator for each part: logits of all tokens, and what each part of a layer was given, and the head."""
+        x, given = kernels.embedding(self.input_ids, self.table, len(self.norm_weight)), []
         for attention, (norm_weight, weights) in zip(self.attentions, self.feed_forwards, strict=True):
             given.append(x)
             x = replace(attention, x=x).run(kernels)
             given.append(x)
             x = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
-        return x, given
+        return kernels.norm_linear(x, self.norm_weight, self.head, EPSILON), [*given, x]
 
 
-def make_stack_scene(rng, contexts, new_tokens, formats, **shape) -> StackScene:
-    """A layer for each of `formats`, those of its attention and of its SwiGLU of 160 columns."""
+def make_step_scene(rng, contexts, new_tokens, formats, ends=("float32", "float32"), **shape) -> StepScene:
+    """A layer for each of `formats`, those of its attention and of its SwiGLU of 160 columns; `ends`: table and head.
+
+    A vocabulary of 50 for lookup, 37 for the head; logits of all tokens that are no padding.
+    """
     attentions = [make_layer_scene(rng, contexts, new_tokens, of_attention, **shape) for of_attention, _ in formats]
     first = attentions[0]
-    shared = {
-        name: getattr(first, name) for name in ("x", "cos_table", "sin_table", "block_table", "positions", "rows")
-    }
+    shared = {name: getattr(first, name) for name in ("cos_table", "sin_table", "block_table", "positions", "rows")}
     _, new_slots = first.slots()
     for attention in attentions[1:]:  # its NaN stand where its own block table had them
         for cache in (attention.key_cache, attention.value_cache):
@@ -179,4 +194,12 @@ def make_stack_scene(rng, contexts, new_tokens, formats, **shape) -> StackScene:
             cache[new_slots] = np.nan
     columns = first.x.shape[1]
     feed_forwards = [make_feed_forward(rng, 1, columns, 160, of_mlp)[1:] for _, of_mlp in formats]
-    return StackScene([replace(attention, **shared) for attention in attentions], feed_forwards)
+    return StepScene(
+        rng.integers(0, 50, len(first.rows)).astype(np.int32),
+        np.flatnonzero(first.rows >= 0).astype(np.int32),
+        make_weight(rng, ends[0], 50, columns),
+        make_norm_weight(rng, columns),
+        make_weight(rng, ends[1], 37, columns),
+        [replace(attention, **shared) for attention in attentions],
+        feed_forwards,
+    )

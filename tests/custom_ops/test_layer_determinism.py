@@ -12,7 +12,7 @@ from tests.custom_ops.layer_scenes import (
     make_feed_forward,
     make_layer_scene,
     make_norm_weight,
-    make_stack_scene,
+    make_step_scene,
     make_tokens,
 )
 
@@ -84,9 +84,9 @@ def test_attention_layer(kernels, set_threads, form):
 
 
 @pytest.mark.parametrize("form", ["float32", "Q4_1"])
-def test_decoder_layers(kernels, set_threads, form):
+def test_a_whole_step(kernels, set_threads, form):
     formats = [((form,) * 4, (form,) * 3)] * 3
-    together = make_stack_scene(np.random.default_rng(6), [90, 40, 5], [70, 1, 5], formats, heads=6, padding=2)
+    together = make_step_scene(np.random.default_rng(6), [90, 40, 5], [70, 1, 5], formats, (form, form), heads=6)
     fresh = together.on_copied_pages()
     set_threads(1)
     whole = together.run(kernels)

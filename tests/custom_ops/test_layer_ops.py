@@ -17,7 +17,7 @@ from tests.custom_ops.layer_scenes import (
     make_feed_forward,
     make_layer_scene,
     make_norm_weight,
-    make_stack_scene,
+    make_step_scene,
     make_tokens,
 )
 
@@ -193,54 +193,77 @@ STACKS += [[*zip(ATTENTION_FORMATS[-2:], MIXED), (("float32",) * 4, ("int8", "Q4
 
 
 @pytest.mark.parametrize("formats", STACKS, ids=[*ALL_FORMATS, "mixed"])
-def test_decoder_layers_are_bitwise_the_two_operators_of_each(kernels, formats):
-    """Outputs and pages; and the two, given what they were given, are near float64 as everywhere above.
-
-    Not the padding: the two compute it, and all at once do not.
-    """
+def test_a_step_is_bitwise_the_operators_of_its_parts(kernels, formats):
+    """Logits and pages; and the parts, given what they were given, are near float64 as everywhere above."""
     rng = np.random.default_rng(10)
-    together = make_stack_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, padding=3)
+    ends = (formats[0][0][0], formats[-1][1][0])
+    together = make_step_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, ends, padding=3)
     apart = together.on_copied_pages()
-    before = together.x.copy()
-    output = together.run(kernels)
+    logits = together.run(kernels)
     expected, given = apart.run_apart(kernels)
-    num_tokens = len(expected) - 3
-    assert_same_bits(output[:num_tokens], expected[:num_tokens])
-    assert_same_bits(output[num_tokens:], np.zeros((3, output.shape[1]), np.float32))
-    assert_same_bits(together.x, before)
+    assert_same_bits(logits, expected[:-3])
     for one, two in zip(together.attentions, apart.attentions):
         assert_same_bits(one.key_cache, two.key_cache)
         assert_same_bits(one.value_cache, two.value_cache)
     norm_weight, weights = together.feed_forwards[-1]
-    last = given[-1][:num_tokens]
-    assert_within(output[:num_tokens], reference.feed_forward(last, norm_weight, weights, EPSILON).plus(last))
+    before, after = given[-2], given[-1]
+    assert_within(after, reference.feed_forward(before, norm_weight, weights, EPSILON).plus(before))
+
+
+def floats_scene(rng, contexts, new_tokens, padding=0):
+    return make_step_scene(rng, contexts, new_tokens, [(("float32",) * 4, ("float32",) * 3)] * 2, padding=padding)
+
+
+def test_logits_are_those_of_the_tokens_that_are_wanted(kernels):
+    """In their order, one twice; those of none are zeros, and so are those of padding."""
+    scene = floats_scene(np.random.default_rng(14), [20, 7], [3, 2], padding=2)
+    every = scene.on_copied_pages().run(kernels)
+    scene.logit_indices = np.array([4, -1, 0, 0, 6, 2, -1, -1], np.int32)
+    logits = scene.run(kernels)
+    nothing = np.zeros_like(every[0])
+    assert_same_bits(logits, np.stack([every[4], nothing, every[0], every[0], nothing, every[2], nothing, nothing]))
 
 
 @pytest.mark.parametrize("num_padding", [1, 30])
-def test_decoder_layers_do_not_compute_the_padding_behind_the_tokens(kernels, num_padding):
-    """Not even where it is not a number."""
-    formats = [(("float32",) * 4, ("float32",) * 3)] * 2
-    scene = make_stack_scene(np.random.default_rng(12), [20, 7], [3, 2], formats, padding=num_padding)
+def test_a_step_does_not_compute_the_padding_behind_the_tokens(kernels, num_padding):
+    """Not even where it would be no number."""
+    scene = floats_scene(np.random.default_rng(12), [20, 7], [3, 2], padding=num_padding)
+    scene.input_ids[5:] = 49
+    scene.input_ids[:5] %= 49
+    scene.table.stored[49] = np.nan
     alone = scene.on_copied_pages().only(np.arange(5))
-    scene.x[5:] = np.nan
-    output = scene.run(kernels)
-    assert_same_bits(output[:5], alone.run(kernels))
-    assert_same_bits(output[5:], np.zeros((num_padding, output.shape[1]), np.float32))
+    assert_same_bits(scene.run(kernels), alone.run(kernels))
     for attention, other in zip(scene.attentions, alone.attentions):
         assert_same_bits(attention.key_cache, other.key_cache)
 
 
-def test_decoder_layers_of_padding_alone(kernels):
-    scene = make_stack_scene(np.random.default_rng(13), [20], [1], [(("float32",) * 4, ("float32",) * 3)], padding=4)
-    scene.attentions[0].rows[:] = -1
-    pages = scene.attentions[0].key_cache.copy()
-    assert_same_bits(scene.run(kernels), np.zeros_like(scene.x))
-    assert_same_bits(scene.attentions[0].key_cache, pages)
+def test_a_step_without_tokens_writes_the_table_alone(kernels):
+    scene = floats_scene(np.random.default_rng(13), [20], [1], padding=4)
+    first = scene.attentions[0]
+    first.rows[:] = -1
+    pages, expected = first.key_cache.copy(), first.block_table.copy()
+    expected[0, 1] = 7
+    scene.logit_indices = np.array([-1, -1], np.int32)
+    assert_same_bits(scene.run(kernels, [(0, 1, 99), (0, 1, 7)]), np.zeros((2, 37), np.float32))
+    assert_same_bits(first.key_cache, pages)
+    np.testing.assert_array_equal(first.block_table, expected)
 
 
-def test_one_decoder_layer(kernels):
+def test_entries_of_the_table_are_written_before_anything_is_read(kernels):
+    scene = floats_scene(np.random.default_rng(15), [40, 20], [2, 1])
+    other = scene.on_copied_pages()
+    blocks = [(row, column, block) for (row, column), block in np.ndenumerate(scene.attentions[0].block_table)]
+    for attention in other.attentions:
+        attention.block_table = np.zeros_like(attention.block_table)
+    shared = other.attentions[0].block_table
+    other.attentions[1].block_table = shared
+    assert_same_bits(other.run(kernels, blocks), scene.run(kernels))
+    np.testing.assert_array_equal(shared, scene.attentions[0].block_table)
+
+
+def test_a_step_of_one_layer(kernels):
     rng = np.random.default_rng(11)
-    scene = make_stack_scene(rng, [20], [1], [(("float32",) * 4, ("float32",) * 3)])
+    scene = make_step_scene(rng, [20], [1], [(("float32",) * 4, ("float32",) * 3)])
     expected, _ = scene.on_copied_pages().run_apart(kernels)
     assert_same_bits(scene.run(kernels), expected)
 

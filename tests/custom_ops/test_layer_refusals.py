@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.custom_ops.kernel_calls import packed_kinds
+from tests.custom_ops.kernel_calls import OpRefusedError, packed, packed_kinds
 from tests.custom_ops.layer_reference import make_weight
 from tests.custom_ops.layer_scenes import EPSILON, make_feed_forward, make_layer_scene
 from tests.custom_ops.test_refusals import assert_refused, put, swap, swap_caches
@@ -100,22 +100,39 @@ def attention_inputs():
     }
 
 
-def decoder_inputs():
-    """Two layers, each as `attention_inputs` and a SwiGLU of width 64, whose names end in the layer's number."""
+def step_inputs():
+    """Two layers, each as `attention_inputs` and a SwiGLU of width 64, in two packs; a vocabulary of 12.
+
+    Names of caches end in the layer's number; what is to be written into block_table is there already.
+    """
     attention = attention_inputs()
     rng = np.random.default_rng(1)
-    shared = ("x", "cos_table", "sin_table", "block_table", "positions", "rows")
-    inputs = {name: attention[name] for name in shared}
-    inputs["kinds"] = np.zeros((2, 2), INT64)
-    for layer in range(2):
+    scene = make_layer_scene(np.random.default_rng(0), [20, 40], [1, 2], ("Q4_1", "int8", "float32", "Q4_0"), padding=1)
+    layers = []
+    for _ in range(2):
         _, norm_weight, weights = make_feed_forward(rng, 1, 96, 64, ("Q4_0", "float16", "Q4_1"))
-        inputs["kinds"][layer] = attention["kinds"], packed_kinds(weights)
-        names = ("norm_weight", "query", "key", "value", "out", "key_cache", "value_cache")
-        inputs |= {f"{name}{layer}": attention[name].copy() for name in names}
-        inputs[f"second_norm_weight{layer}"] = norm_weight
-        inputs |= {f"{name}{layer}": weight.stored for name, weight in zip(("gate", "up", "down"), weights)}
-    return inputs | {"epsilon": attention["epsilon"], "scale": attention["scale"]}
+        layers.append([scene.norm_weight, *scene.weights, norm_weight, *weights])
+    layout, packs = packed(layers, lambda weight: weight.stored)
+    table, head = make_weight(rng, "Q4_1", 12, 96), make_weight(rng, "float16", 12, 96)
+    inputs = {"input_ids": np.array([0, 11, 5, 6], INT32)}
+    inputs |= {name: attention[name] for name in ("positions", "rows", "cos_table", "sin_table")}
+    inputs["logit_indices"] = np.array([2, -1, 0], INT32)
+    inputs |= {
+        "table_indices": np.array([[0, 3], [1, 3]], INT32),
+        "table_values": attention["block_table"][:, 3].copy(),
+    }
+    inputs |= {"block_table": attention["block_table"], "layout": layout, "table": table.stored}
+    inputs |= {"norm_weight": scene.norm_weight, "head": head.stored}
+    for layer in range(2):
+        inputs |= {f"{name}{layer}": attention[name].copy() for name in ("key_cache", "value_cache")}
+    inputs |= {"pack0": packs[0], "pack1": packs[1], "epsilon": attention["epsilon"], "scale": attention["scale"]}
+    kinds = {"table_kind": table.form.kind, "head_kind": head.form.kind}
+    return inputs | {name: np.array(kind, INT64) for name, kind in kinds.items()}
 
+
+# Of a layer's weights in `layout`, and of what it says of one.
+QUERY, KEY, GATE, UP, DOWN = 1, 2, 6, 7, 8
+PACK, OFFSET, KIND, ROWS, COLUMNS = range(5)
 
 KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
 
@@ -237,44 +254,89 @@ ATTENTION = {
     "scale dtype": (swap("scale", lambda x: x.astype(np.float64)), "scale has dtype float64, allowed: float32"),
 }
 
-DECODER = {
+ALL_KINDS = "allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
+
+STEP = {
     "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
     "position beyond the tables": (put("positions", 2, 42), "token 2: position 42 is outside [0, 42)"),
     "positions shape": (swap("positions", lambda x: x[:3]), "positions has shape [3], it must be [4]"),
-    "kinds shape": (swap("kinds", lambda x: x[:1]), "kinds has shape [1, 2], it must be [2, 2]"),
-    "kinds dtype": (swap("kinds", lambda x: x.astype(INT32)), "kinds has dtype int32, allowed: int64"),
-    "x dtype": (swap("x", lambda x: x.astype(np.float16)), "x has dtype float16, allowed: float32"),
+    "id beyond the vocabulary": (put("input_ids", 1, 12), "token 1: id 12 is outside [0, 12)"),
+    "negative id": (put("input_ids", 1, -1), "token 1: id -1 is outside [0, 12)"),
+    "logits of no token": (put("logit_indices", 0, 4), "logit_indices[0] is 4, outside [-1, 4)"),
+    "logits of less than none": (put("logit_indices", 2, -2), "logit_indices[2] is -2, outside [-1, 4)"),
+    "row of an entry": (put("table_indices", (1, 0), 2), "table entry 1: [2, 3] is outside [2, 4]"),
+    "column of an entry": (put("table_indices", (0, 1), -1), "table entry 0: [0, -1] is outside [2, 4]"),
+    "entries shape": (swap("table_indices", lambda x: x[:1]), "table_indices has shape [1, 2], it must be [2, 2]"),
+    "layout shape": (swap("layout", lambda x: x[:, :8].copy()), "layout has shape [2, 8, 5], it must be [2, 9, 5]"),
+    "layout dtype": (swap("layout", lambda x: x.astype(INT32)), "layout has dtype int32, allowed: int64"),
+    "no layers": (
+        swap("layout", lambda x: x[:0]),
+        "got 24 inputs and outputs; for 0 layers it takes 18 and the packs",
+    ),
+    "more layers than caches": (
+        swap("layout", lambda x: np.concatenate([x, x, x])),
+        "got 24 inputs and outputs; for 6 layers it takes 30 and the packs",
+    ),
+    "pack dtype": (swap("pack1", lambda x: x.astype(np.int8)), "pack has dtype int8, allowed: uint8"),
+    "pack that is short": (
+        swap("pack1", lambda x: x[:-10]),
+        "layer 1, feed forward: down has 96 rows of 40 bytes from 39400 on in pack 1, which has 43235",
+    ),
+    "no such pack": (put("layout", (1, QUERY, PACK), 2), "layer 1, attention: query is in pack 2, outside [0, 2)"),
+    "negative pack": (put("layout", (1, QUERY, PACK), -1), "layer 1, attention: query is in pack -1, outside [0, 2)"),
+    "negative rows": (
+        put("layout", (0, GATE, ROWS), -1),
+        "layer 0, feed forward: gate has -1 rows of 54 bytes from 23649 on in pack 0, which has 43248",
+    ),
+    "rows without end": (
+        put("layout", (0, GATE, ROWS), 2**62),
+        f"layer 0, feed forward: gate has {2**62} rows of 54 bytes from 23649 on in pack 0, which has 43248",
+    ),
+    "negative offset": (
+        put("layout", (0, GATE, OFFSET), -8),
+        "layer 0, feed forward: gate has 64 rows of 54 bytes from -8 on in pack 0, which has 43248",
+    ),
     "norm_weight of attention": (
-        swap("norm_weight1", lambda x: x[:95]),
-        "layer 1, attention: norm_weight has shape [95], it must be [96]",
+        put("layout", (1, 0, COLUMNS), 95),
+        "layer 1, attention: norm_weight has kind 0 and shape [1, 95], it must be 0 (float32) and [1, 96]",
     ),
     "norm_weight of SwiGLU": (
-        swap("second_norm_weight0", lambda x: x[:95]),
-        "layer 0, feed forward: norm_weight has shape [95], it must be [96]",
+        put("layout", (0, 5, KIND), 1),
+        "layer 0, feed forward: norm_weight has kind 1 and shape [1, 96], it must be 0 (float32) and [1, 96]",
     ),
+    "last norm_weight": (
+        swap("norm_weight", lambda x: x[:64]),
+        "table has shape [12, 60], it must be [12, 40]",
+    ),
+    "head": (swap("head", lambda x: x[:, :64]), "head has shape [12, 64], it must be [12, 96]"),
+    "kind of the table": (swap("table_kind", number(8)), "table has shape [12, 60], it must be [12, 102]"),
     "key of the second layer": (
-        swap("key1", lambda x: x[:31]),
+        put("layout", (1, KEY, ROWS), 31),
         "layer 1, attention: key and value have 31 and 32 rows, the pages hold 32 numbers a token",
     ),
     "value_cache of the second layer": (
         swap("value_cache1", lambda x: x[:7]),
         "layer 1, attention: value_cache has shape [7, 16, 2, 16], it must be [8, 16, 2, 16]",
     ),
-    "gate dtype": (
-        swap("gate1", lambda x: x.astype(INT32)),
-        f"layer 1, feed forward: gate has dtype int32, allowed: {FLOATS}, uint8",
-    ),
     "up of the second layer": (
-        swap("up1", lambda x: x[:63]),
+        put("layout", (1, UP, ROWS), 63),
         "layer 1, feed forward: gate has 64 rows, up has 63",
     ),
+    "columns of the second layer": (
+        put("layout", (1, UP, COLUMNS), 95),
+        "layer 1, feed forward: up has 95 columns, it must have 96",
+    ),
+    "columns cut a block": (
+        both(put("layout", (0, GATE, ROWS), 60), put("layout", (0, DOWN, COLUMNS), 60)),
+        "layer 0, feed forward: down has 60 columns, not a multiple of the 32 of a block",
+    ),
     "unknown blocks of query": (
-        put("kinds", (1, 0), 9),
-        f"layer 1, attention: query has blocks of kind 9, {KINDS}",
+        put("layout", (1, QUERY, KIND), 9),
+        f"layer 1, attention: query has kind 9, {ALL_KINDS}",
     ),
     "unknown blocks of gate": (
-        put("kinds", (0, 1), 9),
-        f"layer 0, feed forward: gate has blocks of kind 9, {KINDS}",
+        put("layout", (0, GATE, KIND), -3),
+        f"layer 0, feed forward: gate has kind -3, {ALL_KINDS}",
     ),
 }
 
@@ -288,10 +350,10 @@ CALLS = {
     "Embedding": ("embedding", embedding_inputs, (4, 64)),
     "FeedForwardLayer": ("feed_forward_layer", feed_forward_inputs, (3, 32)),
     "AttentionLayer": ("attention_layer", attention_inputs, (4, 96)),
-    "DecoderLayers": ("decoder_layers", decoder_inputs, (4, 96)),
+    "LlamaStep": ("llama_step", step_inputs, (3, 12)),
 }
 REFUSALS = {"NormLinear": NORM_LINEAR, "Embedding": EMBEDDING, "FeedForwardLayer": FEED_FORWARD}
-REFUSALS |= {"AttentionLayer": ATTENTION, "DecoderLayers": DECODER}
+REFUSALS |= {"AttentionLayer": ATTENTION, "LlamaStep": STEP}
 CASES = {
     f"{function}: {case}": (function, *REFUSALS[function][case]) for function in REFUSALS for case in REFUSALS[function]
 }
@@ -308,22 +370,33 @@ def test_refusal(kernels, function, change, message):
 @pytest.mark.parametrize(("change", "message"), BLOCKS.values(), ids=BLOCKS)
 def test_blocks_are_checked_before_anything_is_written(kernels, change, message):
     """By the attention that is part of the layer, under its own name."""
-    for function in ("AttentionLayer", "DecoderLayers"):
-        inputs = CALLS[function][1]()
+    for function in ("AttentionLayer", "LlamaStep"):
+        _, make_inputs, output_shape = CALLS[function]
+        inputs = make_inputs()
         change(inputs)
-        output = np.full((4, 96), 7, np.float32)
+        output = np.full(output_shape, 7, np.float32)
         assert_refused(kernels, function, "paged_attention", inputs, output, message)
 
 
 def test_a_layer_with_fewer_pages_is_checked_for_itself(kernels):
     """Layers with the pages of the one before are not."""
-    inputs = decoder_inputs()
+    inputs = step_inputs()
     most = inputs["block_table"][0, 0] = 7
     for name in ("key_cache1", "value_cache1"):
         swap(name, lambda x: x[:most])(inputs)
     message = "token 0: block 7 at block_table[0, 0] is outside [0, 7)"
-    output = np.full((4, 96), 7, np.float32)
-    assert_refused(kernels, "DecoderLayers", "paged_attention", inputs, output, message)
+    output = np.full((3, 12), 7, np.float32)
+    assert_refused(kernels, "LlamaStep", "paged_attention", inputs, output, message)
+
+
+def test_what_was_sent_for_the_table_is_there_when_the_tokens_are_refused(kernels):
+    """The host does not send it again."""
+    inputs = step_inputs()
+    inputs["input_ids"][1] = 12
+    inputs["table_values"][:] = 5, 1
+    with pytest.raises(OpRefusedError, match=r"token 1: id 12 is outside \[0, 12\)"):
+        kernels.call("LlamaStep", *inputs.values(), np.zeros((3, 12), np.float32))
+    np.testing.assert_array_equal(inputs["block_table"][:, 3], [5, 1])
 
 
 @pytest.mark.parametrize("function", CALLS)
@@ -338,10 +411,12 @@ def test_output_and_number_of_inputs(kernels, function):
         (np.full((num_tokens, columns), 7, np.float16), "output has dtype float16, allowed: float32"),
     ):
         assert_refused(kernels, function, operator, inputs, output, message)
-    count = len(inputs) + 1
-    del inputs["kinds" if "kinds" in inputs else "kind"]
-    takes = "10 and 11 for each layer" if function == "DecoderLayers" else count
-    message = f"got {count - 1} inputs and outputs, it takes {takes}"
+    takes = len(inputs) + 1
+    if function == "LlamaStep":
+        inputs, takes = dict(list(inputs.items())[:16]), "at least 18"
+    else:
+        del inputs["kinds" if "kinds" in inputs else "kind"]
+    message = f"got {len(inputs) + 1} inputs and outputs, it takes {takes}"
     assert_refused(kernels, function, operator, inputs, np.full((num_tokens, columns), 7, np.float32), message)
 
 

@@ -8,7 +8,7 @@ from mindspore_paged.engine.graph_report import compile_without_weights
     ("fused", "num_custom", "num_matmul"),
     [
         (False, 10, 5 * 7 + 1),  # a cache write and an attention in each layer
-        (True, 3, 0),  # all layers, which the logits tell apart from fewer; the embedding and the head
+        (True, 1, 0),  # the whole step, whose layers the logits tell apart from fewer
     ],
 )
 def test_the_graph_has_every_layer_and_copies_no_page(fused, num_custom, num_matmul):

@@ -45,7 +45,7 @@ def test_padding_belongs_to_no_row_and_repeats_a_true_table_entry(inputs):
     assert padded.input_ids.tolist() == [12, 22, 23, 24, 30, 31, 0, 0]
     assert padded.positions.tolist() == [2, 2, 3, 4, 0, 1, 0, 0]
     assert padded.rows.tolist() == [3, 0, 0, 0, 2, 2, -1, -1]
-    assert padded.logit_indices.tolist() == [0, 3, 5, 0]
+    assert padded.logit_indices.tolist() == [0, 3, 5, -1]
     assert padded.table_indices.tolist() == [[0, 1], [2, 0], [0, 1], [0, 1], [0, 1]]
     assert padded.table_values.tolist() == [7, 8, 7, 7, 7]
     assert {getattr(padded, name).dtype for name in ARRAYS} == {np.dtype(np.int32)}
@@ -91,5 +91,5 @@ def test_more_changes_than_a_graph_takes_go_ahead_in_steps_without_tokens(inputs
 def test_a_step_without_tokens_is_all_padding():
     padded = table_only(*changes((1, 2, 3))).padded(4, 2, 2)
     assert padded.rows.tolist() == [-1] * 4
-    assert padded.logit_indices.tolist() == [0, 0]
+    assert padded.logit_indices.tolist() == [-1, -1]
     assert padded.table_values.tolist() == [3, 3]

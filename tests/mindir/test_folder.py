@@ -10,6 +10,7 @@ from mindspore_paged import cli
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.mindir import folder as folder_module
 from mindspore_paged.mindir.folder import (
+    ExportedWeight,
     MindIRFolder,
     folder_of_rank,
     is_mindir_folder,
@@ -29,6 +30,7 @@ def write_folder(path: Path, cpu=None) -> Path:
         path,
         model=model_config_by_name("tiny"),
         fixed=FIXED,
+        weights={"a.weight": ExportedWeight("pack", "float32", (2, 3), 64)},
         num_blocks=8,
         token_buckets=(1, 8),
         rank=0,
@@ -99,7 +101,7 @@ def test_another_op_backend_is_refused(exported):
     [
         ("{", "damaged manifest"),
         ("[]", "damaged manifest"),
-        ('{"format": 99}', "format 99; this version reads format 2"),
+        ('{"format": 99}', "format 99; this version reads format 3"),
     ],
 )
 def test_a_damaged_manifest_is_refused(exported, content, fault):

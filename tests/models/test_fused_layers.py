@@ -56,7 +56,7 @@ def rounded(hidden):
 
 def run_in_chunks(runner, tokens, chunk, row=2, blocks=(17, 3, 9)):
     """Logits of each token; of a chunk's first, beyond the ROWS that a step gives, NaN."""
-    got = np.full((len(tokens), runner.model.logits.vocab_size), np.nan, np.float32)
+    got = np.full((len(tokens), runner.model.step.head.weight.shape[0]), np.nan, np.float32)
     for start in range(0, len(tokens), chunk):
         table = table_of(row, blocks) if start == 0 else ()
         stop = min(start + chunk, len(tokens))
@@ -117,17 +117,16 @@ def test_all_layers_at_once_are_bitwise_what_they_are_one_by_one(pages):
 def test_norms_are_floats_and_the_rest_is_as_asked():
     runner = make_runner(TINY, reference.random_weights(TINY, seed=5), [1], formats=mixed)
     model = runner.model
-    for name, form in model.weight_formats().items():
-        assert form == (FLOAT32 if "norm" in name else mixed(name))
-        expected = reference.random_weights(TINY, seed=5)[name].shape
-        assert model.weights()[name].shape == form.stored_shape(expected)
+    for name, place in model.places().items():
+        assert place.form == (FLOAT32 if "norm" in name else mixed(name))
+        assert place.shape == reference.random_weights(TINY, seed=5)[name].shape
 
 
 def test_names_are_those_of_the_plain_layers():
     for config in (TINY, CONFIGS[UNTIED]):
         weights = reference.random_weights(config, seed=6)
         plain, fused = (make_runner(config, weights, [1], formats=formats) for formats in (None, of(FLOAT32)))
-        assert fused.model.weights().keys() == plain.model.weights().keys() == weights.keys()
+        assert fused.model.places().keys() == plain.model.places().keys() == weights.keys()
 
 
 def test_a_model_whose_rows_are_no_whole_blocks_is_refused():
@@ -142,7 +141,7 @@ def test_a_step_that_a_layer_refuses_says_why_and_the_next_one_runs():
     runner.warm_up(iter)
     for tokens, table, message in (
         (row_tokens(0, 0, [1, 2]), table_of(0, [99]), r"token 0: block 99 at block_table\[0, 0\] is outside \[0, 24\)"),
-        (row_tokens(0, 0, [1, TINY.vocab_size]), table_of(0, [9]), r"embedding: token 1: id \d+ is outside \[0, \d+\)"),
+        (row_tokens(0, 0, [1, 256]), table_of(0, [9]), r"llama_step: token 1: id 256 is outside \[0, 256\)"),
     ):
         with pytest.raises(StepError, match=message):
             runner.run(step(*tokens, table=table))

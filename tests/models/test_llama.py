@@ -5,9 +5,9 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
 
 from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.engine.model_building import set_weights
 from mindspore_paged.engine.model_runner import ModelRunner
 from mindspore_paged.engine.step_inputs import StepInputs
 from mindspore_paged.errors import StepError
@@ -15,7 +15,6 @@ from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
 from mindspore_paged.models.llama import LlamaForCausalLM
 from mindspore_paged.models.parallel import ONE_RANK
-from mindspore_paged.weights.bfloat16 import BFLOAT16
 from tests.custom_ops.int8_pages import quantize
 from tests.e2e.models import poison_pages
 from tests.reference import llama as reference
@@ -71,10 +70,8 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
     )  # fmt: skip
     poison_pages(pool)
     model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
-    for name, weight in model.weights().items():
-        held = model.arranged(name, model.weight_formats()[name].pack(weights[name]))
-        # MindSpore takes no bfloat16 of NumPy's; through float32, which holds it exactly.
-        weight.set_data(Tensor(held.astype(np.float32) if held.dtype == BFLOAT16 else held, weight.dtype))
+    places = model.places()
+    set_weights(model, lambda name: places[name].form.pack(weights[name]))
     return ModelRunner(model, pool, buckets)
 
 

@@ -11,6 +11,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.engine.model_building import set_weights
 from mindspore_paged.engine.model_runner import ModelRunner
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS
@@ -46,19 +47,20 @@ class AllRanks(nn.Cell):
         super().__init__()
         self.ranks = nn.CellList(ranks)
         self.num_layers = len(ranks[0].model.layers)
-        self.vocab_size = ranks[0].logits.vocab_size
+        self.vocab_size = ranks[0].step.logits.vocab_size
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
         """As LlamaForCausalLM."""
         steps, x = (), 0.0
         for rank in self.ranks:
-            block_table = ops.depend(rank.block_table, rank.write_table(rank.block_table, table_indices, table_values))
-            steps += (rank.places(block_table, positions, rows),)
+            its = rank.step
+            block_table = ops.depend(its.block_table, its.write_table(its.block_table, table_indices, table_values))
+            steps += (its.places(block_table, positions, rows),)
             x = x + rank.model.embed_tokens(input_ids)
         for index in range(self.num_layers):
             attended, fed = 0.0, 0.0
             for rank, its_step in zip(self.ranks, steps):
-                layer, caches = rank.model.layers[index], (rank.model.key_caches[index], rank.model.value_caches[index])
+                layer, caches = rank.model.layers[index], (rank.step.key_caches[index], rank.step.value_caches[index])
                 attended = attended + self.attention_of(layer, x, caches, its_step)
             x = x + attended
             for rank in self.ranks:
@@ -67,9 +69,8 @@ class AllRanks(nn.Cell):
             x = x + fed
         columns = ()
         for rank in self.ranks:
-            hidden = rank.gather(x, logit_indices, 0)
-            weight = rank.model.embed_tokens.weight if rank.tied else rank.lm_head.weight
-            columns += (rank.logits.product(hidden, rank.model.norm.weight, weight),)
+            hidden = rank.step.gather(x, ops.maximum(logit_indices, 0), 0)
+            columns += (rank.step.logits.product(hidden, rank.model.norm.weight, rank.step.head.weight),)
         return ops.concat(columns, 1)[:, : self.vocab_size]
 
     def attention_of(self, layer, x, caches, its_step):
@@ -119,8 +120,7 @@ def make_rank(config, weights, parallel, formats=None):
         config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, parallel=parallel, ranks=AloneAmongRanks(), formats=formats
     )
     cuts = parallel.cuts(config)
-    for name, weight in model.weights().items():
-        weight.set_data(Tensor(model.arranged(name, cut(weights[name], cuts.of(name)))))
+    set_weights(model, lambda name: cut(weights[name], cuts.of(name)))
     return model, pool
 
 
@@ -132,10 +132,10 @@ def test_all_ranks_together_compute_the_model(config, size, fused):
     formats = (lambda _: FLOAT32) if fused else None
     ranks = [make_rank(config, weights, TensorParallel(rank, size), formats) for rank in range(size)]
     for rank, (model, _) in enumerate(ranks):
-        for name, weight in model.weights().items():
-            weight.name = f"rank{rank}.{name}"
+        for name, place in model.places().items():
+            place.parameter.name = f"rank{rank}.{name}"
     everyone = (AllFusedRanks if fused else AllRanks)([model for model, _ in ranks])
-    everyone.weights = lambda: {}
+    everyone.places = lambda: {}
     runner = ModelRunner(everyone, ranks[0][1], [8])
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, 22)
     chunks = [tokens[:6], tokens[6:12], tokens[12:18], *([token] for token in tokens[18:])]
@@ -153,7 +153,7 @@ def test_bytes_of_a_rank(size):
     config = LLAMA_70B_HEADS
     weights = reference.random_weights(config, seed=1)
     model, pool = make_rank(config, weights, TensorParallel(size - 1, size))
-    taken = {name: weight.nbytes for name, weight in model.weights().items()}
+    taken = {name: place.nbytes for name, place in model.places().items()}
     whole = {name: weights[name].nbytes for name in taken}
     norms = [name for name in taken if "norm" in name]
     shared = [name for name in taken if "k_proj" in name or "v_proj" in name]

@@ -1,0 +1,79 @@
+"""A step as one operator, and the weights of its decoder layers in a few Parameters."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, nn
+
+from mindspore_paged.cache.kv_pool import KVPagePool
+from mindspore_paged.custom_ops.layer_ops import LAYER_WEIGHTS, LlamaStep
+from mindspore_paged.formats.weight_format import WeightFormat
+from mindspore_paged.formats.weight_place import WeightPlace, whole_lines
+from mindspore_paged.models.parallel import weight_parameter
+
+PACK_BYTES = 2**30
+"""A Parameter takes no layer beyond it: some pieces of memory are easier to find than one, and cost no time."""
+
+
+class PackedLayers(nn.Cell):
+    """The weights of decoder layers, uint8 [bytes] in each of `packs`, those of several layers together.
+
+    layers: for each, the form and the shape of its LAYER_WEIGHTS, or for one that all share. layout: int64 [L, 9, 5],
+    as LlamaStep takes it.
+    MindSpore takes some 3 us to tell an operator of an input, when weights have just gone through the CPU's caches.
+    """
+
+    def __init__(self, layers: list[list[tuple[WeightFormat, tuple[int, ...]]]], num_layers: int):
+        super().__init__()
+        sizes = [0]  # of the packs, in bytes
+        places = []
+        for layer in layers:
+            stored = [(form, form.stored_shape(shape)) for form, shape in layer]
+            room = [whole_lines(WeightPlace(None, *each).nbytes) for each in stored]
+            if sizes[-1] and sizes[-1] + sum(room) > PACK_BYTES:
+                sizes.append(0)
+            for each, num_bytes in zip(stored, room, strict=True):
+                places.append((len(sizes) - 1, WeightPlace(None, *each, sizes[-1])))
+                sizes[-1] += num_bytes
+        self.packs = ParameterTuple([weight_parameter(size, dtype=ms.uint8) for size in sizes])
+        for number, pack in enumerate(self.packs):
+            pack.name = f"packed_layers_{number}"
+        places *= num_layers // len(layers)
+        rows = [(pack, place.offset, place.form.kind, *_as_matrix(place.shape)) for pack, place in places]
+        self.layout = np.array(rows, np.int64).reshape(num_layers, len(LAYER_WEIGHTS), -1)
+        self._places = places
+
+    def places(self) -> dict[str, WeightPlace]:
+        """Where each weight lies, by Hugging Face's names."""
+        names = (f"model.layers.{i}.{part}.weight" for i in range(len(self.layout)) for part in LAYER_WEIGHTS)
+        return {
+            name: WeightPlace(self.packs[pack], place.form, place.stored_shape, place.offset)
+            for name, (pack, place) in zip(names, self._places, strict=True)
+        }
+
+
+class WholeStep(nn.Cell):
+    """Called as `LlamaForCausalLM` is. model: its tensors, the layers packed; head: the Cell with the head's `weight`.
+
+    scale: of the scores. Activations are float32.
+    """
+
+    def __init__(self, model, head, kv_pool: KVPagePool, cos_table, sin_table, epsilon, scale, backend):
+        super().__init__()
+        self.model, self.head = model, head
+        self.cos_table, self.sin_table = cos_table, sin_table
+        self.block_table = kv_pool.block_table
+        self.packs = model.layers.packs
+        pairs = zip(kv_pool.key_caches, kv_pool.value_caches, strict=True)
+        self.caches = ParameterTuple([cache for pair in pairs for cache in pair])
+        self.step = LlamaStep(epsilon, scale, model.layers.layout, model.embed_tokens.kind, head.kind, backend)
+
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        return self.step(
+            input_ids, positions, rows, self.cos_table, self.sin_table, logit_indices, table_indices, table_values,
+            self.block_table, self.model.embed_tokens.weight, self.model.norm.weight, self.head.weight, self.caches,
+            self.packs,
+        )  # fmt: skip
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (1, *shape) if len(shape) == 1 else shape
