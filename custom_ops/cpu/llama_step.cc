@@ -77,12 +77,9 @@ struct Step {
 
 // Shapes of a step without the padding at its end, which tensors of the step point to.
 struct StepShapes {
-  int64_t tokens[2];  // x
-  int64_t numbers[1];  // of positions, rows and input_ids
-  int64_t wanted[2];  // x of the head
-
-  int64_t num_tokens() const { return tokens[0]; }
-  int64_t num_wanted() const { return wanted[0]; }
+  int64_t tokens[2];   // x
+  int64_t numbers[1];  // positions, rows and input_ids
+  int64_t wanted[2];   // x of the head
 };
 
 // As `layout` has them.
