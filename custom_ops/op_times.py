@@ -26,7 +26,7 @@ ATTEMPTS = 3
 class OpTime:
     """All calls of a group of operators: bytes of weights and pages read or written, multiplications with an addition.
 
-    Tokens that pad a graph count in products of weights: they are multiplied like others.
+    Tokens that pad a graph count where they are multiplied like others, which a step that is one operator does not do.
     """
 
     calls: int

@@ -65,15 +65,15 @@ class LlamaForCausalLM(nn.Cell):
         self.step = parts.step(self.model, head, kv_pool, Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype))
         # MindSpore has put the name of each Cell that took it before that of a Parameter.
         kv_pool.block_table.name = "block_table"
-        for name, place in self.places().items():
+        for name, place in self.weight_places().items():
             place.parameter.name = name if place.is_alone else place.parameter.name.rpartition(".")[2]
 
-    def places(self) -> dict[str, WeightPlace]:
+    def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight is that a checkpoint must provide, by Hugging Face's names."""
         weights = [(name, weight) for name, weight in self.parameters_and_names() if name.endswith(".weight")]
         places = {name: WeightPlace(weight, self.format_of(name), tuple(weight.shape)) for name, weight in weights}
         layers = self.model.layers
-        return places | (layers.places() if isinstance(layers, PackedLayers) else {})
+        return places | (layers.weight_places() if isinstance(layers, PackedLayers) else {})
 
     @property
     def compile_phase(self):

@@ -25,29 +25,27 @@ class PackedLayers(nn.Cell):
     def __init__(self, layers: list[list[tuple[WeightFormat, tuple[int, ...]]]], num_layers: int):
         super().__init__()
         sizes = [0]  # of the packs, in bytes
-        places = []
+        where = []  # of each weight: pack, offset, form, shape
         for layer in layers:
-            stored = [(form, form.stored_shape(shape)) for form, shape in layer]
-            room = [whole_lines(WeightPlace(None, *each).nbytes) for each in stored]
+            room = [whole_lines(form.num_bytes(shape)) for form, shape in layer]
             if sizes[-1] and sizes[-1] + sum(room) > PACK_BYTES:
                 sizes.append(0)
-            for each, num_bytes in zip(stored, room, strict=True):
-                places.append((len(sizes) - 1, WeightPlace(None, *each, sizes[-1])))
+            for (form, shape), num_bytes in zip(layer, room, strict=True):
+                where.append((len(sizes) - 1, sizes[-1], form, shape))
                 sizes[-1] += num_bytes
         self.packs = ParameterTuple([weight_parameter(size, dtype=ms.uint8) for size in sizes])
         for number, pack in enumerate(self.packs):
             pack.name = f"packed_layers_{number}"
-        places *= num_layers // len(layers)
-        rows = [(pack, place.offset, place.form.kind, *_as_matrix(place.shape)) for pack, place in places]
+        self._where = where * (num_layers // len(layers))
+        rows = [(pack, offset, form.kind, *_as_matrix(shape)) for pack, offset, form, shape in self._where]
         self.layout = np.array(rows, np.int64).reshape(num_layers, len(LAYER_WEIGHTS), -1)
-        self._places = places
 
-    def places(self) -> dict[str, WeightPlace]:
+    def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight lies, by Hugging Face's names."""
         names = (f"model.layers.{i}.{part}.weight" for i in range(len(self.layout)) for part in LAYER_WEIGHTS)
         return {
-            name: WeightPlace(self.packs[pack], place.form, place.stored_shape, place.offset)
-            for name, (pack, place) in zip(names, self._places, strict=True)
+            name: WeightPlace(self.packs[pack], form, form.stored_shape(shape), offset)
+            for name, (pack, offset, form, shape) in zip(names, self._where, strict=True)
         }
 
 

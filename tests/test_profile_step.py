@@ -38,7 +38,7 @@ def llm(request):
 
 
 def places_of(llm, group):
-    for name, place in llm.engine.runner.model.places().items():
+    for name, place in llm.engine.runner.model.weight_places().items():
         if any(part in name for part in OF_WEIGHTS[group]):
             yield place
 

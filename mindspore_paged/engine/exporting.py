@@ -110,7 +110,7 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     kv_pool = build_kv_pool(config, share, BLOCKS_IN_THE_FILE, (1, math.ceil(max_model_len / block_size)))
     own = part_of(checkpoint, place.parallel, model_config)
     model = build_model(config, model_config, kv_pool, max_model_len, place, own)
-    places = model.places()
+    places = model.weight_places()
     check_weights(own, shapes_of(places))
 
     export_step(model, _library_of(config), folder / GRAPH)

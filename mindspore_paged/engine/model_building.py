@@ -45,7 +45,7 @@ NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 class Step(Protocol):
     """The Cell that computes a step: LlamaForCausalLM, or what was exported from one."""
 
-    def places(self) -> dict[str, WeightPlace]:
+    def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
 
     def arranged(self, name: str, weight: np.ndarray) -> np.ndarray:
@@ -237,7 +237,7 @@ def part_of(checkpoint: Checkpoint, parallel: TensorParallel, model_config: Mode
 
 def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> None:
     """Set every weight, one tensor at a time; raises CheckpointError, and sets none, if any misfits."""
-    places = model.places()
+    places = model.weight_places()
     of_blocks = any(place.form is BYTES for place in places.values())
     dtypes = (*WEIGHT_DTYPES, BYTES.dtype) if of_blocks else WEIGHT_DTYPES
     check_weights(checkpoint, shapes_of(places), dtypes)
@@ -250,7 +250,7 @@ def load_weights(model: Step, checkpoint: Checkpoint, progress: Callable) -> Non
 
 def set_weights(model: Step, read: Callable[[str], np.ndarray], progress: Callable = iter) -> None:
     """Give every Parameter of the weights its value; `read`: a weight in its format; `progress` wraps their names."""
-    places = model.places()
+    places = model.weight_places()
     on_cpu = ms.get_context("device_target") == "CPU"
     parameters = {id(place.parameter): place.parameter for place in places.values()}.values()
     memory = WeightMemory(each.nbytes for each in parameters) if on_cpu else None
@@ -284,7 +284,7 @@ def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: St
     digest = sha256(repr((model_config, config.model.dtype, config.kv_cache_dtype, config.cache.block_size)).encode())
     most_ranks = math.gcd(model_config.num_attention_heads, model_config.intermediate_size)
     cuts = WHOLE.cuts(model_config)
-    for name, place in sorted(model.places().items()):
+    for name, place in sorted(model.weight_places().items()):
         cut = cuts.of(name)
         num_common = cut.length // most_ranks if cut is not None and cut.axis == 1 else place.stored_shape[-1]
         digest.update(name.encode() + place.beginning(min(num_common, MOST_OF_A_ROW)))

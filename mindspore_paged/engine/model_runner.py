@@ -43,7 +43,7 @@ class ModelRunner:
         self.max_num_logits = self.max_num_seqs * logits_per_seq
         # Room for one row that changes as a whole, as on admission, beside one new block for each other row.
         self.table_entries_per_step = self.max_num_seqs + max_blocks_per_seq
-        self.weight_bytes = sum(place.nbytes for place in model.places().values())
+        self.weight_bytes = sum(place.nbytes for place in model.weight_places().values())
         self.kv_cache_bytes = kv_pool.num_bytes
         self._page_dtype = np.dtype(getattr(ml_dtypes, kv_pool.dtype, kv_pool.dtype))
         self._compiles_at_start = 0

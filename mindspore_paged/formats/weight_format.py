@@ -1,5 +1,6 @@
 """How a model holds a weight in memory: as floats, or as the blocks of a GGUF file."""
 
+import math
 from dataclasses import dataclass
 
 import gguf
@@ -40,6 +41,10 @@ class WeightFormat:
         if not self.block_bytes:
             return tuple(stored_shape)
         return (*stored_shape[:-1], stored_shape[-1] // self.block_bytes * BLOCK_WEIGHTS)
+
+    def num_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes in memory of a weight of `shape`; raises CheckpointError as `stored_shape` does."""
+        return math.prod(self.stored_shape(shape)) * self.dtype.itemsize
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """`weights`, of any floating type, rounded to this form."""

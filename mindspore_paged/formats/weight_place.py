@@ -1,6 +1,5 @@
 """Where a model holds a weight: in a Parameter of its own, or beside others in one."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,7 +33,7 @@ class WeightPlace:
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return math.prod(self.stored_shape) * self.form.dtype.itemsize
+        return self.form.num_bytes(self.shape)
 
     @property
     def is_alone(self) -> bool:

@@ -28,23 +28,19 @@ class MindIRStep(nn.GraphCell):
     """The step of a loaded model; called as LlamaForCausalLM is. weights: as the folder's manifest has them.
 
     key_caches, value_caches: Parameters [num_blocks, block_size, num_kv_heads, head_dim], one a layer; block_table:
-    Parameter int32 [max_num_seqs, max_blocks_per_seq]. Their values, and those of `places()`, are still to be set.
+    Parameter int32 [max_num_seqs, max_blocks_per_seq]. Their values, and those of `weight_places()`, are still to be
+    set.
     """
 
     def __init__(self, graph, weights: Mapping[str, ExportedWeight]):
         super().__init__(graph)
         self._weights = weights
 
-    def places(self) -> dict[str, WeightPlace]:
+    def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight is, by Hugging Face's names."""
-        of_bytes = {"uint8": BYTES}
+        forms = FORMATS | {"uint8": BYTES}
         return {
-            name: WeightPlace(
-                self._params[weight.parameter],
-                of_bytes.get(weight.dtype) or FORMATS[weight.dtype],
-                weight.shape,
-                weight.offset,
-            )
+            name: WeightPlace(self._params[weight.parameter], forms[weight.dtype], weight.shape, weight.offset)
             for name, weight in self._weights.items()
         }
 

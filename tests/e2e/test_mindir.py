@@ -156,7 +156,7 @@ def test_weights_are_stored_as_the_graph_has_them(tmp_path, monkeypatch, dtype):
     checkpoint = exported_checkpoint.ExportedCheckpoint(exported_checkpoint.MindIRFolder(folder))
     assert len(checkpoint.folder.weight_files) > 3
     like = tiny_config(fused_ops=dtype == "float32")
-    python = LLM(like, show_progress=False).engine.runner.model.places()
+    python = LLM(like, show_progress=False).engine.runner.model.weight_places()
     assert set(checkpoint.names()) == set(python)
     for name, place in python.items():
         assert checkpoint.dtype(name).name == dtype

@@ -19,7 +19,7 @@ def runner():
 
 def make_runner(*options):
     """A runner over graphs that only note down what they are called with (`steps`, `copies`)."""
-    model = SimpleNamespace(places=dict)
+    model = SimpleNamespace(weight_places=dict)
     pool = SimpleNamespace(
         copier=None,
         reader=None,

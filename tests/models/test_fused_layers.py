@@ -117,7 +117,7 @@ def test_all_layers_at_once_are_bitwise_what_they_are_one_by_one(pages):
 def test_norms_are_floats_and_the_rest_is_as_asked():
     runner = make_runner(TINY, reference.random_weights(TINY, seed=5), [1], formats=mixed)
     model = runner.model
-    for name, place in model.places().items():
+    for name, place in model.weight_places().items():
         assert place.form == (FLOAT32 if "norm" in name else mixed(name))
         assert place.shape == reference.random_weights(TINY, seed=5)[name].shape
 
@@ -126,7 +126,7 @@ def test_names_are_those_of_the_plain_layers():
     for config in (TINY, CONFIGS[UNTIED]):
         weights = reference.random_weights(config, seed=6)
         plain, fused = (make_runner(config, weights, [1], formats=formats) for formats in (None, of(FLOAT32)))
-        assert fused.model.places().keys() == plain.model.places().keys() == weights.keys()
+        assert fused.model.weight_places().keys() == plain.model.weight_places().keys() == weights.keys()
 
 
 def test_a_model_whose_rows_are_no_whole_blocks_is_refused():

@@ -70,7 +70,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
     )  # fmt: skip
     poison_pages(pool)
     model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
-    places = model.places()
+    places = model.weight_places()
     set_weights(model, lambda name: places[name].form.pack(weights[name]))
     return ModelRunner(model, pool, buckets)
 

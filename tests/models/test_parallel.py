@@ -132,10 +132,10 @@ def test_all_ranks_together_compute_the_model(config, size, fused):
     formats = (lambda _: FLOAT32) if fused else None
     ranks = [make_rank(config, weights, TensorParallel(rank, size), formats) for rank in range(size)]
     for rank, (model, _) in enumerate(ranks):
-        for name, place in model.places().items():
+        for name, place in model.weight_places().items():
             place.parameter.name = f"rank{rank}.{name}"
     everyone = (AllFusedRanks if fused else AllRanks)([model for model, _ in ranks])
-    everyone.places = lambda: {}
+    everyone.weight_places = lambda: {}
     runner = ModelRunner(everyone, ranks[0][1], [8])
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, 22)
     chunks = [tokens[:6], tokens[6:12], tokens[12:18], *([token] for token in tokens[18:])]
@@ -153,7 +153,7 @@ def test_bytes_of_a_rank(size):
     config = LLAMA_70B_HEADS
     weights = reference.random_weights(config, seed=1)
     model, pool = make_rank(config, weights, TensorParallel(size - 1, size))
-    taken = {name: place.nbytes for name, place in model.places().items()}
+    taken = {name: place.nbytes for name, place in model.weight_places().items()}
     whole = {name: weights[name].nbytes for name in taken}
     norms = [name for name in taken if "norm" in name]
     shared = [name for name in taken if "k_proj" in name or "v_proj" in name]
