@@ -3,7 +3,8 @@
 // A token's number is then multiplied with a whole vector of rows, sums of different rows never meet, and a thread
 // reads memory straight on. A panel has the bytes of its rows, in another order:
 //   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two
-//   blocks    for each 32 columns the 16 scales (and minimums), then the numbers by pairs of columns, [pair][row][2]
+//   blocks    for each 32 columns the 16 scales (and minimums), then the numbers as the CPU multiplies them: by pairs of
+//             columns (number_pairs.h) or by fours (number_quads.h)
 // Rows that are too few for a panel stay as they come, behind the last, and are arranged each time they are used.
 #pragma once
 
@@ -12,37 +13,28 @@
 #include <vector>
 
 #include "weights.h"
+#if defined(PAGED_OPS_VNNI)
+#include "number_quads.h"
+#else
+#include "number_pairs.h"
+#endif
 
 namespace paged_ops {
 
-constexpr int kRowVecs = kPanelRows / kLanes;
-constexpr int kBlockPairs = kBlockWeights / 2;
-
-typedef int16_t PairVec __attribute__((vector_size(kLanes * 4)));  // a pair of columns of kLanes rows
-typedef uint16_t PackedVec __attribute__((vector_size(kLanes * 4)));
-
-// Blocks of 16 rows. kPairsOfLoad: of columns, that one load of numbers has; kLoads: how many there are. kDirectTiles:
-// for more tiles of tokens than these, unpacking the numbers once and reading them back is faster.
+// Blocks of 16 rows.
 struct PanelOfQ8_0 {
   Half scales[kPanelRows];
-  int8_t numbers[kBlockPairs][kPanelRows][2];
-  static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs, kDirectTiles = 6;
-};
-
-struct Nibbles {  // a word [load][row][i] has the columns 8 load + i, + 2, + 4, + 6, the first in its lowest four bits
-  uint16_t words[4][kPanelRows][2];
+  PanelBytes numbers;
 };
 
 struct PanelOfQ4_0 {
   Half scales[kPanelRows];
-  Nibbles numbers;
-  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4, kDirectTiles = 1;
+  PanelNibbles numbers;
 };
 
 struct PanelOfQ4_1 {
   Half scales[kPanelRows], minimums[kPanelRows];
-  Nibbles numbers;
-  static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4, kDirectTiles = 1;
+  PanelNibbles numbers;
 };
 
 static_assert(sizeof(PanelOfQ8_0) == kPanelRows * sizeof(Q8_0));
@@ -74,38 +66,23 @@ int64_t PlaceOf(int64_t column, int row) {
   return column * kPanelRows + place;
 }
 
-inline int NibbleOf(const Nibbles& numbers, int row, int column) {
-  return numbers.words[column / 8][row][column % 2] >> column % 8 / 2 * 4 & 15;
-}
-
 inline float WeightOf(const PanelOfQ8_0& block, int row, int column) {
-  return static_cast<float>(block.numbers[column / 2][row][column % 2]) * Number(block.scales[row]);
+  return static_cast<float>(NumberOf(block.numbers, row, column)) * Number(block.scales[row]);
 }
 
 inline float WeightOf(const PanelOfQ4_0& block, int row, int column) {
-  return static_cast<float>(NibbleOf(block.numbers, row, column) - 8) * Number(block.scales[row]);
+  return static_cast<float>(NumberOf(block.numbers, row, column) - 8) * Number(block.scales[row]);
 }
 
 // One product and one sum, each rounded, as the GGUF reference has it.
 inline float WeightOf(const PanelOfQ4_1& block, int row, int column) {
-  const float product = static_cast<float>(NibbleOf(block.numbers, row, column)) * Number(block.scales[row]);
+  const float product = static_cast<float>(NumberOf(block.numbers, row, column)) * Number(block.scales[row]);
   return product + Number(block.minimums[row]);
 }
 
 inline void Place(const Q8_0& source, int row, PanelOfQ8_0& block) {
   block.scales[row] = source.scale;
-  for (int i = 0; i < kBlockWeights; ++i) block.numbers[i / 2][row][i % 2] = source.numbers[i];
-}
-
-inline void Place(const uint8_t* nibbles, int row, Nibbles& numbers) {
-  const auto nibble = [=](int column) { return column < 16 ? nibbles[column] & 15 : nibbles[column - 16] >> 4; };
-  for (int load = 0; load < 4; ++load) {
-    for (int i = 0; i < 2; ++i) {
-      const int column = 8 * load + i;
-      const int word = nibble(column) | nibble(column + 2) << 4 | nibble(column + 4) << 8 | nibble(column + 6) << 12;
-      numbers.words[load][row][i] = static_cast<uint16_t>(word);
-    }
-  }
+  Place(source.numbers, row, block.numbers);
 }
 
 inline void Place(const Q4_0& source, int row, PanelOfQ4_0& block) {
@@ -195,50 +172,6 @@ inline void LoadColumn(const BFloat16* column, Vec weights[kRowVecs]) {
     weights[v + kRowVecs / 2] = InRegister((Vec)(both & 0xffff0000u));
   }
 #endif
-}
-
-// From an array in memory, in one piece: a copy through the stack would be written in halves and read as a whole.
-inline PairVec LoadPair(const int16_t* source) {
-#if defined(PAGED_OPS_AVX512)
-  return (PairVec)_mm512_loadu_si512(source);
-#elif defined(PAGED_OPS_AVX2)
-  return (PairVec)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-#else
-  PairVec pair;
-  std::memcpy(&pair, source, sizeof pair);
-  return pair;
-#endif
-}
-
-// The numbers of a vector of rows, of all pairs of columns that load `load` has.
-inline void LoadPairs(const PanelOfQ8_0& block, int load, int vec, PairVec pairs[1]) {
-  const int8_t* source = &block.numbers[load][vec * kLanes][0];
-#if defined(PAGED_OPS_AVX512)
-  pairs[0] = (PairVec)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
-#elif defined(PAGED_OPS_AVX2)
-  pairs[0] = (PairVec)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
-#else
-  typedef int8_t PairBytes __attribute__((vector_size(kLanes * 2)));
-  PairBytes bytes;
-  std::memcpy(&bytes, source, sizeof bytes);
-  pairs[0] = __builtin_convertvector(bytes, PairVec);
-#endif
-}
-
-inline void LoadNibbles(const Nibbles& numbers, int load, int vec, PairVec pairs[4]) {
-  const PackedVec words = (PackedVec)LoadPair(reinterpret_cast<const int16_t*>(&numbers.words[load][vec * kLanes][0]));
-  pairs[0] = (PairVec)(words & 15);
-  pairs[1] = (PairVec)(words >> 4 & 15);
-  pairs[2] = (PairVec)(words >> 8 & 15);
-  pairs[3] = (PairVec)(words >> 12);
-}
-
-inline void LoadPairs(const PanelOfQ4_0& block, int load, int vec, PairVec pairs[4]) {
-  LoadNibbles(block.numbers, load, vec, pairs);
-}
-
-inline void LoadPairs(const PanelOfQ4_1& block, int load, int vec, PairVec pairs[4]) {
-  LoadNibbles(block.numbers, load, vec, pairs);
 }
 
 // What a block adds to each number of a vector of rows, after scaling; the blocks of Q8_0 add nothing.

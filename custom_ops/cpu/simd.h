@@ -13,8 +13,16 @@
 
 #if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__)
 #define PAGED_OPS_AVX512 1
+#if defined(__AVX512VNNI__)
+#define PAGED_OPS_VNNI 1
+#endif
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PAGED_OPS_AVX2 1
+#endif
+
+// Matrix tiles, of whole numbers and of bfloat16; whether a process may use them is asked when it runs (tiles.h).
+#if defined(PAGED_OPS_VNNI) && defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
+#define PAGED_OPS_AMX 1
 #endif
 
 #if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)

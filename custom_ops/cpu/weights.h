@@ -26,12 +26,18 @@ struct Q4_1 {  // q * scale + minimum
   uint8_t nibbles[16];
 };
 
+// A column's number among the 16 bytes of a Q4_0 or Q4_1.
+inline int NibbleOf(const uint8_t* nibbles, int column) {
+  return column < 16 ? nibbles[column] & 15 : nibbles[column - 16] >> 4;
+}
+
 struct Q8_0 {  // q * scale
   Half scale;
   int8_t numbers[32];
 };
 
 constexpr int kPanelRows = 16;
+constexpr int kRowVecs = kPanelRows / kLanes;
 
 // All panels; then the rows that are too few for one, as they come in a file.
 struct Weights {

@@ -14,8 +14,8 @@ from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
 
 UNIT = 2.0**-24  # float32's rounding, relative
 BLOCK = 32
-STEPS = 32767  # a token's 32 neighbours become whole numbers up to this
-HALF_STEP = 0.51  # beside the half, up to 32767 * 2 units for the rounded reciprocal and product: less than 0.004
+STEPS = 32639  # a token's 32 neighbours become whole numbers up to this
+HALF_STEP = 0.51  # beside the half, up to 32639 * 2 units for the rounded reciprocal and product: less than 0.004
 NOTHING = 3.9e-34  # a block whose scale would be less than float32's smallest normal number becomes zeros
 
 

@@ -80,7 +80,7 @@ WHOLE_NUMBERS = {"int8": (-127, 127), "Q4_0": (-8, 7), "Q4_1": (-3, 12)}
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 5, 7, 8, 97])
 @pytest.mark.parametrize("form", BLOCK_FORMATS)
 def test_products_of_whole_numbers_are_exact(kernels, form, num_tokens):
-    """All scales are 1: the weights' by their extremes, the tokens' by a 32767, the norm's by tokens of -1 and 1."""
+    """All scales are 1: the weights' by their extremes, the tokens' by a 32639, the norm's by tokens of -1 and 1."""
     rng = np.random.default_rng(num_tokens)
     low, high = WHOLE_NUMBERS[form]
     numbers = rng.integers(low, high + 1, size=(33, 96))
@@ -88,7 +88,7 @@ def test_products_of_whole_numbers_are_exact(kernels, form, num_tokens):
     weight = weight_of(numbers.astype(np.float32), form)
     np.testing.assert_array_equal(weight.values, numbers)
     norm_weight = rng.integers(-100, 101, size=96)
-    norm_weight[[3, 40, 95]] = 32767
+    norm_weight[[3, 40, 95]] = 32639
     signs = rng.choice([-1, 1], size=(num_tokens, 96))
     output = kernels.norm_linear(signs.astype(np.float32), norm_weight.astype(np.float32), weight, 0.0)
     expected = (signs * norm_weight) @ numbers.T

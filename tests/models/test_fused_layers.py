@@ -50,7 +50,7 @@ def as_held(weights, formats):
 def rounded(hidden):
     """Whole numbers times a scale, for each 32 of a token."""
     blocks = hidden.reshape(len(hidden), -1, 32)
-    steps = np.abs(blocks).max(axis=2, keepdims=True) / 32767
+    steps = np.abs(blocks).max(axis=2, keepdims=True) / 32639
     return (np.rint(blocks / steps) * steps).reshape(hidden.shape)
 
 
