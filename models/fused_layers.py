@@ -9,6 +9,7 @@ Shapes: T tokens, H query heads, D head_dim, N logits wanted. The heads and widt
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -48,12 +49,15 @@ class FusedLayers:
         """How a weight is held; that of a norm is of floats always."""
         return FLOAT32 if "norm" in name else self._formats(name)
 
-    def arranged(self, name: str, weight: np.ndarray) -> np.ndarray:
-        """A weight in the order that the layers take: rows of a matrix in panels, whatever its format."""
+    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
+        """A weight in the order that the layers take: rows of a matrix in panels, whatever its format.
+
+        library: compiled operators that will read it, each CPU's in an order of their own; default: those used here.
+        """
         if weight.ndim == 1:
             return weight
         form = self.format_of(name)
-        return arrange_panels(weight, form.kind, form.logical_shape(weight.shape)[1], self._library)
+        return arrange_panels(weight, form.kind, form.logical_shape(weight.shape)[1], library or self._library)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Of a weight of this rank, [outputs, inputs] or those of a norm."""

@@ -3,6 +3,8 @@
 Shapes: T tokens, H query heads, K KV heads, D head_dim, N logits wanted. The heads and widths are those of one rank.
 """
 
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
@@ -37,7 +39,7 @@ class PlainLayers:
         """How a weight is held."""
         return self._format
 
-    def arranged(self, _name: str, weight: np.ndarray) -> np.ndarray:
+    def arranged(self, _name: str, weight: np.ndarray, _library: Path | None = None) -> np.ndarray:
         """A weight in the order that the layers take: that of a checkpoint."""
         return weight
 

@@ -33,26 +33,26 @@ inline Vec Silu(Vec a) {
   return a * (a > 0.0f ? Broadcast(1.0f) : small) / (small + 1.0f);
 }
 
-inline void Combine(const float (*gate)[kPanelRows], float (*up)[kPanelRows], int64_t num_tokens) {
-  const float* gates = gate[0];
-  float* ups = up[0];
-  const int64_t count = num_tokens * kPanelRows;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Store(ups + i, Silu(Load(gates + i)) * Load(ups + i));
-  if (i < count) StorePart(ups + i, Silu(LoadPart(gates + i, count - i)) * LoadPart(ups + i, count - i), count - i);
+// hidden[t][n] = silu(gate) * up, in the place of up.
+inline void Combine(const float (*gates)[kPanelRows], float (*ups)[kPanelRows], int64_t num_tokens) {
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    PAGED_OPS_UNROLL_TILE
+    for (int v = 0; v < kRowVecs; ++v) {
+      float* up = ups[t] + v * kLanes;
+      Store(up, Silu(Load(gates[t] + v * kLanes)) * Load(up));
+    }
+  }
 }
 
 inline void GateAndUp(const float* normalized, int64_t num_tokens, const Weights& gate, const Weights& up,
                       float* target) {
   const int64_t width = gate.num_rows;
-  const LinearInput tokens = TokensFor(normalized, num_tokens, gate, up);
-  const auto combine = [&](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*ups)[kPanelRows]) {
-    float gates[kBlockTokens][kPanelRows];
-    ThisThreadsWorker().Multiply(tokens.Part(token, count), gate, row / kPanelRows, gates);
+  const auto combine = [=](int64_t token, int64_t count, int64_t row, int64_t num_rows, const float (*gates)[kPanelRows],
+                           float (*ups)[kPanelRows]) {
     Combine(gates, ups, count);
     for (int64_t t = 0; t < count; ++t) std::copy_n(ups[t], num_rows, target + (token + t) * width + row);
   };
-  Multiply(tokens, Product{up, combine});
+  Multiply(TokensFor(normalized, num_tokens, gate, up), ProductOfTwo{gate, up, combine});
 }
 
 inline void RunLayer(const FeedForwardCall& call) {

@@ -13,33 +13,82 @@
 #else
 #include "linear_pairs.h"
 #endif
+#include "linear_tiles.h"
 #include "threads.h"
 
 namespace paged_ops {
 
 constexpr int64_t kBlockTokens = 96;  // that share a panel's weights while these are unpacked, and 6 KB of sums
-static_assert(kBlockTokens % 8 == 0);  // whole groups of TokenNumbers
+static_assert(kBlockTokens % 16 == 0);  // see LinearInput::Part
+
+// 16 rows of a weight.
+struct Panel {
+  const Weights& weights;
+  int64_t index;
+
+  bool is_whole() const { return weights.rows_of(index) == kPanelRows; }
+};
+
+using Sums = float (*)[kPanelRows];  // [tokens][16]
 
 // One thread's working memory.
 class PanelWorker {
  public:
-  // sums[t][n] = x[t] . W[16 panel + n], for up to kBlockTokens tokens; zeros for rows that W does not have.
-  void Multiply(const LinearInput& tokens, const Weights& weights, int64_t panel, float (*sums)[kPanelRows]) {
-    const char* data = arranged_.Of(weights, panel);
+  // sums[t][n] = x[t] . row n of the panel, for up to kBlockTokens tokens; zeros for rows that it does not have.
+  void Multiply(const LinearInput& tokens, const Panel& panel, Sums sums) {
+    const Weights& weights = panel.weights;
+    const char* data = arranged_.Of(weights, panel.index);
     WithKind(weights.kind, [&](auto of) {
       using T = decltype(of);
       if constexpr (kIsBlock<T>) {
         blocks_.Multiply(tokens, reinterpret_cast<const typename PanelBlock<T>::Type*>(data), tiles_, sums);
+      } else if constexpr (std::is_same_v<T, BFloat16>) {
+        OfBFloat16(tokens, reinterpret_cast<const BFloat16*>(data), sums);
       } else {
         MultiplyFloats(tokens, reinterpret_cast<const T*>(data), sums);
       }
     });
   }
 
+  // Of two panels, which share their loads of tokens where they can.
+  void Multiply(const LinearInput& tokens, const Panel& first, Sums first_sums, const Panel& second, Sums second_sums) {
+#if defined(PAGED_OPS_AMX)
+    const bool by_tiles = TakesParts(first.weights) && TakesParts(second.weights) && tokens.parts.blocks != nullptr;
+    if (by_tiles && first.is_whole() && second.is_whole()) {
+      const auto data = [](const Panel& panel) {
+        return reinterpret_cast<const BFloat16*>(panel.weights.panel(panel.index));
+      };
+      const BFloat16* const panels[] = {data(first), data(second)};
+      const Sums sums[] = {first_sums, second_sums};
+      const int64_t panels_on = panels[1] - panels[0] == tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
+      return MultiplyByTiles<2>(tokens, panels, panels_on * BytesOfPanel(tokens), tiles_, sums);
+    }
+#endif
+    Multiply(tokens, first, first_sums);
+    Multiply(tokens, second, second_sums);
+  }
+
   // After the last of some panels.
   void Release() { tiles_.Release(); }
 
  private:
+  static int64_t BytesOfPanel(const LinearInput& tokens) { return tokens.num_columns * kPanelRows * sizeof(BFloat16); }
+
+  void OfBFloat16(const LinearInput& tokens, const BFloat16* panel, Sums sums) {
+#if defined(PAGED_OPS_AMX)
+    if (StandsByPairs(tokens.num_columns)) {
+      if (tokens.parts.blocks != nullptr) return MultiplyByTiles<1>(tokens, &panel, BytesOfPanel(tokens), tiles_, &sums);
+      const int64_t stride = kTokenParts * tokens.num_columns;
+      for (int64_t t = 0; t < tokens.num_tokens; ++t) {
+        const float* parts = tokens.parts.floats + (tokens.first_token + t) * stride;
+        MultiplyByVectors(parts, panel, tokens.num_columns / kTileColumns, sums[t]);
+      }
+      return;
+    }
+#endif
+    MultiplyFloats(tokens, panel, sums);
+  }
+
   ArrangedPanel arranged_;
   BlockWorker blocks_;
   Tiles tiles_;
@@ -51,15 +100,50 @@ struct Product {
   Weights weights;
   Consume consume;
 
-  void Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel) const {
-    alignas(kLineBytes) float products[kBlockTokens][kPanelRows];
-    worker.Multiply(tokens.Part(token, count), weights, panel, products);
-    consume(token, count, panel * kPanelRows, weights.rows_of(panel), products);
+  int64_t num_panels() const { return weights.num_panels(); }
+  int64_t products(int64_t num_tokens) const { return weights.products(num_tokens); }
+
+  // One panel, or two if there may be so many; returns how many it was.
+  int64_t Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel,
+              int64_t most) const {
+    alignas(kLineBytes) float products[kPanelsTogether][kBlockTokens][kPanelRows];
+    const LinearInput part = tokens.Part(token, count);
+    if (most == 1) {
+      worker.Multiply(part, {weights, panel}, products[0]);
+    } else {
+      worker.Multiply(part, {weights, panel}, products[0], {weights, panel + 1}, products[1]);
+    }
+    const int64_t done = std::min<int64_t>(most, kPanelsTogether);
+    for (int64_t i = 0; i < done; ++i) {
+      consume(token, count, (panel + i) * kPanelRows, weights.rows_of(panel + i), products[i]);
+    }
+    return done;
   }
 };
 
 template <typename Consume>
 Product(Weights, Consume) -> Product<Consume>;
+
+// Two weights of one shape, whose products go together to consume(…, num_rows, of the first, of the second).
+template <typename Consume>
+struct ProductOfTwo {
+  Weights first, second;
+  Consume consume;
+
+  int64_t num_panels() const { return first.num_panels(); }
+  int64_t products(int64_t num_tokens) const { return 2 * first.products(num_tokens); }
+
+  int64_t Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel,
+              int64_t /*most*/) const {
+    alignas(kLineBytes) float products[2][kBlockTokens][kPanelRows];
+    worker.Multiply(tokens.Part(token, count), {first, panel}, products[0], {second, panel}, products[1]);
+    consume(token, count, panel * kPanelRows, first.rows_of(panel), products[0], products[1]);
+    return 1;
+  }
+};
+
+template <typename Consume>
+ProductOfTwo(Weights, Weights, Consume) -> ProductOfTwo<Consume>;
 
 // The calling thread's working memory, kept from call to call.
 inline PanelWorker& ThisThreadsWorker() {
@@ -71,29 +155,30 @@ constexpr int64_t kChunksOfThread = 8;  // enough for a thread that is slower, o
 constexpr int64_t kParallelProducts = 128 * 1024;  // that are worth waking the other threads for: tens of microseconds
 
 // Products of the same tokens, all panels of all weights shared among the threads.
-template <typename... Consume>
-void Multiply(const LinearInput& tokens, const Product<Consume>&... products) {
+template <typename... AnyProduct>
+void Multiply(const LinearInput& tokens, const AnyProduct&... products) {
   const int64_t num_tokens = tokens.num_tokens;
-  const int64_t num_panels = (products.weights.num_panels() + ...);
+  const int64_t num_panels = (products.num_panels() + ...);
   const int64_t num_blocks = (num_tokens + kBlockTokens - 1) / kBlockTokens;
   Threads& threads = Threads::Get();
   const int64_t wanted = std::max<int64_t>(1, kChunksOfThread * threads.size() / std::max<int64_t>(1, num_blocks));
   const int64_t panels_of_chunk = std::max<int64_t>(1, num_panels / wanted);
   const int64_t chunks_of_block = (num_panels + panels_of_chunk - 1) / panels_of_chunk;
-  const bool alone = (products.weights.products(num_tokens) + ...) < kParallelProducts;
+  const bool alone = (products.products(num_tokens) + ...) < kParallelProducts;
   threads.For(num_blocks * chunks_of_block, alone, [&](int64_t chunk, int) {
     PanelWorker& worker = ThisThreadsWorker();
     const int64_t token = chunk / chunks_of_block * kBlockTokens;
     const int64_t count = std::min(kBlockTokens, num_tokens - token);
-    const int64_t first = chunk % chunks_of_block * panels_of_chunk;
-    for (int64_t p = first; p < std::min(num_panels, first + panels_of_chunk); ++p) {
-      int64_t panel = p;  // of the product that has it
+    const int64_t first = chunk % chunks_of_block * panels_of_chunk, end = std::min(num_panels, first + panels_of_chunk);
+    for (int64_t p = first; p < end;) {
+      int64_t panel = p, done = 0;  // its number within the product that has it
       const auto run = [&](const auto& product) {
-        const bool has = panel >= 0 && panel < product.weights.num_panels();
-        if (has) product.Run(worker, tokens, token, count, panel);
-        panel = has ? -1 : panel - product.weights.num_panels();
+        const int64_t left = product.num_panels() - panel;
+        if (done == 0 && left > 0) done = product.Run(worker, tokens, token, count, panel, std::min(end - p, left));
+        panel -= product.num_panels();
       };
       (run(products), ...);
+      p += done;
     }
     worker.Release();
   });

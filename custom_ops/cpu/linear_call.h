@@ -8,17 +8,6 @@
 
 namespace paged_ops {
 
-inline int64_t BytesOfBlock(WeightKind kind) {
-  switch (kind) {
-    case WeightKind::kQ4_0: return sizeof(Q4_0);
-    case WeightKind::kQ4_1: return sizeof(Q4_1);
-    case WeightKind::kQ8_0: return sizeof(Q8_0);
-    default: return 0;
-  }
-}
-
-inline bool IsOfBlocks(WeightKind kind) { return BytesOfBlock(kind) != 0; }
-
 // A weight as it comes: its kind is given by its type, or for bytes by the number that stands elsewhere in the call.
 inline Tensor NextWeight(Arguments& arguments, const char* name) {
   return arguments.Next(name, 2, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
@@ -121,21 +110,22 @@ inline float* Scratch(ScratchPart part, size_t count) {
   return memory[part].data();
 }
 
-// Tokens to be multiplied with weights of these kinds.
-template <typename... Others>
-LinearInput TokensFor(const float* x, int64_t num_tokens, const Weights& weights, const Others&... others) {
-  const LinearInput tokens{x, num_tokens, weights.num_columns};
-  return IsOfBlocks(weights.kind) || (IsOfBlocks(others.kind) || ...) ? RoundTokens(tokens) : tokens;
-}
-
 // target = x W^T, of [num_tokens, rows]; plus `added`, which may be the target, unless it is null.
 inline auto ProductInto(const Weights& weights, float* target, const float* added = nullptr) {
   const int64_t width = weights.num_rows;
   const auto store = [=](int64_t token, int64_t count, int64_t row, int64_t num_rows, float (*products)[kPanelRows]) {
     for (int64_t t = 0; t < count; ++t) {
       const int64_t place = (token + t) * width + row;
-      for (int64_t n = 0; n < num_rows; ++n) {
-        target[place + n] = added ? added[place + n] + products[t][n] : products[t][n];
+      if (num_rows == kPanelRows) {
+        PAGED_OPS_UNROLL_TILE
+        for (int n = 0; n < kPanelRows; n += kLanes) {
+          const Vec product = Load(products[t] + n);
+          Store(target + place + n, added ? Load(added + place + n) + product : product);
+        }
+      } else {
+        for (int64_t n = 0; n < num_rows; ++n) {
+          target[place + n] = added ? added[place + n] + products[t][n] : products[t][n];
+        }
       }
     }
   };

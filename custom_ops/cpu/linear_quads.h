@@ -69,18 +69,12 @@ void MultiplyByVectors(const TokenBlock* tokens, const Block* blocks, int64_t nu
 
 #if defined(PAGED_OPS_AMX)
 
-// What weights are fetched meanwhile: so many lines for each block.
-struct LinesAhead {
-  const char* lines;
-  int64_t of_block;
-};
-
 // sums[t] = x[t] . panel for the tokens of kGroups groups, of which there are `count`; groups are num_blocks apart.
 // numbers_of(b): a pointer to the whole numbers of blocks[b]. While a block's sums are scaled, the tiles of the next
-// one are multiplied.
-template <int kGroups, typename Block, typename NumbersOf>
+// one are multiplied, and kLines lines from `ahead` on are fetched.
+template <int kGroups, int kLines, typename Block, typename NumbersOf>
 void MultiplyByTiles(const TokenBlock* tokens, const Block* blocks, NumbersOf&& numbers_of, int64_t num_blocks,
-                     LinesAhead ahead, int64_t count, float (*sums)[kPanelRows]) {
+                     const char* ahead, int64_t count, float (*sums)[kPanelRows]) {
   struct alignas(kTileRowBytes) TileOfSums {
     int32_t high[kGroupTokens][kPanelRows], low[kGroupTokens][kPanelRows];
   };
@@ -102,8 +96,9 @@ void MultiplyByTiles(const TokenBlock* tokens, const Block* blocks, NumbersOf&& 
   multiply(0);
   for (int64_t b = 0; b < num_blocks; ++b) {
     if (b + 1 < num_blocks) multiply(b + 1);
-    for (int64_t line = 0; line < ahead.of_block; ++line) {
-      __builtin_prefetch(ahead.lines + (b * ahead.of_block + line) * kLineBytes, 0, 2);
+    PAGED_OPS_UNROLL_TILE
+    for (int line = 0; line < kLines; ++line) {
+      __builtin_prefetch(ahead + (b * kLines + line) * kLineBytes, 0, 2);
     }
     const BlockScales<Block> scales(blocks[b]);
     PAGED_OPS_UNROLL_TILE
@@ -169,19 +164,22 @@ class BlockWorker {
     // Each pass over the panel fetches its part of the next panel.
     constexpr int64_t kTokensOfPass = 2 * kGroupTokens;
     const int64_t num_passes = (tokens.num_tokens + kTokensOfPass - 1) / kTokensOfPass;
-    const int64_t lines_of_block = (sizeof(Block) + kLineBytes - 1) / kLineBytes;
-    const LinesAhead ahead{reinterpret_cast<const char*>(blocks + num_blocks), (lines_of_block + num_passes - 1) / num_passes};
-    tiles.Shape<kBlockWeights>();
-    for (int64_t pass = 0; pass < num_passes; ++pass) {
-      const int64_t token = pass * kTokensOfPass, count = std::min(kTokensOfPass, tokens.num_tokens - token);
-      const TokenBlock* group = tokens.whole.From(token, tokens.num_columns).blocks;
-      const LinesAhead of_pass{ahead.lines + pass * ahead.of_block * num_blocks * kLineBytes, ahead.of_block};
-      if (count > kGroupTokens) {
-        MultiplyByTiles<2>(group, blocks, numbers_of, num_blocks, of_pass, count, sums + token);
-      } else {
-        MultiplyByTiles<1>(group, blocks, numbers_of, num_blocks, of_pass, count, sums + token);
+    tiles.Shape(kTileRows, kBlockWeights);
+    WithLinesOfPass<(sizeof(Block) + kLineBytes - 1) / kLineBytes>(num_passes, [&](auto lines) {
+      for (int64_t pass = 0; pass < num_passes; ++pass) {
+        const int64_t token = pass * kTokensOfPass, count = std::min(kTokensOfPass, tokens.num_tokens - token);
+        const TokenBlock* group = tokens.whole.From(token, tokens.num_columns).blocks;
+        const char* ahead = reinterpret_cast<const char*>(blocks + num_blocks) + pass * num_blocks * lines() * kLineBytes;
+        const auto multiply = [&](auto groups) {
+          MultiplyByTiles<groups(), lines()>(group, blocks, numbers_of, num_blocks, ahead, count, sums + token);
+        };
+        if (count > kGroupTokens) {
+          multiply(std::integral_constant<int, 2>());
+        } else {
+          multiply(std::integral_constant<int, 1>());
+        }
       }
-    }
+    });
   }
 
   struct alignas(kLineBytes) UnpackedBlock {

@@ -2,7 +2,8 @@
 //
 // A token's number is then multiplied with a whole vector of rows, sums of different rows never meet, and a thread
 // reads memory straight on. A panel has the bytes of its rows, in another order:
-//   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two
+//   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two, or, for the
+//             tiles of AMX and of whole tiles' columns, [columns / 2][16 rows][2]
 //   blocks    for each 32 columns the 16 scales (and minimums), then the numbers as the CPU multiplies them: by pairs of
 //             columns (number_pairs.h) or by fours (number_quads.h)
 // Rows that are too few for a panel stay as they come, behind the last, and are arranged each time they are used.
@@ -59,11 +60,22 @@ struct PanelBlock<Q4_1> {
 template <typename T>
 constexpr bool kIsBlock = std::is_class_v<T> && sizeof(T) > 2;
 
-// Where a panel of floats has a row's weight of a column.
+// Whether a panel of bfloat16 stands by pairs of columns: 32 of them are a tile.
+constexpr int64_t kTileColumns = 32;
+inline bool StandsByPairs([[maybe_unused]] int64_t num_columns) {
+#if defined(PAGED_OPS_AMX)
+  return num_columns % kTileColumns == 0;
+#else
+  return false;
+#endif
+}
+
+// Where a panel of floats, of num_columns, has a row's weight of a column.
 template <typename T>
-int64_t PlaceOf(int64_t column, int row) {
-  const int place = std::is_same_v<T, BFloat16> ? row % 8 * 2 + row / 8 : row;
-  return column * kPanelRows + place;
+int64_t PlaceOf(int64_t column, int row, int64_t num_columns) {
+  if (!std::is_same_v<T, BFloat16>) return column * kPanelRows + row;
+  if (StandsByPairs(num_columns)) return column / 2 * 2 * kPanelRows + row * 2 + column % 2;
+  return column * kPanelRows + row % 8 * 2 + row / 8;
 }
 
 inline float WeightOf(const PanelOfQ8_0& block, int row, int column) {
@@ -107,7 +119,7 @@ void ArrangePanel(const char* rows, int64_t num_rows, int64_t row_bytes, int64_t
       for (int64_t b = 0; b < columns / kBlockWeights; ++b) Place(row[b], r, blocks[b]);
     } else {
       T* numbers = reinterpret_cast<T*>(panel);
-      for (int64_t k = 0; k < columns; ++k) numbers[PlaceOf<T>(k, r)] = row[k];
+      for (int64_t k = 0; k < columns; ++k) numbers[PlaceOf<T>(k, r, columns)] = row[k];
     }
   }
 }
@@ -141,7 +153,7 @@ void CopyRow(const char* panel, int row, int64_t columns, float* target) {
       const auto* blocks = reinterpret_cast<const typename PanelBlock<T>::Type*>(panel);
       target[k] = WeightOf(blocks[k / kBlockWeights], row, k % kBlockWeights);
     } else {
-      target[k] = Number(reinterpret_cast<const T*>(panel)[PlaceOf<T>(k, row)]);
+      target[k] = Number(reinterpret_cast<const T*>(panel)[PlaceOf<T>(k, row, columns)]);
     }
   }
 }
@@ -151,7 +163,7 @@ inline void CopyRow(const Weights& weights, int64_t row, ArrangedPanel& arranged
   WithKind(weights.kind, [&](auto of) { CopyRow<decltype(of)>(panel, row % kPanelRows, weights.num_columns, target); });
 }
 
-// The weights that a panel of floats has of one column.
+// The weights that a panel of floats, not by pairs, has of one column.
 template <typename T>
 void LoadColumn(const T* column, Vec weights[kRowVecs]) {
   PAGED_OPS_UNROLL_TILE

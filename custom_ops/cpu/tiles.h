@@ -10,46 +10,53 @@
 #if defined(PAGED_OPS_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <atomic>
 #endif
 
 namespace paged_ops {
 
+constexpr int kTileRows = 16, kTileRowBytes = 64;
+
 #if defined(PAGED_OPS_AMX)
 
-constexpr int kTileRows = 16, kTileRowBytes = 64;
+inline std::atomic<bool> tiles_wanted{true};
 
 // Whether this process may use tiles: Linux gives leave, once for all threads, or says no.
 inline bool HasTiles() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl's ARCH_REQ_XCOMP_PERM
   static const bool has = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return has;
+  return has && tiles_wanted.load(std::memory_order_relaxed);
 }
 
 // The calling thread's tiles. Others use them too, so they are given back when a piece of work ends.
 class Tiles {
  public:
-  // 0 to 3 are sums, 16 x 16 numbers of 32 bits; 4 and 5 tokens, 16 rows of kTokenBytes; 6 and 7 weights of as many
-  // columns. Costs nothing if that is what they are.
-  template <int kTokenBytes>
-  void Shape() {
-    if (token_bytes_ == kTokenBytes) return;
-    struct alignas(64) Configuration {
+  // 0 to 3 are sums, num_rows x 16 numbers of 32 bits; 4 and 5 tokens, num_rows of token_bytes; 6 and 7 weights of as
+  // many columns. Costs nothing if that is what they are.
+  void Shape(int num_rows, int token_bytes) {
+    if (num_rows_ == num_rows && token_bytes_ == token_bytes) return;
+    struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, kTokenBytes, kTokenBytes, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, kTokenBytes / 4, kTokenBytes / 4};
-    };
-    static const Configuration configuration;
-    asm volatile("ldtilecfg %0" ::"m"(configuration));
-    token_bytes_ = kTokenBytes;
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shapes;
+    for (int tile = 0; tile < 8; ++tile) {
+      shapes.rows[tile] = static_cast<uint8_t>(tile < 6 ? num_rows : token_bytes / 4);
+      shapes.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? token_bytes : kTileRowBytes);
+    }
+    asm volatile("ldtilecfg %0" ::"m"(shapes));
+    num_rows_ = num_rows;
+    token_bytes_ = token_bytes;
   }
 
   void Release() {
-    if (token_bytes_ != 0) asm volatile("tilerelease");
-    token_bytes_ = 0;
+    if (num_rows_ != 0) asm volatile("tilerelease");
+    num_rows_ = 0;
   }
 
  private:
-  int token_bytes_ = 0;
+  int num_rows_ = 0, token_bytes_ = 0;
 };
 
 template <int kTile>
@@ -80,6 +87,8 @@ inline void AddTileOfBFloat16() {
 }
 
 #else  // there are none
+
+inline bool HasTiles() { return false; }
 
 struct Tiles {
   void Release() {}

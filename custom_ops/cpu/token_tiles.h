@@ -69,4 +69,13 @@ void InTiles(int64_t num_tokens, Body&& body) {
   }
 }
 
+// Calls body(how many lines each of num_passes passes fetches, so that they fetch kLines, as a constant).
+template <int kLines, typename Body>
+void WithLinesOfPass(int64_t num_passes, Body&& body) {
+  if constexpr (kLines > 1) {
+    if (num_passes > 1) return WithLinesOfPass<(kLines + 1) / 2>((num_passes + 1) / 2, body);
+  }
+  body(std::integral_constant<int, kLines>());
+}
+
 }  // namespace paged_ops

@@ -54,6 +54,17 @@ struct Weights {
   const char* panel(int64_t index) const { return data + index * kPanelRows * row_bytes; }
 };
 
+inline int64_t BytesOfBlock(WeightKind kind) {
+  switch (kind) {
+    case WeightKind::kQ4_0: return sizeof(Q4_0);
+    case WeightKind::kQ4_1: return sizeof(Q4_1);
+    case WeightKind::kQ8_0: return sizeof(Q8_0);
+    default: return 0;
+  }
+}
+
+inline bool IsOfBlocks(WeightKind kind) { return BytesOfBlock(kind) != 0; }
+
 inline float Number(Half half) {
 #if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)
   return _cvtsh_ss(half.bits);

@@ -116,8 +116,10 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     export_step(model, _library_of(config), folder / GRAPH)
     library = _copy_library(config, folder / KERNELS, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
-    arranged = ((name, model.arranged(name, read_packed(own, name, places[name].form))) for name in progress(places))
-    write_weights(folder / WEIGHTS, arranged)
+    write_weights(
+        folder / WEIGHTS,
+        ((name, model.arranged(name, read_packed(own, name, places[name].form), library)) for name in progress(places)),
+    )
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
     buckets = config.scheduler.resolved_token_buckets()

@@ -48,8 +48,8 @@ class Step(Protocol):
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
 
-    def arranged(self, name: str, weight: np.ndarray) -> np.ndarray:
-        """A weight, in its format, in the order in which the Cell's operators read it."""
+    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
+        """A weight, in its format, in the order in which the Cell's operators read it: of `library`, or here."""
 
 
 DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}

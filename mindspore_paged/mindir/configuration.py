@@ -29,7 +29,8 @@ def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, 
     """Write the file that `load_mindir_config` reads; scheduler: keys that the export has decided."""
     data = TypeAdapter(EngineConfig).dump_python(config, mode="json", exclude_none=True, exclude={"sampling"})
     data["sampling"] = _plain(asdict(config.sampling))
-    data["model"] = {"weights": ".", "dtype": config.model.dtype, "config": _plain(asdict(model_config))}
+    of_graph = {key: getattr(config.model, key) for key in ("dtype", "weight_dtype")}
+    data["model"] = {"weights": ".", **of_graph, "config": _plain(asdict(model_config))}
     for section, keys in PATHS_OF_A_MACHINE.items():
         for key in keys:
             data[section].pop(key, None)

@@ -44,7 +44,7 @@ class MindIRStep(nn.GraphCell):
             for name, weight in self._weights.items()
         }
 
-    def arranged(self, _name: str, weight: np.ndarray) -> np.ndarray:
+    def arranged(self, _name: str, weight: np.ndarray, _library: Path | None = None) -> np.ndarray:
         """A weight as the folder has it, which is as the graph takes it."""
         return weight
 

@@ -17,6 +17,7 @@ _DTYPES = {
     "BF16": BFLOAT16,
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
 }
 
 

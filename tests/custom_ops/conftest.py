@@ -17,23 +17,43 @@ def catcher(tmp_path_factory):
     return build_catcher(tmp_path_factory.mktemp("catcher"))
 
 
+# Whatever else the machine's CPU can do, the source must not know.
+AVX512_FLAGS = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16", "-mno-avx512vnni", "-mno-avxvnni")
+LESS_THAN_NATIVE = {
+    "vnni": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni", "amx_int8"), AVX512_FLAGS[:4]),
+    "avx512": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni"), AVX512_FLAGS),
+    "avx2": (("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),
+}
+"""Builds for CPUs that can do less than this one: what this one must have to run them, and the compiler's flags."""
+
+
 @pytest.fixture(
     scope="session",
-    params=["native", pytest.param("avx2", marks=pytest.mark.slow), pytest.param("portable", marks=pytest.mark.slow)],
+    params=["native", *(pytest.param(name, marks=pytest.mark.slow) for name in (*LESS_THAN_NATIVE, "portable"))],
 )
 def kernels(request, catcher, tmp_path_factory):
-    """The operators in each of the vector widths that the source knows."""
+    """The operators in each of the vector widths, and ways to multiply, that the source knows."""
     if request.param == "native":
         library = build.build_cpu(build.DEFAULT_OUTPUT_DIR)
     elif request.param == "portable":
         library = build.build_cpu(tmp_path_factory.mktemp("portable"), portable=True)
     else:
-        if not cpu_has("avx2", "fma", "f16c"):
-            pytest.skip("this CPU has no AVX2")
-        library = tmp_path_factory.mktemp("avx2") / build.CPU_LIBRARY_NAME
-        flags = (*build.CPU_FLAGS, "-mavx2", "-mfma", "-mf16c")
-        build.compile_sources(build.find_compiler(), flags, sorted(build.CPU_SOURCES.glob("*.cc")), library)
+        features, flags = LESS_THAN_NATIVE[request.param]
+        if not cpu_has(*features):
+            pytest.skip(f"this CPU does not have all of {', '.join(features)}, or no more than that")
+        library = tmp_path_factory.mktemp(request.param) / build.CPU_LIBRARY_NAME
+        sources = sorted(build.CPU_SOURCES.glob("*.cc"))
+        build.compile_sources(build.find_compiler(), (*build.CPU_FLAGS, *flags), sources, library)
     return Kernels(library, catcher)
+
+
+@pytest.fixture
+def tiles(kernels):
+    """Operators that use matrix tiles, which the test may switch off."""
+    if not kernels.has_tiles:
+        pytest.skip("no matrix tiles: the CPU has none, or the build or Linux does not use them")
+    yield kernels
+    kernels.use_tiles(True)
 
 
 @pytest.fixture

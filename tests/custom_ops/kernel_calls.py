@@ -45,6 +45,7 @@ class Kernels:
         self.path = library
         self._library = ctypes.CDLL(str(library))
         self._catching_call = ctypes.CDLL(str(catcher)).CatchingCall
+        self.has_tiles = self.use_tiles(True)
 
     def call(self, function: str, *arrays: np.ndarray) -> None:
         """Call `function` with inputs and outputs as MindSpore would; raises OpRefusedError."""
@@ -145,6 +146,10 @@ class Kernels:
     def set_num_threads(self, number: int) -> None:
         """Make the team smaller or larger."""
         self._library.PagedOpsSetNumThreads(number)
+
+    def use_tiles(self, use: bool) -> bool:
+        """Multiply on matrix tiles, or on vectors alone; returns whether it is tiles now."""
+        return bool(self._library.PagedOpsUseTiles(int(use)))
 
 
 def packed_kinds(weights) -> np.ndarray:

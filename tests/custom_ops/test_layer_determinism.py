@@ -7,8 +7,8 @@ from tests.custom_ops.kernel_calls import assert_same_bits
 from tests.custom_ops.layer_reference import make_weight
 from tests.custom_ops.layer_scenes import (
     ALL_FORMATS,
-    BLOCK_FORMATS,
     EPSILON,
+    FLOAT_FORMATS,
     make_feed_forward,
     make_layer_scene,
     make_norm_weight,
@@ -28,11 +28,12 @@ def batches(rng):
         yield rng.integers(0, TOKENS, count)
 
 
-@pytest.mark.parametrize("form", ALL_FORMATS)
-def test_norm_linear(kernels, set_threads, form):
+@pytest.mark.parametrize(
+    ("form", "columns"), [(form, 1600) for form in ALL_FORMATS] + [(form, 1605) for form in FLOAT_FORMATS]
+)
+def test_norm_linear(kernels, set_threads, form, columns):
     """So large that it is shared among threads, more than a chunk of columns, and rows too few for a panel."""
     rng = np.random.default_rng(0)
-    columns = 1600 if form in BLOCK_FORMATS else 1605
     x, norm_weight = make_tokens(rng, TOKENS, columns), make_norm_weight(rng, columns)
     weight = make_weight(rng, form, 90, columns)
     set_threads(1)
@@ -53,6 +54,21 @@ def test_feed_forward_layer(kernels, set_threads, form):
         set_threads(threads)
         for tokens in batches(np.random.default_rng(3)):
             assert_same_bits(kernels.feed_forward_layer(x[tokens], norm_weight, weights, EPSILON), whole[tokens])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e-36, 1e30])
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_tiles_and_vectors(tiles, form, size):
+    """Also of numbers so small that products and parts are below the normal ones, or so large that sums are infinite."""
+    rng = np.random.default_rng(6)
+    x, weight = make_tokens(rng, 40, 544), make_weight(rng, form, 50, 544)
+    norm_weight = make_norm_weight(rng, 544) * np.float32(size)
+    for count in (1, 2, 3, 8, 9, 16, 17, 40):
+        outputs = []
+        for use in (True, False):
+            assert tiles.use_tiles(use) == use
+            outputs.append(tiles.norm_linear(x[:count], norm_weight, weight, EPSILON))
+        assert_same_bits(*outputs, f"{count} tokens")
 
 
 def rows_in_order(scene, order):

@@ -164,6 +164,19 @@ def test_weights_are_stored_as_the_graph_has_them(tmp_path, monkeypatch, dtype):
         np.testing.assert_allclose(checkpoint.read(name).astype(np.float32), held_in(place), rounding, 1e-7)
 
 
+@pytest.mark.parametrize(
+    "portable", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["these kernels", "portable kernels"]
+)
+@pytest.mark.parametrize("weight_dtype", ["int8", "bfloat16"])
+def test_narrow_weights(tmp_path, weight_dtype, portable):
+    """Portable kernels find the weights in an order of their own, which is not that of this CPU's."""
+    config = tiny_config(weight_dtype=weight_dtype)
+    folder = export_model(config, tmp_path / "out", portable_kernels=portable, show_progress=False)
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    with LLM(config, show_progress=False) as here, LLM.from_mindir(folder, show_progress=False) as exported:
+        assert tokens_of(exported, params) == tokens_of(here, params)
+
+
 def test_a_folder_in_use_is_not_written_over(tmp_path):
     (tmp_path / "mine").write_text("keep")
     with pytest.raises(ConfigError, match="already there; give a new folder"):

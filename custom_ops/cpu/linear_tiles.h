@@ -1,0 +1,123 @@
+// Products of tokens with panels of bfloat16, by tiles: exact products of a token's three parts, their sums as floats.
+//
+// The products of the first parts have sums of their own, the much smaller ones of the others share theirs.
+#pragma once
+
+#include "linear_input.h"
+#include "token_tiles.h"
+
+namespace paged_ops {
+
+// Panels that share a load of tokens.
+constexpr int kPanelsTogether = 2;
+
+#if defined(PAGED_OPS_AMX)
+
+struct alignas(kTileRowBytes) TileOfFloats {
+  float rows[kTileRows][kPanelRows];
+};
+
+// sums[panel] = those of the first parts, then those of the others, of 16 tokens. Meanwhile kLines lines of what is
+// `ahead` bytes behind each panel are fetched for each 32 columns.
+template <int kPanels, int kLines>
+void MultiplySixteen(const PartsBlock* tokens, const BFloat16* const panels[kPanels], int64_t num_blocks, int64_t ahead,
+                     TileOfFloats sums[kPanels][2]) {
+  const BFloat16 *first = panels[0], *second = panels[kPanels - 1];
+  ZeroTile<0>();
+  ZeroTile<1>();
+  ZeroTile<2>();
+  ZeroTile<3>();
+  const auto fetch = [=](const BFloat16* panel, int64_t block) {
+    const char* lines = reinterpret_cast<const char*>(panel) + ahead + block * kLines * kLineBytes;
+    PAGED_OPS_UNROLL_TILE
+    for (int line = 0; line < kLines; ++line) __builtin_prefetch(lines + line * kLineBytes, 0, 2);
+  };
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    const int64_t place = b * kTileColumns * kPanelRows;
+    fetch(first, b);
+    LoadTile<6>(first + place, kTileRowBytes);
+    if constexpr (kPanels == 2) {
+      fetch(second, b);
+      LoadTile<7>(second + place, kTileRowBytes);
+    }
+    LoadTile<4>(tokens[b].parts[0], kTileRowBytes);
+    AddTileOfBFloat16<0, 4, 6>();
+    if constexpr (kPanels == 2) AddTileOfBFloat16<2, 4, 7>();
+    LoadTile<5>(tokens[b].parts[1], kTileRowBytes);
+    AddTileOfBFloat16<1, 5, 6>();
+    if constexpr (kPanels == 2) AddTileOfBFloat16<3, 5, 7>();
+    LoadTile<4>(tokens[b].parts[2], kTileRowBytes);
+    AddTileOfBFloat16<1, 4, 6>();
+    if constexpr (kPanels == 2) AddTileOfBFloat16<3, 4, 7>();
+  }
+  StoreTile<0>(&sums[0][0]);
+  StoreTile<1>(&sums[0][1]);
+  if constexpr (kPanels == 2) {
+    StoreTile<2>(&sums[1][0]);
+    StoreTile<3>(&sums[1][1]);
+  }
+}
+
+// sums[panel][t] = x[t] . panel. `ahead`: bytes from a panel to the one that is multiplied next.
+template <int kPanels>
+void MultiplyByTiles(const LinearInput& tokens, const BFloat16* const panels[kPanels], int64_t ahead, Tiles& tiles,
+                     float (*const sums[kPanels])[kPanelRows]) {
+  constexpr int kLinesOfBlock = kTileColumns * kPanelRows * sizeof(BFloat16) / kLineBytes;
+  const int64_t num_blocks = tokens.num_columns / kTileColumns;
+  const int64_t num_passes = (tokens.num_tokens + kTileRows - 1) / kTileRows;
+  tiles.Shape(static_cast<int>(std::min<int64_t>(tokens.num_tokens, kTileRows)), kTileRowBytes);
+  // Each pass fetches its part.
+  WithLinesOfPass<kLinesOfBlock>(num_passes, [&](auto lines) {
+    for (int64_t pass = 0; pass < num_passes; ++pass) {
+      const int64_t group = tokens.first_token / kTileRows + pass;
+      TileOfFloats products[kPanels][2];
+      MultiplySixteen<kPanels, lines()>(tokens.parts.blocks + group * num_blocks, panels, num_blocks,
+                                        ahead + pass * num_blocks * lines() * kLineBytes, products);
+      const int64_t first = pass * kTileRows, count = std::min<int64_t>(kTileRows, tokens.num_tokens - first);
+      for (int i = 0; i < kPanels; ++i) {
+        for (int64_t t = 0; t < count; ++t) {
+          Store(sums[i][first + t], Load(products[i][1].rows[t]) + Load(products[i][0].rows[t]));
+        }
+      }
+    }
+  });
+}
+
+// Numbers too small to be normal are zeros as long as this lives, as they are for tiles.
+class FlushesSmall {
+ public:
+  FlushesSmall() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushToZero | kDenormalsAreZero); }
+  ~FlushesSmall() { _mm_setcsr(before_); }
+
+ private:
+  static constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x40;
+  const unsigned before_;
+};
+
+// The same of one token, to the last bit: a tile adds up its even columns and its odd ones, then both, and then adds
+// that to the sum.
+inline void MultiplyByVectors(const float* parts, const BFloat16* panel, int64_t num_blocks, float sums[kPanelRows]) {
+  const FlushesSmall flushes;
+  Vec first_parts = {}, others = {};
+  for (int64_t b = 0; b < num_blocks; ++b, parts += kTokenParts * kTileColumns) {
+    Vec even[kTokenParts] = {}, odd[kTokenParts] = {};
+    for (int64_t column = 0; column < kTileColumns; column += 2, panel += 2 * kPanelRows) {
+      __builtin_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes);
+      const BitVec both = (BitVec)_mm512_loadu_si512(panel);
+      const Vec first = InRegister((Vec)(both << 16)), second = InRegister((Vec)(both & 0xffff0000u));
+      PAGED_OPS_UNROLL_TILE
+      for (int part = 0; part < kTokenParts; ++part) {
+        even[part] = MulAdd(first, BroadcastFrom(parts + part * kTileColumns + column), even[part]);
+        odd[part] = MulAdd(second, BroadcastFrom(parts + part * kTileColumns + column + 1), odd[part]);
+      }
+    }
+    first_parts += even[0] + odd[0];
+    others += even[1] + odd[1];
+    others += even[2] + odd[2];
+  }
+  Store(sums, others + first_parts);
+}
+
+#endif
+
+}  // namespace paged_ops
