@@ -58,20 +58,34 @@ inline void RequirePositions(const char* op, const AttentionLayerCall& call) {
 // Each pair (i, i + D / 2) of a head turned by its angle; the same roundings as the unfused products and sum.
 inline void Rotate(float* head, const float* cos, const float* sin, int64_t head_dim) {
   const int64_t half = head_dim / 2;
-  for (int64_t i = 0; i < half; ++i) {
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const Vec first = Load(head + i), second = Load(head + i + half);
+    Store(head + i, first * Load(cos + i) - second * Load(sin + i));
+    Store(head + i + half, second * Load(cos + i + half) + first * Load(sin + i + half));
+  }
+  for (; i < half; ++i) {
     const float first = head[i], second = head[i + half];
     head[i] = first * cos[i] - second * sin[i];
     head[i + half] = second * cos[i + half] + first * sin[i + half];
   }
 }
 
-inline void RotateTokens(const AttentionLayerCall& call, float* heads, int64_t num_heads) {
-  const int64_t head_dim = call.pages.head_dim;
-  for (int64_t t = 0; t < call.num_tokens(); ++t) {
-    const float* cos = call.cos_table.as<float>() + call.position(t) * head_dim;
-    const float* sin = call.sin_table.as<float>() + call.position(t) * head_dim;
-    for (int64_t h = 0; h < num_heads; ++h) Rotate(heads + (t * num_heads + h) * head_dim, cos, sin, head_dim);
-  }
+inline void RotateTokens(const AttentionLayerCall& call, float* queries, float* keys) {
+  constexpr int64_t kTokens = 16;  // of a chunk
+  const int64_t head_dim = call.pages.head_dim, num_tokens = call.num_tokens();
+  const auto rotate = [&](float* heads, int64_t num_heads, int64_t token) {
+    const float* cos = call.cos_table.as<float>() + call.position(token) * head_dim;
+    const float* sin = call.sin_table.as<float>() + call.position(token) * head_dim;
+    for (int64_t h = 0; h < num_heads; ++h) Rotate(heads + (token * num_heads + h) * head_dim, cos, sin, head_dim);
+  };
+  const bool alone = num_tokens * call.query.num_rows < kParallelProducts;
+  Threads::Get().For((num_tokens + kTokens - 1) / kTokens, alone, [&](int64_t chunk, int) {
+    for (int64_t t = chunk * kTokens; t < std::min(num_tokens, (chunk + 1) * kTokens); ++t) {
+      rotate(queries, call.query.num_rows / head_dim, t);
+      rotate(keys, call.pages.num_kv_heads, t);
+    }
+  });
 }
 
 // In the order of tokens, so that of two with one slot the later wins.
@@ -95,16 +109,11 @@ inline void ProjectAndStore(const AttentionLayerCall& call, float* queries) {
   float* keys = Scratch(kKeys, num_tokens * width);
   float* values = Scratch(kValues, num_tokens * width);
   NormalizeTokens(call.x, call.norm_weight, call.epsilon, normalized);
-  Multiply(TokensFor(normalized, num_tokens, call.query, call.key, call.value), ProductInto(call.query, queries),
+  Multiply(InputFor(normalized, num_tokens, call.query, call.key, call.value), ProductInto(call.query, queries),
            ProductInto(call.key, keys), ProductInto(call.value, values));
+  RotateTokens(call, queries, keys);
   Threads::Get().For(2, num_tokens * call.query.num_rows < kParallelProducts, [&](int64_t which, int) {
-    if (which == 0) {
-      RotateTokens(call, queries, call.query.num_rows / call.pages.head_dim);
-    } else {
-      RotateTokens(call, keys, call.pages.num_kv_heads);
-      StoreTokens(call, keys, call.pages.keys);
-      StoreTokens(call, values, call.pages.values);
-    }
+    which == 0 ? StoreTokens(call, keys, call.pages.keys) : StoreTokens(call, values, call.pages.values);
   });
 }
 
@@ -146,7 +155,7 @@ inline void RunLayer(const AttentionLayerCall& call) {
   Attend(attention.call);
   const OpTimer timer(kTimeAttentionOutput, call.out.bytes(), call.out.products(num_tokens));
   const float* residual = call.adds_residual ? call.x.as<float>() : nullptr;
-  Multiply(TokensFor(attention.attended, num_tokens, call.out),
+  Multiply(InputFor(attention.attended, num_tokens, call.out),
            ProductInto(call.out, call.output.as<float>(), residual));
 }
 

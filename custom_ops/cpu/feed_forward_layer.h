@@ -52,7 +52,7 @@ inline void GateAndUp(const float* normalized, int64_t num_tokens, const Weights
     Combine(gates, ups, count);
     for (int64_t t = 0; t < count; ++t) std::copy_n(ups[t], num_rows, target + (token + t) * width + row);
   };
-  Multiply(TokensFor(normalized, num_tokens, gate, up), ProductOfTwo{gate, up, combine});
+  Multiply(InputFor(normalized, num_tokens, gate, up), ProductOfTwo{gate, up, combine});
 }
 
 inline void RunLayer(const FeedForwardCall& call) {
@@ -66,7 +66,7 @@ inline void RunLayer(const FeedForwardCall& call) {
   }
   const OpTimer timer(kTimeDown, call.down.bytes(), call.down.products(num_tokens));
   const float* residual = call.adds_residual ? call.x.as<float>() : nullptr;
-  Multiply(TokensFor(hidden, num_tokens, call.down), ProductInto(call.down, call.output.as<float>(), residual));
+  Multiply(InputFor(hidden, num_tokens, call.down), ProductInto(call.down, call.output.as<float>(), residual));
 }
 
 }  // namespace paged_ops

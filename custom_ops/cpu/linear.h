@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 
 #include "linear_floats.h"
 #if defined(PAGED_OPS_VNNI)
@@ -18,8 +19,7 @@
 
 namespace paged_ops {
 
-constexpr int64_t kBlockTokens = 96;  // that share a panel's weights while these are unpacked, and 6 KB of sums
-static_assert(kBlockTokens % 16 == 0);  // see LinearInput::Part
+constexpr int64_t kBlockTokens = 96;   // that share a panel's weights while these are unpacked, and 6 KB of sums
 
 // 16 rows of a weight.
 struct Panel {
@@ -35,7 +35,7 @@ using Sums = float (*)[kPanelRows];  // [tokens][16]
 class PanelWorker {
  public:
   // sums[t][n] = x[t] . row n of the panel, for up to kBlockTokens tokens; zeros for rows that it does not have.
-  void Multiply(const LinearInput& tokens, const Panel& panel, Sums sums) {
+  void Multiply(const LinearTokens& tokens, const Panel& panel, Sums sums) {
     const Weights& weights = panel.weights;
     const char* data = arranged_.Of(weights, panel.index);
     WithKind(weights.kind, [&](auto of) {
@@ -51,7 +51,7 @@ class PanelWorker {
   }
 
   // Of two panels, which share their loads of tokens where they can.
-  void Multiply(const LinearInput& tokens, const Panel& first, Sums first_sums, const Panel& second, Sums second_sums) {
+  void Multiply(const LinearTokens& tokens, const Panel& first, Sums first_sums, const Panel& second, Sums second_sums) {
 #if defined(PAGED_OPS_AMX)
     const bool by_tiles = TakesParts(first.weights) && TakesParts(second.weights) && tokens.parts.blocks != nullptr;
     if (by_tiles && first.is_whole() && second.is_whole()) {
@@ -68,19 +68,27 @@ class PanelWorker {
     Multiply(tokens, second, second_sums);
   }
 
+  // Tokens `first` on of a call's input, which is told from others by a number of its own; they stay until the next.
+  const LinearTokens& Take(uint64_t call, const LinearInput& input, int64_t first, int64_t count) {
+    if (call != call_ || first != first_) tokens_ = forms_.Of(input, first, count);
+    call_ = call;
+    first_ = first;
+    return tokens_;
+  }
+
   // After the last of some panels.
   void Release() { tiles_.Release(); }
 
  private:
-  static int64_t BytesOfPanel(const LinearInput& tokens) { return tokens.num_columns * kPanelRows * sizeof(BFloat16); }
+  static int64_t BytesOfPanel(const LinearTokens& tokens) { return tokens.num_columns * kPanelRows * sizeof(BFloat16); }
 
-  void OfBFloat16(const LinearInput& tokens, const BFloat16* panel, Sums sums) {
+  void OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, Sums sums) {
 #if defined(PAGED_OPS_AMX)
     if (StandsByPairs(tokens.num_columns)) {
       if (tokens.parts.blocks != nullptr) return MultiplyByTiles<1>(tokens, &panel, BytesOfPanel(tokens), tiles_, &sums);
       const int64_t stride = kTokenParts * tokens.num_columns;
       for (int64_t t = 0; t < tokens.num_tokens; ++t) {
-        const float* parts = tokens.parts.floats + (tokens.first_token + t) * stride;
+        const float* parts = tokens.parts.floats + t * stride;
         MultiplyByVectors(parts, panel, tokens.num_columns / kTileColumns, sums[t]);
       }
       return;
@@ -89,6 +97,10 @@ class PanelWorker {
     MultiplyFloats(tokens, panel, sums);
   }
 
+  uint64_t call_ = 0;
+  int64_t first_ = 0;
+  LinearTokens tokens_;
+  TokenForms forms_;
   ArrangedPanel arranged_;
   BlockWorker blocks_;
   Tiles tiles_;
@@ -104,18 +116,16 @@ struct Product {
   int64_t products(int64_t num_tokens) const { return weights.products(num_tokens); }
 
   // One panel, or two if there may be so many; returns how many it was.
-  int64_t Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel,
-              int64_t most) const {
+  int64_t Run(PanelWorker& worker, const LinearTokens& tokens, int64_t token, int64_t panel, int64_t most) const {
     alignas(kLineBytes) float products[kPanelsTogether][kBlockTokens][kPanelRows];
-    const LinearInput part = tokens.Part(token, count);
     if (most == 1) {
-      worker.Multiply(part, {weights, panel}, products[0]);
+      worker.Multiply(tokens, {weights, panel}, products[0]);
     } else {
-      worker.Multiply(part, {weights, panel}, products[0], {weights, panel + 1}, products[1]);
+      worker.Multiply(tokens, {weights, panel}, products[0], {weights, panel + 1}, products[1]);
     }
     const int64_t done = std::min<int64_t>(most, kPanelsTogether);
     for (int64_t i = 0; i < done; ++i) {
-      consume(token, count, (panel + i) * kPanelRows, weights.rows_of(panel + i), products[i]);
+      consume(token, tokens.num_tokens, (panel + i) * kPanelRows, weights.rows_of(panel + i), products[i]);
     }
     return done;
   }
@@ -133,11 +143,10 @@ struct ProductOfTwo {
   int64_t num_panels() const { return first.num_panels(); }
   int64_t products(int64_t num_tokens) const { return 2 * first.products(num_tokens); }
 
-  int64_t Run(PanelWorker& worker, const LinearInput& tokens, int64_t token, int64_t count, int64_t panel,
-              int64_t /*most*/) const {
+  int64_t Run(PanelWorker& worker, const LinearTokens& tokens, int64_t token, int64_t panel, int64_t /*most*/) const {
     alignas(kLineBytes) float products[2][kBlockTokens][kPanelRows];
-    worker.Multiply(tokens.Part(token, count), {first, panel}, products[0], {second, panel}, products[1]);
-    consume(token, count, panel * kPanelRows, first.rows_of(panel), products[0], products[1]);
+    worker.Multiply(tokens, {first, panel}, products[0], {second, panel}, products[1]);
+    consume(token, tokens.num_tokens, panel * kPanelRows, first.rows_of(panel), products[0], products[1]);
     return 1;
   }
 };
@@ -154,10 +163,13 @@ inline PanelWorker& ThisThreadsWorker() {
 constexpr int64_t kChunksOfThread = 8;  // enough for a thread that is slower, or late, to be helped out
 constexpr int64_t kParallelProducts = 128 * 1024;  // that are worth waking the other threads for: tens of microseconds
 
+inline std::atomic<uint64_t> linear_calls{0};
+
 // Products of the same tokens, all panels of all weights shared among the threads.
 template <typename... AnyProduct>
-void Multiply(const LinearInput& tokens, const AnyProduct&... products) {
-  const int64_t num_tokens = tokens.num_tokens;
+void Multiply(const LinearInput& input, const AnyProduct&... products) {
+  const uint64_t call = linear_calls.fetch_add(1, std::memory_order_relaxed) + 1;
+  const int64_t num_tokens = input.num_tokens;
   const int64_t num_panels = (products.num_panels() + ...);
   const int64_t num_blocks = (num_tokens + kBlockTokens - 1) / kBlockTokens;
   Threads& threads = Threads::Get();
@@ -168,13 +180,13 @@ void Multiply(const LinearInput& tokens, const AnyProduct&... products) {
   threads.For(num_blocks * chunks_of_block, alone, [&](int64_t chunk, int) {
     PanelWorker& worker = ThisThreadsWorker();
     const int64_t token = chunk / chunks_of_block * kBlockTokens;
-    const int64_t count = std::min(kBlockTokens, num_tokens - token);
+    const LinearTokens& tokens = worker.Take(call, input, token, std::min(kBlockTokens, num_tokens - token));
     const int64_t first = chunk % chunks_of_block * panels_of_chunk, end = std::min(num_panels, first + panels_of_chunk);
     for (int64_t p = first; p < end;) {
       int64_t panel = p, done = 0;  // its number within the product that has it
       const auto run = [&](const auto& product) {
         const int64_t left = product.num_panels() - panel;
-        if (done == 0 && left > 0) done = product.Run(worker, tokens, token, count, panel, std::min(end - p, left));
+        if (done == 0 && left > 0) done = product.Run(worker, tokens, token, panel, std::min(end - p, left));
         panel -= product.num_panels();
       };
       (run(products), ...);

@@ -56,7 +56,7 @@ void MultiplyTile(const float* x, int64_t stride, const T* panel, int64_t column
 
 // sums[t][n] = x[t] . panel row n
 template <typename T>
-void MultiplyFloats(const LinearInput& tokens, const T* panel, float (*sums)[kPanelRows]) {
+void MultiplyFloats(const LinearTokens& tokens, const T* panel, float (*sums)[kPanelRows]) {
   const int64_t columns = tokens.num_columns;
   const bool is_one_tile = tokens.num_tokens <= kTileTokens, is_short = tokens.num_tokens <= kShortChunkTokens;
   const int64_t chunk = is_one_tile ? columns : is_short ? kShortChunkColumns : kChunkColumns;

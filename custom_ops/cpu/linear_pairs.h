@@ -66,10 +66,10 @@ void Unpack(const Numbers& numbers, UnpackedNumbers& unpacked) {
 
 // sums[t] += x[t] . panel, for num_blocks blocks of columns. numbers_of(b): the numbers of blocks[b].
 template <int kTokens, typename Block, typename NumbersOf>
-void MultiplyBlocks(const LinearInput& tokens, int64_t first_block, const Block* blocks, NumbersOf&& numbers_of,
+void MultiplyBlocks(const TokenNumbers& tokens, int64_t num_columns, int64_t first_block, const Block* blocks, NumbersOf&& numbers_of,
                     int64_t num_blocks, bool is_first, float (*sums)[kPanelRows]) {
   using Numbers = std::remove_cv_t<std::remove_reference_t<decltype(numbers_of(0))>>;
-  const int64_t stride = tokens.num_columns, scale_stride = stride / kBlockWeights;
+  const int64_t stride = num_columns, scale_stride = stride / kBlockWeights;
   Vec tile[kTokens][kRowVecs];
   LoadSums<kTokens>(sums, is_first, tile);
   for (int64_t b = 0; b < num_blocks; ++b) {
@@ -79,7 +79,7 @@ void MultiplyBlocks(const LinearInput& tokens, int64_t first_block, const Block*
         __builtin_prefetch(reinterpret_cast<const char*>(blocks + b) + kPrefetchBytes + line);
       }
     }
-    const int16_t* x = tokens.whole.numbers + (first_block + b) * kBlockWeights;
+    const int16_t* x = tokens.numbers + (first_block + b) * kBlockWeights;
     IntVec whole[kTokens][kRowVecs] = {};
     for (int load = 0; load < Numbers::kLoads; ++load) {
       PairVec pairs[kRowVecs][Numbers::kPairsOfLoad];
@@ -98,13 +98,13 @@ void MultiplyBlocks(const LinearInput& tokens, int64_t first_block, const Block*
     PAGED_OPS_UNROLL_TILE
     for (int t = 0; t < kTokens; ++t) {
       const int64_t place = t * scale_stride + first_block + b;
-      const Vec scale = BroadcastFrom(tokens.whole.scales + place);
+      const Vec scale = BroadcastFrom(tokens.scales + place);
       PAGED_OPS_UNROLL_TILE
       for (int v = 0; v < kRowVecs; ++v) {
         const Vec scales = Load(blocks[b].scales + v * kLanes) * scale;
         tile[t][v] = MulAdd(__builtin_convertvector(whole[t][v], Vec), scales, tile[t][v]);
         if constexpr (kHasMinimum<Block>) {
-          tile[t][v] = MulAdd(MinimumOf(blocks[b], v), BroadcastFrom(tokens.whole.sums + place), tile[t][v]);
+          tile[t][v] = MulAdd(MinimumOf(blocks[b], v), BroadcastFrom(tokens.sums + place), tile[t][v]);
         }
       }
     }
@@ -117,7 +117,7 @@ class BlockWorker {
  public:
   // sums[t][n] = x[t] . row n of the panel. For many tiles the numbers are unpacked once, for few by each as it goes.
   template <typename Block>
-  void Multiply(const LinearInput& tokens, const Block* blocks, Tiles&, float (*sums)[kPanelRows]) {
+  void Multiply(const LinearTokens& tokens, const Block* blocks, Tiles&, float (*sums)[kPanelRows]) {
     using Numbers = decltype(Block::numbers);
     const int64_t num_blocks = tokens.num_columns / kBlockWeights;
     const int64_t chunk = tokens.num_tokens <= kBlockTileTokens ? num_blocks : kChunkBlocks;
@@ -126,8 +126,8 @@ class BlockWorker {
       const int64_t count = std::min(chunk, num_blocks - first);
       const auto multiply = [&](auto&& numbers_of) {
         InTiles<kBlockTileTokens>(tokens.num_tokens, [&](int64_t token, auto in_tile, int64_t, int64_t) {
-          MultiplyBlocks<in_tile.value>(tokens.Part(token, in_tile.value), first, blocks + first, numbers_of, count,
-                                        first == 0, sums + token);
+          MultiplyBlocks<in_tile.value>(tokens.whole.From(token, tokens.num_columns), tokens.num_columns, first,
+                                        blocks + first, numbers_of, count, first == 0, sums + token);
         });
       };
       if (is_direct) {

@@ -127,7 +127,7 @@ class BlockWorker {
  public:
   // sums[t][n] = x[t] . row n of the panel
   template <typename Block>
-  void Multiply(const LinearInput& tokens, const Block* blocks, Tiles& tiles, float (*sums)[kPanelRows]) {
+  void Multiply(const LinearTokens& tokens, const Block* blocks, Tiles& tiles, float (*sums)[kPanelRows]) {
 #if defined(PAGED_OPS_AMX)
     if (tokens.num_tokens > kTokensByVectors && HasTiles()) return ByTiles(tokens, blocks, tiles, sums);
 #endif
@@ -143,7 +143,7 @@ class BlockWorker {
  private:
 #if defined(PAGED_OPS_AMX)
   template <typename Block>
-  void ByTiles(const LinearInput& tokens, const Block* blocks, Tiles& tiles, float (*sums)[kPanelRows]) {
+  void ByTiles(const LinearTokens& tokens, const Block* blocks, Tiles& tiles, float (*sums)[kPanelRows]) {
     const int64_t num_blocks = tokens.num_columns / kBlockWeights;
     if constexpr (kHasMinimum<Block>) {
       if (static_cast<int64_t>(unpacked_.size()) < num_blocks) unpacked_.resize(num_blocks);

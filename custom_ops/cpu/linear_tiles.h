@@ -1,6 +1,4 @@
 // Products of tokens with panels of bfloat16, by tiles: exact products of a token's three parts, their sums as floats.
-//
-// The products of the first parts have sums of their own, the much smaller ones of the others share theirs.
 #pragma once
 
 #include "linear_input.h"
@@ -17,66 +15,71 @@ struct alignas(kTileRowBytes) TileOfFloats {
   float rows[kTileRows][kPanelRows];
 };
 
-// sums[panel] = those of the first parts, then those of the others, of 16 tokens. Meanwhile kLines lines of what is
-// `ahead` bytes behind each panel are fetched for each 32 columns.
-template <int kPanels, int kLines>
-void MultiplySixteen(const PartsBlock* tokens, const BFloat16* const panels[kPanels], int64_t num_blocks, int64_t ahead,
-                     TileOfFloats sums[kPanels][2]) {
+// sums[group][panel], of kGroups times 16 tokens, num_blocks apart. A sum takes 32 columns of the first parts, then of
+// the second ones, then of the third. Meanwhile kLines lines of what is `ahead` bytes behind each panel are fetched.
+template <int kGroups, int kPanels, int kLines>
+void MultiplyGroups(const PartsBlock* tokens, const BFloat16* const panels[kPanels], int64_t num_blocks, int64_t ahead,
+                    TileOfFloats sums[kGroups][kPanels]) {
+  constexpr bool kTwoGroups = kGroups == 2, kTwoPanels = kPanels == 2;
   const BFloat16 *first = panels[0], *second = panels[kPanels - 1];
-  ZeroTile<0>();
-  ZeroTile<1>();
-  ZeroTile<2>();
-  ZeroTile<3>();
   const auto fetch = [=](const BFloat16* panel, int64_t block) {
     const char* lines = reinterpret_cast<const char*>(panel) + ahead + block * kLines * kLineBytes;
     PAGED_OPS_UNROLL_TILE
     for (int line = 0; line < kLines; ++line) __builtin_prefetch(lines + line * kLineBytes, 0, 2);
   };
+  ZeroTile<0>();
+  ZeroTile<1>();
+  ZeroTile<2>();
+  ZeroTile<3>();
   for (int64_t b = 0; b < num_blocks; ++b) {
     const int64_t place = b * kTileColumns * kPanelRows;
     fetch(first, b);
     LoadTile<6>(first + place, kTileRowBytes);
-    if constexpr (kPanels == 2) {
+    if constexpr (kTwoPanels) {
       fetch(second, b);
       LoadTile<7>(second + place, kTileRowBytes);
     }
-    LoadTile<4>(tokens[b].parts[0], kTileRowBytes);
-    AddTileOfBFloat16<0, 4, 6>();
-    if constexpr (kPanels == 2) AddTileOfBFloat16<2, 4, 7>();
-    LoadTile<5>(tokens[b].parts[1], kTileRowBytes);
-    AddTileOfBFloat16<1, 5, 6>();
-    if constexpr (kPanels == 2) AddTileOfBFloat16<3, 5, 7>();
-    LoadTile<4>(tokens[b].parts[2], kTileRowBytes);
-    AddTileOfBFloat16<1, 4, 6>();
-    if constexpr (kPanels == 2) AddTileOfBFloat16<3, 4, 7>();
+    PAGED_OPS_UNROLL_TILE
+    for (int part = 0; part < kTokenParts; ++part) {
+      LoadTile<4>(tokens[b].parts[part], kTileRowBytes);
+      AddTileOfBFloat16<0, 4, 6>();
+      if constexpr (kTwoPanels) AddTileOfBFloat16<1, 4, 7>();
+      if constexpr (!kTwoGroups) continue;
+      LoadTile<5>(tokens[num_blocks + b].parts[part], kTileRowBytes);
+      AddTileOfBFloat16<2, 5, 6>();
+      if constexpr (kTwoPanels) AddTileOfBFloat16<3, 5, 7>();
+    }
   }
   StoreTile<0>(&sums[0][0]);
-  StoreTile<1>(&sums[0][1]);
-  if constexpr (kPanels == 2) {
-    StoreTile<2>(&sums[1][0]);
-    StoreTile<3>(&sums[1][1]);
-  }
+  if constexpr (kTwoPanels) StoreTile<1>(&sums[0][1]);
+  if constexpr (kTwoGroups) StoreTile<2>(&sums[1][0]);
+  if constexpr (kTwoGroups && kTwoPanels) StoreTile<3>(&sums[1][1]);
 }
 
 // sums[panel][t] = x[t] . panel. `ahead`: bytes from a panel to the one that is multiplied next.
 template <int kPanels>
-void MultiplyByTiles(const LinearInput& tokens, const BFloat16* const panels[kPanels], int64_t ahead, Tiles& tiles,
+void MultiplyByTiles(const LinearTokens& tokens, const BFloat16* const panels[kPanels], int64_t ahead, Tiles& tiles,
                      float (*const sums[kPanels])[kPanelRows]) {
   constexpr int kLinesOfBlock = kTileColumns * kPanelRows * sizeof(BFloat16) / kLineBytes;
+  constexpr int64_t kTokensOfPass = 2 * kTileRows;
   const int64_t num_blocks = tokens.num_columns / kTileColumns;
-  const int64_t num_passes = (tokens.num_tokens + kTileRows - 1) / kTileRows;
+  const int64_t num_passes = (tokens.num_tokens + kTokensOfPass - 1) / kTokensOfPass;
   tiles.Shape(static_cast<int>(std::min<int64_t>(tokens.num_tokens, kTileRows)), kTileRowBytes);
   // Each pass fetches its part.
   WithLinesOfPass<kLinesOfBlock>(num_passes, [&](auto lines) {
     for (int64_t pass = 0; pass < num_passes; ++pass) {
-      const int64_t group = tokens.first_token / kTileRows + pass;
-      TileOfFloats products[kPanels][2];
-      MultiplySixteen<kPanels, lines()>(tokens.parts.blocks + group * num_blocks, panels, num_blocks,
-                                        ahead + pass * num_blocks * lines() * kLineBytes, products);
-      const int64_t first = pass * kTileRows, count = std::min<int64_t>(kTileRows, tokens.num_tokens - first);
+      const int64_t first = pass * kTokensOfPass, count = std::min(kTokensOfPass, tokens.num_tokens - first);
+      const PartsBlock* of_pass = tokens.parts.blocks + first / kTileRows * num_blocks;
+      const int64_t ahead_of_pass = ahead + pass * num_blocks * lines() * kLineBytes;
+      TileOfFloats products[2][kPanels];
+      if (count > kTileRows) {
+        MultiplyGroups<2, kPanels, lines()>(of_pass, panels, num_blocks, ahead_of_pass, products);
+      } else {
+        MultiplyGroups<1, kPanels, lines()>(of_pass, panels, num_blocks, ahead_of_pass, products);
+      }
       for (int i = 0; i < kPanels; ++i) {
         for (int64_t t = 0; t < count; ++t) {
-          Store(sums[i][first + t], Load(products[i][1].rows[t]) + Load(products[i][0].rows[t]));
+          Store(sums[i][first + t], Load(products[t / kTileRows][i].rows[t % kTileRows]));
         }
       }
     }
@@ -98,7 +101,7 @@ class FlushesSmall {
 // that to the sum.
 inline void MultiplyByVectors(const float* parts, const BFloat16* panel, int64_t num_blocks, float sums[kPanelRows]) {
   const FlushesSmall flushes;
-  Vec first_parts = {}, others = {};
+  Vec total = {};
   for (int64_t b = 0; b < num_blocks; ++b, parts += kTokenParts * kTileColumns) {
     Vec even[kTokenParts] = {}, odd[kTokenParts] = {};
     for (int64_t column = 0; column < kTileColumns; column += 2, panel += 2 * kPanelRows) {
@@ -111,11 +114,10 @@ inline void MultiplyByVectors(const float* parts, const BFloat16* panel, int64_t
         odd[part] = MulAdd(second, BroadcastFrom(parts + part * kTileColumns + column + 1), odd[part]);
       }
     }
-    first_parts += even[0] + odd[0];
-    others += even[1] + odd[1];
-    others += even[2] + odd[2];
+    PAGED_OPS_UNROLL_TILE
+    for (int part = 0; part < kTokenParts; ++part) total += even[part] + odd[part];
   }
-  Store(sums, others + first_parts);
+  Store(sums, total);
 }
 
 #endif

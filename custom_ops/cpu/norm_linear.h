@@ -18,7 +18,7 @@ inline void RunHead(const NormLinearCall& call) {
   const OpTimer timer(kTimeHead, call.weight.bytes(), call.weight.products(num_tokens));
   float* normalized = Scratch(kNormalized, num_tokens * call.x.shape[1]);
   NormalizeTokens(call.x, call.norm_weight, call.epsilon, normalized);
-  Multiply(TokensFor(normalized, num_tokens, call.weight), ProductInto(call.weight, call.target));
+  Multiply(InputFor(normalized, num_tokens, call.weight), ProductInto(call.weight, call.target));
 }
 
 }  // namespace paged_ops

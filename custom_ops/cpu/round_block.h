@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cfloat>
+#include <limits>
 
 #include "weights.h"
 
@@ -21,17 +22,21 @@ struct RoundedBlock {
 // Where all are below 1e-33 they become zeros; where one is no number, or infinite, the scale is not a number, and so
 // is all that comes of it.
 inline RoundedBlock RoundBlock(const float* floats) {
-  Vec values[kBlockVecs], largest = {}, nothing = {};
+  constexpr uint32_t kInfinity = 0x7f800000;
+  Vec values[kBlockVecs];
+  BitVec largest = {};  // magnitudes as whole numbers, which have their order; what is no number is above infinity
+  const auto larger = [](BitVec a, BitVec b) { return a > b ? a : b; };
   PAGED_OPS_UNROLL_TILE
   for (int v = 0; v < kBlockVecs; ++v) {
     values[v] = Load(floats + v * kLanes);
-    largest = Max(Max(values[v], -values[v]), largest);
-    nothing += values[v] - values[v];
+    largest = larger((BitVec)values[v] & 0x7fffffff, largest);
   }
-  const auto add = [](auto a, auto b) { return a + b; };
-  const Vec none = AllLanes(nothing, add);
-  const Vec step = AllLanes(largest, Max) / static_cast<float>(kLargestNumber) + none;
-  const Vec inverse = step > FLT_MIN ? 1.0f / step : Vec{};
+  const uint32_t bits_of_largest = AllLanes(largest, larger)[0];
+  float magnitude;
+  std::memcpy(&magnitude, &bits_of_largest, sizeof magnitude);
+  const float step = magnitude / static_cast<float>(kLargestNumber);
+  const bool is_finite = bits_of_largest < kInfinity, is_nothing = !(step > FLT_MIN);
+  const Vec inverse = Broadcast(is_finite && !is_nothing ? 1.0f / step : 0.0f);
   RoundedBlock rounded;
   BitVec total = {};  // unsigned, because the bits of what is no number may overflow
   PAGED_OPS_UNROLL_TILE
@@ -41,8 +46,8 @@ inline RoundedBlock RoundBlock(const float* floats) {
     rounded.numbers[v] = (IntVec)bits;
     total += bits;
   }
-  rounded.total = static_cast<int32_t>(AllLanes(total, add)[0]);
-  rounded.scale = step[0] > FLT_MIN ? step[0] : none[0];
+  rounded.total = static_cast<int32_t>(AllLanes(total, [](BitVec a, BitVec b) { return a + b; })[0]);
+  rounded.scale = !is_finite ? std::numeric_limits<float>::quiet_NaN() : is_nothing ? 0.0f : step;
   return rounded;
 }
 

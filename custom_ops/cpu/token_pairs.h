@@ -14,7 +14,6 @@ struct TokenNumbers {
 
   // The tokens from `first` on.
   TokenNumbers From(int64_t first, int64_t num_columns) const {
-    if (numbers == nullptr) return {};
     const int64_t weights = first * num_columns, blocks = weights / kBlockWeights;
     return {numbers + weights, scales + blocks, sums + blocks};
   }

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "panels.h"
-#include "threads.h"
 #include "tiles.h"
 
 namespace paged_ops {
@@ -40,49 +39,46 @@ inline void SplitFloats(const float* source, Put&& put) {
   }
 }
 
-// Calls body(token, its columns from .. on) for every 32 columns of every token, shared among the threads.
-template <typename Body>
-void ForBlocksOfTokens(int64_t num_tokens, int64_t num_columns, Body&& body) {
-  constexpr int64_t kAlone = 512;
-  const int64_t num_blocks = num_columns / kTileColumns;
-  Threads::Get().For(num_tokens, num_tokens * num_blocks < kAlone, [&](int64_t token, int) {
-    for (int64_t block = 0; block < num_blocks; ++block) body(token, block);
-  });
-}
-
-// The tokens' parts, which stay until the calling thread's next call: of one token, and where there are no tiles, for
-// vectors.
-inline TokenParts SplitTokens(const float* floats, int64_t num_tokens, int64_t num_columns) {
-  thread_local std::vector<PartsBlock> for_tiles;
-  thread_local std::vector<float> for_vectors;
-  const int64_t num_blocks = num_columns / kTileColumns;
-  const auto split = [=](int64_t token, int64_t block, auto&& put) {
-    for (int64_t i = 0; i < kTileColumns; i += kLanes) {
-      SplitFloats(floats + token * num_columns + block * kTileColumns + i,
-                  [&](int part, BitVec bits) { put(part, i, bits); });
+// Their memory.
+class SplitTokens {
+ public:
+  // They stay until the next call. Of one token, and where there are no tiles, they are for vectors.
+  TokenParts Split(const float* floats, int64_t num_tokens, int64_t num_columns) {
+    const int64_t num_blocks = num_columns / kTileColumns;
+    const auto split = [=](int64_t token, int64_t block, auto&& put) {
+      for (int64_t i = 0; i < kTileColumns; i += kLanes) {
+        SplitFloats(floats + token * num_columns + block * kTileColumns + i,
+                    [&](int part, BitVec bits) { put(part, i, bits); });
+      }
+    };
+    if (num_tokens == 1 || !HasTiles()) {
+      floats_.resize(std::max<size_t>(floats_.size(), kTokenParts * num_tokens * num_columns));
+      float* target = floats_.data();
+      for (int64_t i = 0; i < num_tokens * num_blocks; ++i, target += kTokenParts * kTileColumns) {
+        split(i / num_blocks, i % num_blocks, [=](int part, int64_t column, BitVec bits) {
+          Store(target + part * kTileColumns + column, (Vec)bits);
+        });
+      }
+      return {nullptr, floats_.data()};
     }
-  };
-  if (num_tokens == 1 || !HasTiles()) {
-    for_vectors.resize(std::max<size_t>(for_vectors.size(), kTokenParts * num_tokens * num_columns));
-    float* target = for_vectors.data();
-    ForBlocksOfTokens(num_tokens, num_columns, [&](int64_t token, int64_t block) {
-      float* of_block = target + (token * num_blocks + block) * kTokenParts * kTileColumns;
-      split(token, block, [=](int part, int64_t i, BitVec bits) { Store(of_block + part * kTileColumns + i, (Vec)bits); });
-    });
-    return {nullptr, target};
+    const int64_t count = (num_tokens + kTileRows - 1) / kTileRows * num_blocks;
+    blocks_.resize(std::max<size_t>(blocks_.size(), count));
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      PartsBlock* of_group = blocks_.data() + t / kTileRows * num_blocks;
+      for (int64_t b = 0; b < num_blocks; ++b) {
+        split(t, b, [&](int part, int64_t column, BitVec bits) {
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(of_group[b].parts[part][t % kTileRows] + column),
+                              _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)bits, 16)));
+        });
+      }
+    }
+    return {blocks_.data(), nullptr};
   }
-  const int64_t count = (num_tokens + kTileRows - 1) / kTileRows * num_blocks;
-  for_tiles.resize(std::max<size_t>(for_tiles.size(), count));
-  PartsBlock* target = for_tiles.data();
-  ForBlocksOfTokens(num_tokens, num_columns, [&](int64_t token, int64_t block) {
-    PartsBlock& of_block = target[token / kTileRows * num_blocks + block];
-    split(token, block, [&](int part, int64_t i, BitVec bits) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(of_block.parts[part][token % kTileRows] + i),
-                          _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)bits, 16)));
-    });
-  });
-  return {target, nullptr};
-}
+
+ private:
+  std::vector<PartsBlock> blocks_;
+  std::vector<float> floats_;
+};
 
 #endif
 

@@ -23,7 +23,6 @@ struct TokenNumbers {
 
   // The tokens from `first`, a multiple of 8, on.
   TokenNumbers From(int64_t first, int64_t num_columns) const {
-    if (blocks == nullptr) return {};
     return {blocks + first / kGroupTokens * (num_columns / kBlockWeights)};
   }
 };

@@ -59,7 +59,7 @@ def test_feed_forward_layer(kernels, set_threads, form):
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e-36, 1e30])
 @pytest.mark.parametrize("form", ALL_FORMATS)
 def test_tiles_and_vectors(tiles, form, size):
-    """Also of numbers so small that products and parts are below the normal ones, or so large that sums are infinite."""
+    """Also of numbers so small that products and parts are below the normal ones, or so large that sums overflow."""
     rng = np.random.default_rng(6)
     x, weight = make_tokens(rng, 40, 544), make_weight(rng, form, 50, 544)
     norm_weight = make_norm_weight(rng, 544) * np.float32(size)
