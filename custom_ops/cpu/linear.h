@@ -45,25 +45,29 @@ class PanelWorker {
       } else if constexpr (std::is_same_v<T, BFloat16>) {
         OfBFloat16(tokens, reinterpret_cast<const BFloat16*>(data), sums);
       } else {
-        MultiplyFloats(tokens, reinterpret_cast<const T*>(data), sums);
+        const T* const panels[] = {reinterpret_cast<const T*>(data)};
+        MultiplyFloats<1, T>(tokens, panels, &sums);
       }
     });
   }
 
   // Of two panels, which share their loads of tokens where they can.
   void Multiply(const LinearTokens& tokens, const Panel& first, Sums first_sums, const Panel& second, Sums second_sums) {
-#if defined(PAGED_OPS_AMX)
-    const bool by_tiles = TakesParts(first.weights) && TakesParts(second.weights) && tokens.parts.blocks != nullptr;
-    if (by_tiles && first.is_whole() && second.is_whole()) {
-      const auto data = [](const Panel& panel) {
-        return reinterpret_cast<const BFloat16*>(panel.weights.panel(panel.index));
-      };
-      const BFloat16* const panels[] = {data(first), data(second)};
-      const Sums sums[] = {first_sums, second_sums};
-      const int64_t panels_on = panels[1] - panels[0] == tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
-      return MultiplyByTiles<2>(tokens, panels, panels_on * BytesOfPanel(tokens), tiles_, sums);
-    }
-#endif
+    const bool are_alike = first.is_whole() && second.is_whole() && first.weights.kind == second.weights.kind;
+    const bool share = are_alike && WithKind(first.weights.kind, [&](auto of) {
+      using T = decltype(of);
+      if constexpr (kIsBlock<T>) {
+        return false;
+      } else {
+        const auto data = [](const Panel& panel) {
+          return reinterpret_cast<const T*>(panel.weights.panel(panel.index));
+        };
+        const T* const panels[] = {data(first), data(second)};
+        const Sums sums[] = {first_sums, second_sums};
+        return MultiplyTwo(tokens, panels, sums);
+      }
+    });
+    if (share) return;
     Multiply(tokens, first, first_sums);
     Multiply(tokens, second, second_sums);
   }
@@ -80,6 +84,24 @@ class PanelWorker {
   void Release() { tiles_.Release(); }
 
  private:
+  // Whether it can be done together, and is.
+  template <typename T>
+  bool MultiplyTwo(const LinearTokens& tokens, const T* const panels[2], const Sums sums[2]) {
+#if defined(PAGED_OPS_AMX)
+    if (std::is_same_v<T, BFloat16> && StandsByPairs(tokens.num_columns)) {
+      if (tokens.parts.blocks == nullptr) return false;
+      const int64_t panels_on = panels[1] - panels[0] == tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
+      if constexpr (std::is_same_v<T, BFloat16>) {
+        MultiplyByTiles<2>(tokens, panels, panels_on * BytesOfPanel(tokens), tiles_, sums);
+      }
+      return true;
+    }
+#endif
+    if (kPanelsOfTile == 1 || tokens.num_tokens == 1) return false;
+    MultiplyFloats<2, T>(tokens, panels, sums);
+    return true;
+  }
+
   static int64_t BytesOfPanel(const LinearTokens& tokens) { return tokens.num_columns * kPanelRows * sizeof(BFloat16); }
 
   void OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, Sums sums) {
@@ -94,7 +116,7 @@ class PanelWorker {
       return;
     }
 #endif
-    MultiplyFloats(tokens, panel, sums);
+    MultiplyFloats<1, BFloat16>(tokens, &panel, &sums);
   }
 
   uint64_t call_ = 0;
