@@ -185,6 +185,32 @@ inline PanelWorker& ThisThreadsWorker() {
 constexpr int64_t kChunksOfThread = 8;  // enough for a thread that is slower, or late, to be helped out
 constexpr int64_t kParallelProducts = 128 * 1024;  // that are worth waking the other threads for: tens of microseconds
 
+// Chunks that stand together, and are taken in order by one thread, until others have nothing to do but help.
+struct alignas(kLineBytes) ChunkRange {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
+// body(chunk) for each of `count`. A thread goes on where it was: it reads weights straight on, and of many tokens it
+// keeps those that it has made ready.
+template <typename Body>
+void ForChunksInOrder(int64_t count, bool alone, Body&& body) {
+  constexpr int64_t kMostRanges = 64;
+  Threads& threads = Threads::Get();
+  const int64_t num_ranges = std::min<int64_t>({threads.size(), count, kMostRanges});
+  ChunkRange ranges[kMostRanges];
+  for (int64_t r = 0; r < num_ranges; ++r) {
+    ranges[r].next.store(count * r / num_ranges, std::memory_order_relaxed);
+    ranges[r].end = count * (r + 1) / num_ranges;
+  }
+  threads.For(num_ranges, alone, [&](int64_t own, int) {
+    for (int64_t r = 0; r < num_ranges; ++r) {
+      ChunkRange& range = ranges[(own + r) % num_ranges];
+      for (int64_t chunk; (chunk = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) body(chunk);
+    }
+  });
+}
+
 inline std::atomic<uint64_t> linear_calls{0};
 
 // Products of the same tokens, all panels of all weights shared among the threads.
@@ -194,12 +220,11 @@ void Multiply(const LinearInput& input, const AnyProduct&... products) {
   const int64_t num_tokens = input.num_tokens;
   const int64_t num_panels = (products.num_panels() + ...);
   const int64_t num_blocks = (num_tokens + kBlockTokens - 1) / kBlockTokens;
-  Threads& threads = Threads::Get();
-  const int64_t wanted = std::max<int64_t>(1, kChunksOfThread * threads.size() / std::max<int64_t>(1, num_blocks));
-  const int64_t panels_of_chunk = std::max<int64_t>(1, num_panels / wanted);
+  const int64_t wanted = kChunksOfThread * Threads::Get().size();  // chunks, of each block of tokens
+  const int64_t panels_of_chunk = (num_panels / wanted + kPanelsTogether) / kPanelsTogether * kPanelsTogether;
   const int64_t chunks_of_block = (num_panels + panels_of_chunk - 1) / panels_of_chunk;
   const bool alone = (products.products(num_tokens) + ...) < kParallelProducts;
-  threads.For(num_blocks * chunks_of_block, alone, [&](int64_t chunk, int) {
+  ForChunksInOrder(num_blocks * chunks_of_block, alone, [&](int64_t chunk) {
     PanelWorker& worker = ThisThreadsWorker();
     const int64_t token = chunk / chunks_of_block * kBlockTokens;
     const LinearTokens& tokens = worker.Take(call, input, token, std::min(kBlockTokens, num_tokens - token));

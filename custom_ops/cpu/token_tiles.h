@@ -16,7 +16,7 @@ constexpr int kTileTokens = 6;
 constexpr int kTileTokens = 2;
 #endif
 
-constexpr int64_t kPrefetchBytes = 4096;  // weights are fetched by this much before their use by one tile alone
+constexpr int64_t kPrefetchBytes = 8192;  // weights are fetched by this much before their use by one tile alone
 constexpr int64_t kLineBytes = 64;
 
 inline Vec BroadcastFrom(const float* source) {
