@@ -45,7 +45,6 @@ class Kernels:
         self.path = library
         self._library = ctypes.CDLL(str(library))
         self._catching_call = ctypes.CDLL(str(catcher)).CatchingCall
-        self.has_tiles = self.use_tiles(True)
 
     def call(self, function: str, *arrays: np.ndarray) -> None:
         """Call `function` with inputs and outputs as MindSpore would; raises OpRefusedError."""
@@ -146,6 +145,11 @@ class Kernels:
     def set_num_threads(self, number: int) -> None:
         """Make the team smaller or larger."""
         self._library.PagedOpsSetNumThreads(number)
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether it can multiply on matrix tiles."""
+        return self.use_tiles(True)
 
     def use_tiles(self, use: bool) -> bool:
         """Multiply on matrix tiles, or on vectors alone; returns whether it is tiles now."""

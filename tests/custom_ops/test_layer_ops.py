@@ -21,10 +21,10 @@ from tests.custom_ops.layer_scenes import (
     make_tokens,
 )
 
-# Tokens: tiles of up to 6, for blocks of weights 4 (AVX-512: 8), and 96 that share a chunk of weights. Rows: panels of
+# Tokens: tiles of 6 (AVX-512: 8), on matrix tiles groups of 8, 16 and 32, and 96 that share a panel. Rows: panels of
 # 16, with a rest.
 TOKENS_AND_ROWS = [(1, 1), (2, 15), (3, 16), (4, 17), (5, 31), (6, 32), (7, 33), (8, 5), (9, 16), (13, 18), (95, 3)]
-TOKENS_AND_ROWS += [(96, 16), (97, 17), (193, 2)]
+TOKENS_AND_ROWS += [(17, 32), (33, 49), (96, 16), (97, 17), (193, 2)]
 UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
