@@ -66,8 +66,8 @@ void Unpack(const Numbers& numbers, UnpackedNumbers& unpacked) {
 
 // sums[t] += x[t] . panel, for num_blocks blocks of columns. numbers_of(b): the numbers of blocks[b].
 template <int kTokens, typename Block, typename NumbersOf>
-void MultiplyBlocks(const TokenNumbers& tokens, int64_t num_columns, int64_t first_block, const Block* blocks, NumbersOf&& numbers_of,
-                    int64_t num_blocks, bool is_first, float (*sums)[kPanelRows]) {
+void MultiplyBlocks(const TokenNumbers& tokens, int64_t num_columns, int64_t first_block, const Block* blocks,
+                    NumbersOf&& numbers_of, int64_t num_blocks, bool is_first, float (*sums)[kPanelRows]) {
   using Numbers = std::remove_cv_t<std::remove_reference_t<decltype(numbers_of(0))>>;
   const int64_t stride = num_columns, scale_stride = stride / kBlockWeights;
   Vec tile[kTokens][kRowVecs];
