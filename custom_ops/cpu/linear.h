@@ -19,7 +19,7 @@
 
 namespace paged_ops {
 
-constexpr int64_t kBlockTokens = 96;   // that share a panel's weights while these are unpacked, and 6 KB of sums
+constexpr int64_t kBlockTokens = 96;  // that share a panel's weights while these are unpacked, and 6 KB of sums
 
 // 16 rows of a weight.
 struct Panel {
