@@ -50,20 +50,18 @@ void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels]
       }
     }
   };
-  const auto fetch = [&](int64_t k, int64_t bytes, auto hint) {
+  const auto fetch = [&](int64_t k, int64_t bytes) {
     PAGED_OPS_UNROLL_TILE
-    for (int p = 0; p < kPanels; ++p) {
-      __builtin_prefetch(reinterpret_cast<const char*>(panel_of(p) + k * kPanelRows) + bytes, 0, hint());
-    }
+    for (int p = 0; p < kPanels; ++p) Fetch(panel_of(p) + k * kPanelRows, bytes);
   };
   if constexpr (kTokens == 1) {
     for (int64_t k = 0; k < columns; ++k) {
-      fetch(k, kPrefetchBytes, std::integral_constant<int, 3>());
+      fetch(k, kPrefetchBytes);
       multiply(k);
     }
   } else {
     for (int64_t first = 0; first < columns; first += ahead.columns) {
-      fetch(first, ahead.bytes, std::integral_constant<int, 2>());  // not into the nearest cache
+      fetch(first, ahead.bytes);
       for (int64_t k = first; k < std::min(columns, first + ahead.columns); ++k) multiply(k);
     }
   }

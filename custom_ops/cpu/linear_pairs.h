@@ -75,9 +75,7 @@ void MultiplyBlocks(const TokenNumbers& tokens, int64_t num_columns, int64_t fir
   for (int64_t b = 0; b < num_blocks; ++b) {
     if constexpr (!std::is_same_v<Numbers, UnpackedNumbers>) {  // from memory, not yet read by another tile
       PAGED_OPS_UNROLL_TILE
-      for (size_t line = 0; line < sizeof(Block); line += kLineBytes) {
-        __builtin_prefetch(reinterpret_cast<const char*>(blocks + b) + kPrefetchBytes + line);
-      }
+      for (size_t line = 0; line < sizeof(Block); line += kLineBytes) Fetch(blocks + b, kPrefetchBytes + line);
     }
     const int16_t* x = tokens.numbers + (first_block + b) * kBlockWeights;
     IntVec whole[kTokens][kRowVecs] = {};
@@ -136,7 +134,7 @@ class BlockWorker {
         for (int64_t b = 0; b < count; ++b) {
           PAGED_OPS_UNROLL_TILE
           for (size_t line = 0; line < sizeof(Block); line += kLineBytes) {
-            __builtin_prefetch(reinterpret_cast<const char*>(blocks + first + b) + kPrefetchBytes + line);
+            Fetch(blocks + first + b, kPrefetchBytes + line);
           }
           Unpack(blocks[first + b].numbers, unpacked_[b]);
         }

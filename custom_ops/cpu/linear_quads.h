@@ -45,9 +45,7 @@ void MultiplyByVectors(const TokenBlock* tokens, const Block* blocks, int64_t nu
   Vec tile[kTokens] = {};
   for (int64_t b = 0; b < num_blocks; ++b) {
     PAGED_OPS_UNROLL_TILE
-    for (size_t line = 0; line < sizeof(Block); line += kLineBytes) {
-      __builtin_prefetch(reinterpret_cast<const char*>(blocks + b) + kPrefetchBytes + line);
-    }
+    for (size_t line = 0; line < sizeof(Block); line += kLineBytes) Fetch(blocks + b, kPrefetchBytes + line);
     __m512i quads[kBlockQuads], high[kTokens] = {}, low[kTokens];
     LoadQuads(blocks[b].numbers, quads);
     PAGED_OPS_UNROLL_TILE
@@ -97,9 +95,7 @@ void MultiplyByTiles(const TokenBlock* tokens, const Block* blocks, NumbersOf&& 
   for (int64_t b = 0; b < num_blocks; ++b) {
     if (b + 1 < num_blocks) multiply(b + 1);
     PAGED_OPS_UNROLL_TILE
-    for (int line = 0; line < kLines; ++line) {
-      __builtin_prefetch(ahead + (b * kLines + line) * kLineBytes, 0, 2);
-    }
+    for (int line = 0; line < kLines; ++line) Fetch(ahead, (b * kLines + line) * kLineBytes);
     const BlockScales<Block> scales(blocks[b]);
     PAGED_OPS_UNROLL_TILE
     for (int g = 0; g < kGroups; ++g) {

@@ -23,9 +23,8 @@ void MultiplyGroups(const PartsBlock* tokens, const BFloat16* const panels[kPane
   constexpr bool kTwoGroups = kGroups == 2, kTwoPanels = kPanels == 2;
   const BFloat16 *first = panels[0], *second = panels[kPanels - 1];
   const auto fetch = [=](const BFloat16* panel, int64_t block) {
-    const char* lines = reinterpret_cast<const char*>(panel) + ahead + block * kLines * kLineBytes;
     PAGED_OPS_UNROLL_TILE
-    for (int line = 0; line < kLines; ++line) __builtin_prefetch(lines + line * kLineBytes, 0, 2);
+    for (int line = 0; line < kLines; ++line) Fetch(panel, ahead + (block * kLines + line) * kLineBytes);
   };
   ZeroTile<0>();
   ZeroTile<1>();
@@ -105,7 +104,7 @@ inline void MultiplyByVectors(const float* parts, const BFloat16* panel, int64_t
   for (int64_t b = 0; b < num_blocks; ++b, parts += kTokenParts * kTileColumns) {
     Vec even[kTokenParts] = {}, odd[kTokenParts] = {};
     for (int64_t column = 0; column < kTileColumns; column += 2, panel += 2 * kPanelRows) {
-      __builtin_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes);
+      Fetch(panel, kPrefetchBytes);
       const BitVec both = (BitVec)_mm512_loadu_si512(panel);
       const Vec first = InRegister((Vec)(both << 16)), second = InRegister((Vec)(both & 0xffff0000u));
       PAGED_OPS_UNROLL_TILE

