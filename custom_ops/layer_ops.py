@@ -108,7 +108,7 @@ class LlamaStep(nn.Cell):
     what `table` and `head` are.
     Inputs: input_ids, positions, rows [T] int32; logit_indices [N] int32, tokens whose logits are wanted, -1 for none;
     table_indices [E, 2] and table_values [E] int32, written into block_table first; table and head [V, C]; norm_weight
-    [C], of the last norm; caches: key_cache and value_cache of each layer; packs: uint8 [bytes] each, of any number.
+    [C], of the last norm; key_cache and value_cache [L, NB, BS, K, D]; packs: uint8 [bytes] each, of any number.
     The other inputs are as the two layers take them. Logits of none are zeros.
     """
 
@@ -123,12 +123,12 @@ class LlamaStep(nn.Cell):
 
     def construct(
         self, input_ids, positions, rows, cos_table, sin_table, logit_indices, table_indices, table_values, block_table,
-        table, norm_weight, head, caches, packs,
+        table, norm_weight, head, key_cache, value_cache, packs,
     ):  # fmt: skip
         """Write the entries, then compute the tokens."""
         return self.op(
             input_ids, positions, rows, cos_table, sin_table, logit_indices, table_indices, table_values, block_table,
-            self.layout, table, norm_weight, head, *caches, *packs,
+            self.layout, table, norm_weight, head, key_cache, value_cache, *packs,
             self.epsilon, self.scale, self.table_kind, self.head_kind,
         )  # fmt: skip
 

@@ -69,7 +69,8 @@ class PagedAttention(nn.Cell):
 class CopyBlocks(nn.Cell):
     """Copy whole blocks within the caches, in place: for copy-on-write and compaction.
 
-    Inputs: key_cache, value_cache; pairs [P, 2] int32 of source and destination, done in order, (-1, -1) for none.
+    Inputs: key_cache, value_cache, on `cpu` also [L, NB, BS, K, D] of several layers; pairs [P, 2] int32 of source and
+    destination, done in order, (-1, -1) for none.
     Output: int32 [1], to depend on. Raises ConfigError for an unknown backend.
     """
 
@@ -85,8 +86,9 @@ class CopyBlocks(nn.Cell):
 class ReadBlocks(nn.Cell):
     """Copy whole blocks out of the caches: for the tiers below the pool.
 
-    Inputs: key_cache, value_cache; block_ids [P] int32. Output: [2, P, BS, K, D] of the caches' type, keys and then
-    values. Raises ConfigError for an unknown backend.
+    Inputs: key_cache, value_cache, on `cpu` also [L, NB, BS, K, D] of several layers; block_ids [P] int32. Output:
+    [2, P, BS, K, D] of the caches' type, keys and then values, or [L, 2, P, BS, K, D]. Raises ConfigError for an
+    unknown backend.
     """
 
     def __init__(self, backend: str | Path):
@@ -104,11 +106,11 @@ class ReadBlocks(nn.Cell):
 
 
 class WriteBlocks(nn.Cell):
-    """Put whole blocks that ReadBlocks gave back into one layer's caches, in place.
+    """Put whole blocks that ReadBlocks gave back into the caches, in place.
 
-    Inputs: key_cache, value_cache; pages [L, 2, P, BS, K, D] of all L layers, of the caches' type; block_ids [P] int32,
-    -1 for a page that is not written; layer, which of the L it is. Output: int32 [1], to depend on. Raises ConfigError
-    for an unknown backend.
+    Inputs: key_cache, value_cache, on `cpu` also [C, NB, BS, K, D] of several layers; pages [L, 2, P, BS, K, D] of all
+    layers, of the caches' type; block_ids [P] int32, -1 for a page that is not written; layer, which of the L it is, or
+    the first of several. Output: int32 [1], to depend on. Raises ConfigError for an unknown backend.
     """
 
     def __init__(self, backend: str | Path):

@@ -52,7 +52,7 @@ class PackedLayers(nn.Cell):
 class WholeStep(nn.Cell):
     """Called as `LlamaForCausalLM` is. model: its tensors, the layers packed; head: the Cell with the head's `weight`.
 
-    scale: of the scores. Activations are float32.
+    kv_pool: one that has all layers together. scale: of the scores. Activations are float32.
     """
 
     def __init__(self, model, head, kv_pool: KVPagePool, cos_table, sin_table, epsilon, scale, backend):
@@ -61,15 +61,14 @@ class WholeStep(nn.Cell):
         self.cos_table, self.sin_table = cos_table, sin_table
         self.block_table = kv_pool.block_table
         self.packs = model.layers.packs
-        pairs = zip(kv_pool.key_caches, kv_pool.value_caches, strict=True)
-        self.caches = ParameterTuple([cache for pair in pairs for cache in pair])
+        self.key_caches, self.value_caches = ParameterTuple(kv_pool.key_caches), ParameterTuple(kv_pool.value_caches)
         self.step = LlamaStep(epsilon, scale, model.layers.layout, model.embed_tokens.kind, head.kind, backend)
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
         return self.step(
             input_ids, positions, rows, self.cos_table, self.sin_table, logit_indices, table_indices, table_values,
-            self.block_table, self.model.embed_tokens.weight, self.model.norm.weight, self.head.weight, self.caches,
-            self.packs,
+            self.block_table, self.model.embed_tokens.weight, self.model.norm.weight, self.head.weight,
+            self.key_caches[0], self.value_caches[0], self.packs,
         )  # fmt: skip
 
 

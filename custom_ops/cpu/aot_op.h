@@ -6,6 +6,7 @@
 // and raises RuntimeError in Python with its what() in the text. That is how an op refuses its input.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -85,6 +86,8 @@ class Arguments {
 
   Tensor NextInt32(const char* name, int rank) { return Next(name, rank, {DType::kInt32}); }
 
+  int RankOfNext() const { return ndims_[next_]; }
+
  private:
   const char* op_;
   void** params_;
@@ -94,12 +97,14 @@ class Arguments {
   int next_ = 0;
 };
 
-inline void RequireShape(const char* op, const Tensor& tensor, std::initializer_list<int64_t> expected) {
-  bool same = static_cast<size_t>(tensor.rank) == expected.size();
-  for (int i = 0; same && i < tensor.rank; ++i) same = tensor.shape[i] == expected.begin()[i];
-  if (same) return;
+inline void RequireShape(const char* op, const Tensor& tensor, const int64_t* expected, int rank) {
+  if (tensor.rank == rank && std::equal(expected, expected + rank, tensor.shape)) return;
   Refuse(op, tensor.name, " has shape ", ShapeText(tensor.shape, tensor.rank), ", it must be ",
-         ShapeText(expected.begin(), static_cast<int>(expected.size())));
+         ShapeText(expected, rank));
+}
+
+inline void RequireShape(const char* op, const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  RequireShape(op, tensor, expected.begin(), static_cast<int>(expected.size()));
 }
 
 inline void RequireSameDType(const char* op, const Tensor& tensor, const Tensor& like) {
@@ -135,10 +140,23 @@ struct Pages {
 // Kernels walk the cache in chunks of this many tokens: a chunk never crosses a block.
 constexpr int64_t kChunkTokens = 16;
 
-inline Pages NextPages(const char* op, Arguments& arguments) {
-  const Tensor keys = arguments.NextCache("key_cache", 4);
-  const Tensor values = arguments.NextCache("value_cache", 4);
-  RequireShape(op, values, {keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3]});
+// The pages of one layer, or of several, each as large as the others.
+struct PagesOfLayers {
+  Pages first;
+  bool of_several;  // the caches have a dimension for them
+  int64_t num_layers;
+
+  Pages operator[](int64_t layer) const {
+    Pages pages = first;
+    const size_t behind = layer * first.keys.Bytes();
+    pages.keys.data = first.keys.as<char>() + behind;
+    pages.values.data = first.values.as<char>() + behind;
+    return pages;
+  }
+};
+
+inline Pages PagesOf(const char* op, const Tensor& keys, const Tensor& values) {
+  RequireShape(op, values, keys.shape, 4);
   RequireSameDType(op, values, keys);
   if (keys.shape[1] <= 0 || keys.shape[1] % kChunkTokens != 0) {
     Refuse(op, "block_size ", keys.shape[1], " is not a multiple of ", kChunkTokens);
@@ -152,6 +170,27 @@ inline Pages NextPages(const char* op, Arguments& arguments) {
   if (head_dim <= 0 || head_dim % 2 != 0) Refuse(op, "head_dim ", head_dim, " is not a multiple of 2");
   if (keys.shape[2] <= 0) Refuse(op, "key_cache has no KV heads: ", ShapeText(keys.shape, 4));
   return {keys, values, keys.shape[0], keys.shape[1], keys.shape[2], head_dim};
+}
+
+inline Pages NextPages(const char* op, Arguments& arguments) {
+  const Tensor keys = arguments.NextCache("key_cache", 4), values = arguments.NextCache("value_cache", 4);
+  return PagesOf(op, keys, values);
+}
+
+// Of caches [L, NB, BS, K, D].
+inline PagesOfLayers NextPagesOfSeveral(const char* op, Arguments& arguments) {
+  const Tensor keys = arguments.NextCache("key_cache", 5), values = arguments.NextCache("value_cache", 5);
+  RequireShape(op, values, keys.shape, 5);
+  const auto first = [](const Tensor& cache) {
+    return Tensor{cache.name, cache.data, 4, cache.shape + 1, cache.dtype_name, cache.dtype};
+  };
+  return {PagesOf(op, first(keys), first(values)), true, keys.shape[0]};
+}
+
+// Of whichever it is.
+inline PagesOfLayers NextPagesOfLayers(const char* op, Arguments& arguments) {
+  if (arguments.RankOfNext() == 5) return NextPagesOfSeveral(op, arguments);
+  return {NextPages(op, arguments), false, 1};
 }
 
 // The smallest piece of work, in bytes moved, that is worth waking the other threads for: tens of microseconds.

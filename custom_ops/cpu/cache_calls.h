@@ -21,7 +21,7 @@ struct ReshapeAndCacheCall {
 };
 
 struct CopyBlocksCall {
-  Pages pages;
+  PagesOfLayers pages;
   Tensor pairs;
   Tensor output;
 
@@ -29,7 +29,7 @@ struct CopyBlocksCall {
 };
 
 struct ReadBlocksCall {
-  Pages pages;
+  PagesOfLayers pages;
   Tensor block_ids;
   Tensor output;
 
@@ -37,10 +37,10 @@ struct ReadBlocksCall {
 };
 
 struct WriteBlocksCall {
-  Pages caches;
+  PagesOfLayers caches;
   Tensor pages;
   Tensor block_ids;
-  int64_t layer;
+  int64_t layer;  // whose pages the first of the caches is given
   Tensor output;
 
   int64_t num_ids() const { return block_ids.shape[0]; }
@@ -100,41 +100,44 @@ inline ReshapeAndCacheCall ParseReshapeAndCache(Arguments arguments) {
 }
 
 inline CopyBlocksCall ParseCopyBlocks(Arguments arguments) {
-  const Pages pages = NextPages(kCopyBlocks, arguments);
+  const PagesOfLayers pages = NextPagesOfLayers(kCopyBlocks, arguments);
   const Tensor pairs = arguments.NextInt32("pairs", 2);
   const Tensor output = arguments.NextInt32("output", 1);
   RequireShape(kCopyBlocks, pairs, {pairs.shape[0], 2});
   RequireShape(kCopyBlocks, output, {1});
-  RequirePairs(pairs, pages.num_blocks);
+  RequirePairs(pairs, pages.first.num_blocks);
   return {pages, pairs, output};
 }
 
 inline ReadBlocksCall ParseReadBlocks(Arguments arguments) {
-  const Pages pages = NextPages(kReadBlocks, arguments);
+  const PagesOfLayers pages = NextPagesOfLayers(kReadBlocks, arguments);
   const Tensor block_ids = arguments.NextInt32("block_ids", 1);
-  const Tensor output = arguments.NextCache("output", 5);
-  RequireShape(kReadBlocks, output,
-               {2, block_ids.shape[0], pages.block_size, pages.num_kv_heads, pages.keys.shape[3]});
-  RequireSameDType(kReadBlocks, output, pages.keys);
-  RequireBlockIds(kReadBlocks, block_ids, 0, pages.num_blocks);
+  const int rank = pages.of_several ? 6 : 5;
+  const Tensor output = arguments.NextCache("output", rank);
+  const Pages& first = pages.first;
+  const int64_t shape[] = {pages.num_layers, 2, block_ids.shape[0], first.block_size, first.num_kv_heads,
+                           first.keys.shape[3]};
+  RequireShape(kReadBlocks, output, pages.of_several ? shape : shape + 1, rank);
+  RequireSameDType(kReadBlocks, output, first.keys);
+  RequireBlockIds(kReadBlocks, block_ids, 0, first.num_blocks);
   return {pages, block_ids, output};
 }
 
 inline WriteBlocksCall ParseWriteBlocks(Arguments arguments) {
-  const Pages caches = NextPages(kWriteBlocks, arguments);
+  const PagesOfLayers caches = NextPagesOfLayers(kWriteBlocks, arguments);
+  const Pages& first = caches.first;
   const Tensor pages = arguments.NextCache("pages", 6);
   const Tensor block_ids = arguments.NextInt32("block_ids", 1);
   const int64_t layer = arguments.Next("layer", 0, {DType::kInt64}).as<int64_t>()[0];
   const Tensor output = arguments.NextInt32("output", 1);
   const int64_t num_layers = pages.shape[0];
   RequireShape(kWriteBlocks, pages,
-               {num_layers, 2, block_ids.shape[0], caches.block_size, caches.num_kv_heads, caches.keys.shape[3]});
+               {num_layers, 2, block_ids.shape[0], first.block_size, first.num_kv_heads, first.keys.shape[3]});
   RequireShape(kWriteBlocks, output, {1});
-  RequireSameDType(kWriteBlocks, pages, caches.keys);
-  if (layer < 0 || layer >= num_layers) {
-    Refuse(kWriteBlocks, "layer ", layer, " is outside [0, ", num_layers, ")");
-  }
-  RequireBlockIds(kWriteBlocks, block_ids, -1, caches.num_blocks);
+  RequireSameDType(kWriteBlocks, pages, first.keys);
+  const int64_t end = num_layers - caches.num_layers + 1;
+  if (layer < 0 || layer >= end) Refuse(kWriteBlocks, "layer ", layer, " is outside [0, ", end, ")");
+  RequireBlockIds(kWriteBlocks, block_ids, -1, first.num_blocks);
   return {caches, pages, block_ids, layer, output};
 }
 

@@ -25,10 +25,14 @@ inline Shape ShapeOfDone(int*, int64_t**) { return {1}; }
 
 inline Shape ShapeOfQuery(int* ndims, int64_t** shapes) { return Shape(shapes[0], shapes[0] + ndims[0]); }
 
-// key_cache [NB, BS, K, D], value_cache, block_ids [P] -> [2, P, BS, K, D]; the op itself refuses other shapes.
+// key_cache [NB, BS, K, D], value_cache, block_ids [P] -> [2, P, BS, K, D]; of several layers [L, NB, …] -> [L, 2, P, …].
+// The op itself refuses other shapes.
 inline Shape ShapeOfPages(int* ndims, int64_t** shapes) {
-  Shape pages = {2, ndims[2] > 0 ? shapes[2][0] : 1};
-  for (int axis = 1; axis < ndims[0]; ++axis) pages.push_back(shapes[0][axis]);
+  const int64_t* cache = shapes[0];
+  const int of_layers = ndims[0] == 5 ? 1 : 0;
+  Shape pages(cache, cache + of_layers);
+  pages.insert(pages.end(), {2, ndims[2] > 0 ? shapes[2][0] : 1});
+  for (int axis = of_layers + 1; axis < ndims[0]; ++axis) pages.push_back(cache[axis]);
   return pages;
 }
 

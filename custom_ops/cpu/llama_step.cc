@@ -14,14 +14,15 @@
 //   table                    [V, C], rows of the embedding, as the weight of norm_linear
 //   norm_weight              [C] float32, of the last norm
 //   head                     [V, C], as the weight of norm_linear; may be the table itself
-//   of each layer            key_cache, value_cache, as those of attention_layer
+//   key_cache, value_cache   [L, NB, BS, K, D], written in place: of each layer those of attention_layer
 //   packs                    [bytes] uint8, at least one: the layers' weights
 //   epsilon, scale           float32 scalars
 //   table_kind, head_kind    int64 scalars
 //   output                   [N, V] float32
 // One operator of few inputs, because MindSpore takes 20 us for an operator and 3 us for each input when weights have
-// just gone through the CPU's caches: with an input for each weight that was an eighth of a small model's step. Padding (row -1) behind the last token of a row is not computed, nor are logits
-// behind the last one wanted, which are zeros: so a step costs what its tokens cost in a graph of any size.
+// just gone through the CPU's caches: with an input for each weight and each cache that was a fifth of a small model's
+// step. Padding (row -1) behind the last token of a row is not computed, nor are logits behind the last one wanted, which
+// are zeros: so a step costs what its tokens cost in a graph of any size.
 
 #include <string>
 
@@ -36,8 +37,8 @@ namespace {
 
 constexpr char kLlamaStep[] = "llama_step";
 
-// Parameters before those of the layers, of a layer, and behind the packs.
-constexpr int kBefore = 13, kCaches = 2, kBehind = 5;
+// Parameters before the packs, and behind them.
+constexpr int kBefore = 15, kBehind = 5;
 constexpr int64_t kLayerWeights = 9;
 
 // All parameters of a call.
@@ -82,20 +83,9 @@ struct StepShapes {
   int64_t wanted[2];   // x of the head
 };
 
-// As `layout` has them.
-int64_t NumLayers(const Parameters& parameters, const Tensor& layout) {
-  const int64_t num_layers = layout.shape[0];
-  RequireShape(kLlamaStep, layout, {num_layers, kLayerWeights, kPlaceNumbers});
-  if (num_layers == 0 || parameters.count <= kBefore + num_layers * kCaches + kBehind) {
-    Refuse(kLlamaStep, "got ", parameters.count, " inputs and outputs; for ", num_layers, " layers it takes ",
-           kBefore + kBehind + num_layers * kCaches, " and the packs");
-  }
-  return num_layers;
-}
-
-std::vector<Tensor> Packs(const Parameters& parameters, int64_t num_layers) {
-  const int first = kBefore + static_cast<int>(num_layers) * kCaches, number = parameters.count - kBehind - first;
-  Arguments arguments = parameters.Some(kLlamaStep, first, number);
+std::vector<Tensor> Packs(const Parameters& parameters) {
+  const int number = parameters.count - kBehind - kBefore;
+  Arguments arguments = parameters.Some(kLlamaStep, kBefore, number);
   std::vector<Tensor> packs;
   for (int i = 0; i < number; ++i) packs.push_back(arguments.Next("pack", 1, {DType::kUInt8}));
   return packs;
@@ -132,10 +122,23 @@ void RequireLogitIndices(const Tensor& indices, int64_t num_tokens) {
   }
 }
 
+// Of the layers, by their number.
+struct LayersCall {
+  Tensor layout;
+  PagesOfLayers pages;
+};
+
+LayersCall NextLayers(const Tensor& layout, Arguments& arguments) {
+  const PagesOfLayers pages = NextPagesOfSeveral(kLlamaStep, arguments);
+  if (pages.num_layers == 0) Refuse(kLlamaStep, "key_cache has no layers");
+  RequireShape(kLlamaStep, layout, {pages.num_layers, kLayerWeights, kPlaceNumbers});
+  return {layout, pages};
+}
+
 // All but the layers, and what these have in common: their x and output are the same memory.
-AttentionLayerCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* shapes, Tensor* layout) {
-  if (parameters.count < kBefore + kBehind) {
-    Refuse(kLlamaStep, "got ", parameters.count, " inputs and outputs, it takes at least ", kBefore + kBehind);
+AttentionLayerCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* shapes, LayersCall* layers) {
+  if (parameters.count <= kBefore + kBehind) {
+    Refuse(kLlamaStep, "got ", parameters.count, " inputs and outputs, it takes at least ", kBefore + kBehind + 1);
   }
   Arguments before = parameters.Some(kLlamaStep, 0, kBefore);
   AttentionLayerCall common;
@@ -148,10 +151,11 @@ AttentionLayerCall ParseCommon(const Parameters& parameters, Step* step, StepSha
   step->table.indices = before.NextInt32("table_indices", 2);
   step->table.values = before.NextInt32("table_values", 1);
   step->table.block_table = common.block_table = before.NextInt32("block_table", 2);
-  *layout = before.Next("layout", 3, {DType::kInt64});
+  const Tensor layout = before.Next("layout", 3, {DType::kInt64});
   const Tensor table = NextWeight(before, "table");
   step->head.norm_weight = before.Next("norm_weight", 1, {DType::kFloat32});
   const Tensor head = NextWeight(before, "head");
+  *layers = NextLayers(layout, before);
   Arguments behind = parameters.Some(kLlamaStep, parameters.count - kBehind, kBehind);
   step->head.epsilon = common.epsilon = NextEpsilon(behind);
   common.scale = behind.Next("scale", 0, {DType::kFloat32}).as<float>()[0];
@@ -178,11 +182,11 @@ AttentionLayerCall ParseCommon(const Parameters& parameters, Step* step, StepSha
   return common;
 }
 
-AttentionLayerCall ParseAttention(const char* op, Arguments caches, PackedLayer& weights,
+AttentionLayerCall ParseAttention(const char* op, const Pages& pages, PackedLayer& weights,
                                   const AttentionLayerCall& common) {
   AttentionLayerCall call = common;
   const int64_t columns = call.x.shape[1];
-  call.pages = NextPages(op, caches);
+  call.pages = pages;
   call.norm_weight = weights.NextNormWeight(op, "norm_weight", call.x.shape + 1);
   call.query = weights.NextWeight(op, "query", columns);
   call.key = weights.NextWeight(op, "key", columns);
@@ -210,17 +214,15 @@ FeedForwardCall ParseFeedForward(const char* op, PackedLayer& weights, const Att
 // The step points into `shapes`.
 Step Parse(const Parameters& parameters, StepShapes* shapes) {
   Step step;
-  Tensor layout;
-  const AttentionLayerCall common = ParseCommon(parameters, &step, shapes, &layout);
-  step.layers.resize(NumLayers(parameters, layout));
-  const std::vector<Tensor> packs = Packs(parameters, layout.shape[0]);
+  LayersCall layers;
+  const AttentionLayerCall common = ParseCommon(parameters, &step, shapes, &layers);
+  step.layers.resize(layers.pages.num_layers);
+  const std::vector<Tensor> packs = Packs(parameters);
   for (size_t i = 0; i < step.layers.size(); ++i) {
     const std::string name = std::string(kLlamaStep) + ": layer " + std::to_string(i);
-    PackedLayer weights(packs, layout.as<int64_t>() + i * kLayerWeights * kPlaceNumbers);
-    const int first = kBefore + static_cast<int>(i) * kCaches;
+    PackedLayer weights(packs, layers.layout.as<int64_t>() + i * kLayerWeights * kPlaceNumbers);
     const std::string attention = name + ", attention", feed_forward = name + ", feed forward";
-    step.layers[i].attention =
-        ParseAttention(attention.c_str(), parameters.Some(attention.c_str(), first, kCaches), weights, common);
+    step.layers[i].attention = ParseAttention(attention.c_str(), layers.pages[i], weights, common);
     step.layers[i].feed_forward = ParseFeedForward(feed_forward.c_str(), weights, common);
   }
   return step;
@@ -233,21 +235,11 @@ void WriteEntries(const TableCall& call) {
   }
 }
 
-bool HaveSameBlocks(const Pages& a, const Pages& b) {
-  return a.num_blocks == b.num_blocks && a.block_size == b.block_size;
-}
-
-// All that a step says of its tokens, with the blocks that block_table has for them now. Of the pages the size only
-// counts: layers that have that of the one before need no look of their own.
+// All that a step says of its tokens, with the blocks that block_table has for them now. All layers have as many.
 void RequireTokens(const Step& step) {
   RequireIds(kLlamaStep, step.embedding);
   RequireLogitIndices(step.logit_indices, step.num_tokens);
-  for (size_t i = 0; i < step.layers.size(); ++i) {
-    const AttentionLayerCall& attention = step.layers[i].attention;
-    if (i == 0 || !HaveSameBlocks(attention.pages, step.layers[i - 1].attention.pages)) {
-      RequireTokens(kLlamaStep, attention);
-    }
-  }
+  RequireTokens(kLlamaStep, step.layers[0].attention);
 }
 
 // The tokens whose logits are wanted; what is padding has zeros.

@@ -1,9 +1,9 @@
-// write_blocks: put whole blocks, that read_blocks once gave, back into one layer's paged cache.
+// write_blocks: put whole blocks, that read_blocks once gave, back into the paged cache of a layer, or of several.
 //
-//   key_cache, value_cache  [NB, BS, K, D], changed in place
+//   key_cache, value_cache  [NB, BS, K, D], or of several layers [C, NB, BS, K, D]; changed in place
 //   pages                   [L, 2, P, BS, K, D] of the caches' type: for every layer keys, then values
 //   block_ids               [P] int32; -1 = the page is not written
-//   layer                   int64 scalar: which of the L layers these caches belong to
+//   layer                   int64 scalar: which of the L layers these caches belong to, the first of several
 //   output                  [1] int32, always 0: something for later operators to depend on
 //
 // All layers read one and the same `pages`: cutting it up in the graph would copy each part once more.
@@ -14,13 +14,14 @@ PAGED_OPS_EXPORT int WriteBlocks(int nparam, void** params, int* ndims, int64_t*
                                  void* /*stream*/, void* /*extra*/) {
   using namespace paged_ops;
   const WriteBlocksCall call = ParseWriteBlocks(Arguments(kWriteBlocks, 6, nparam, params, ndims, shapes, dtypes));
-  const int64_t block_bytes = BlockBytes(call.caches), count = call.num_ids();
-  for (int64_t which = 0; which < 2; ++which) {
-    const Tensor& cache = which ? call.caches.values : call.caches.keys;
-    const char* source = call.pages.as<char>() + (call.layer * 2 + which) * count * block_bytes;
+  const int64_t block_bytes = BlockBytes(call.caches.first), count = call.num_ids();
+  for (int64_t cache = 0; cache < 2 * call.caches.num_layers; ++cache) {
+    const Pages caches = call.caches[cache / 2];
+    char* target = (cache % 2 ? caches.values : caches.keys).as<char>();
+    const char* source = call.pages.as<char>() + (call.layer * 2 + cache) * count * block_bytes;
     for (int64_t p = 0; p < count; ++p) {
       const int64_t id = call.block_ids.as<int32_t>()[p];
-      if (id >= 0) std::memcpy(cache.as<char>() + id * block_bytes, source + p * block_bytes, block_bytes);
+      if (id >= 0) std::memcpy(target + id * block_bytes, source + p * block_bytes, block_bytes);
     }
   }
   call.output.as<int32_t>()[0] = 0;

@@ -11,14 +11,15 @@ from mindspore_paged.custom_ops.ops import CopyBlocks, ReadBlocks, WriteBlocks
 class KVPagePool:
     """Device memory of the cache, made by `allocate` or by a loaded graph; graphs read and write it in place.
 
-    key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`. Of
-    int8, head_dim + 4: a page's values come first and then their scales; whoever moves pages need not know.
+    key_caches, value_caches: one Parameter a layer, [num_blocks, block_size, num_kv_heads, head_dim] of `dtype`, or one
+    for all layers together, with a dimension for them in front: MindSpore takes microseconds to tell an operator of an
+    input. Of int8, head_dim + 4: a page's values come first and then their scales; whoever moves pages need not know.
     block_table: Parameter int32 [max_num_seqs, max_blocks_per_seq]; the null block where a row has no block.
     copier, reader, writer: Cells that copy pages within the pool, read them out and write them back.
     """
 
     def __init__(self, key_caches, value_caches, block_table, backend="cpu"):
-        self.num_blocks, self.block_size = key_caches[0].shape[:2]
+        self.num_blocks, self.block_size = key_caches[0].shape[-4:-2]
         self.key_caches, self.value_caches = list(key_caches), list(value_caches)
         self.block_table = block_table
         self.dtype = str(key_caches[0].dtype).lower()
@@ -29,14 +30,16 @@ class KVPagePool:
 
     @classmethod
     def allocate(
-        cls, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu"
-    ) -> "KVPagePool":
-        """A pool of pages that are all zero."""
+        cls, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu",
+        layers_together=False,
+    ) -> "KVPagePool":  # fmt: skip
+        """A pool of pages that are all zero; layers_together: a Parameter for all, for a step that is one operator."""
         stored_dim = head_dim + SCALE_BYTES.get(dtype, 0) // ITEM_SIZES[dtype]
-        page_shape = (num_blocks, block_size, num_kv_heads, stored_dim)
+        shape = (num_blocks, block_size, num_kv_heads, stored_dim)
+        shapes = [(num_layers, *shape)] if layers_together else [shape] * num_layers
         return cls(
-            [_zeros(page_shape, dtype, f"{i}.key_cache") for i in range(num_layers)],
-            [_zeros(page_shape, dtype, f"{i}.value_cache") for i in range(num_layers)],
+            [_zeros(shape, dtype, f"{i}.key_cache") for i, shape in enumerate(shapes)],
+            [_zeros(shape, dtype, f"{i}.value_cache") for i, shape in enumerate(shapes)],
             _zeros(table_shape, "int32", "block_table"),
             backend,
         )
@@ -48,7 +51,7 @@ class KVPagePool:
 
 
 class CopyPages(nn.Cell):
-    """copy_blocks on each layer's caches, as one graph: pairs int32 [P, 2] -> int32 [1], to wait for."""
+    """copy_blocks on every layer's caches, as one graph: pairs int32 [P, 2] -> int32 [1], to wait for."""
 
     def __init__(self, key_caches, value_caches, backend):
         super().__init__()
@@ -76,6 +79,7 @@ class ReadPages(nn.Cell):
         self.value_caches = ms.ParameterTuple(value_caches)
         self.widen = key_caches[0].dtype == ms.bfloat16
         self.read_blocks = ReadBlocks(backend)
+        self.are_together = key_caches[0].ndim == 5
         self.stack = ops.Stack()
 
     def construct(self, block_ids):
@@ -84,7 +88,7 @@ class ReadPages(nn.Cell):
         for key_cache, value_cache in zip(self.key_caches, self.value_caches):  # noqa: B905, a graph knows no `strict`
             pages = self.read_blocks(key_cache, value_cache, block_ids)
             layers += (ops.cast(pages, ms.float32) if self.widen else pages,)
-        return self.stack(layers)
+        return layers[0] if self.are_together else self.stack(layers)
 
 
 class WritePages(nn.Cell):
@@ -99,7 +103,7 @@ class WritePages(nn.Cell):
     def construct(self, block_ids, pages):
         """Write in every layer."""
         done = ops.zeros((1,), ms.int32)
-        for layer in range(len(self.key_caches)):
+        for layer in range(len(self.key_caches)):  # the first of all layers, where they are together
             done = done + self.write_blocks(self.key_caches[layer], self.value_caches[layer], pages, block_ids, layer)
         return done
 

@@ -94,7 +94,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     if isinstance(checkpoint, ExportedCheckpoint):
         model, kv_pool = load_exported(checkpoint.folder, config, num_blocks, max_model_len)
     else:
-        kv_pool = build_kv_pool(config, share, num_blocks, table.block_tables.shape)
+        kv_pool = build_kv_pool(config, model_config, num_blocks, table.block_tables.shape, place.parallel)
         model = build_model(config, model_config, kv_pool, max_model_len, place, own)
     supervision.report_state(0, states.LOADING)
     load_weights(model, own, progress)

@@ -137,18 +137,25 @@ def with_block_size(config: EngineConfig, model_config: ModelConfig, report: boo
     return replace(config, cache=replace(config.cache, block_size=size))
 
 
-def build_kv_pool(config: EngineConfig, model_config: ModelConfig, num_blocks: int, table_shape) -> KVPagePool:
-    """The pages and block_table for a model, allocated; raises ConfigError if the kernels do not take its heads."""
-    _check_heads(config, model_config)
+def build_kv_pool(
+    config: EngineConfig, model_config: ModelConfig, num_blocks: int, table_shape, parallel: TensorParallel = WHOLE
+) -> KVPagePool:
+    """The pages and block_table for a rank's part of a model, allocated.
+
+    Raises ConfigError if the kernels do not take its heads.
+    """
+    share = parallel.share(model_config)
+    _check_heads(config, share)
     return KVPagePool.allocate(
-        num_layers=model_config.num_hidden_layers,
+        num_layers=share.num_hidden_layers,
         num_blocks=num_blocks,
         block_size=config.cache.block_size,
-        num_kv_heads=model_config.num_key_value_heads,
-        head_dim=model_config.head_dim,
+        num_kv_heads=share.num_key_value_heads,
+        head_dim=share.head_dim,
         dtype=config.kv_cache_dtype,
         table_shape=table_shape,
         backend=config.runtime.ops_backend,
+        layers_together=config.fused_ops and parallel.size == 1,  # the whole step is one operator then
     )
 
 

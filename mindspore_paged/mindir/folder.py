@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 CONFIG, GRAPH, WEIGHTS, TOKENIZER, KERNELS = "config.yaml", "step.mindir", "weights", "tokenizer", "kernels"
 

@@ -27,9 +27,8 @@ OPEN = None
 class MindIRStep(nn.GraphCell):
     """The step of a loaded model; called as LlamaForCausalLM is. weights: as the folder's manifest has them.
 
-    key_caches, value_caches: Parameters [num_blocks, block_size, num_kv_heads, head_dim], one a layer; block_table:
-    Parameter int32 [max_num_seqs, max_blocks_per_seq]. Their values, and those of `weight_places()`, are still to be
-    set.
+    key_caches, value_caches, block_table: Parameters as KVPagePool has them. Their values, and those of
+    `weight_places()`, are still to be set.
     """
 
     def __init__(self, graph, weights: Mapping[str, ExportedWeight]):
@@ -50,12 +49,12 @@ class MindIRStep(nn.GraphCell):
 
     @property
     def key_caches(self) -> list[Parameter]:
-        """Keys of each layer."""
+        """Keys of each layer, or of all."""
         return self._caches("key_cache")
 
     @property
     def value_caches(self) -> list[Parameter]:
-        """Values of each layer."""
+        """Values of each layer, or of all."""
         return self._caches("value_cache")
 
     @property
@@ -97,7 +96,7 @@ def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindI
     _replace_in_operators(graph, LIBRARY, str(folder.kernel_library.resolve()))
     for parameter in graph.graph.parameter:
         if parameter.name.endswith(("key_cache", "value_cache")):
-            parameter.dims[0] = num_blocks
+            parameter.dims[-4] = num_blocks  # behind layers, where these are together
         elif parameter.name.endswith("block_table"):
             parameter.dims[0] = max_num_seqs
     with tempfile.TemporaryDirectory() as scratch:  # the exported folder may be read-only

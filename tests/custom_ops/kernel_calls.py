@@ -120,7 +120,7 @@ class Kernels:
 
         tokens: input_ids, positions, rows, logit_indices; places: cos_table, sin_table, block_table; table_entries:
         indices and values; ends: table, norm_weight and head; layers: each one's parts, which are norm_weight, weights
-        and caches: of attention query, key, value, out and two, of SwiGLU gate, up, down.
+        and caches: of attention query, key, value, out and two, written in place, of SwiGLU gate, up, down.
         """
         input_ids, positions, rows, logit_indices = tokens
         cos_table, sin_table, block_table = places
@@ -129,13 +129,17 @@ class Kernels:
         layout, packs = packed(
             [[weight for norm, weights, _ in parts for weight in (norm, *weights)] for parts in layers], self.arranged
         )
-        caches = [cache for parts in layers for _, _, caches in parts for cache in caches]
+        of_layers = [caches for parts in layers for _, _, caches in parts if caches]
+        key_cache, value_cache = together = [np.stack(caches) for caches in zip(*of_layers, strict=True)]
         kinds = (np.array(weight.form.kind, np.int64) for weight in (table, head))
         self.call(
             "LlamaStep", input_ids, positions, rows, cos_table, sin_table, logit_indices, *table_entries, block_table,
-            layout, self.arranged(table), norm_weight, self.arranged(head), *caches, *packs,
+            layout, self.arranged(table), norm_weight, self.arranged(head), key_cache, value_cache, *packs,
             np.array(epsilon, np.float32), np.array(scale, np.float32), *kinds, output,
         )  # fmt: skip
+        for caches, written in zip(of_layers, zip(*together, strict=True), strict=True):
+            for cache, values in zip(caches, written, strict=True):
+                cache[...] = values
         return output
 
     def num_threads(self) -> int:

@@ -189,9 +189,10 @@ def test_copy_blocks_any_pairs(kernels, pairs):
     np.testing.assert_array_equal(caches, expected)
 
 
-def test_copy_blocks_large_enough_for_threads(kernels):
-    caches = np.random.default_rng(0).normal(size=(2, 8, 256, 8, 64)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(8, 256, 8, 64), (5, 8, 64, 8, 64)], ids=["one layer", "five layers"])
+def test_copy_blocks_large_enough_for_threads(kernels, shape):
+    caches = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     expected = caches.copy()
-    expected[:, 7], expected[:, 6] = caches[:, 0], caches[:, 0]
+    expected[..., 7, :, :, :], expected[..., 6, :, :, :] = caches[..., 0, :, :, :], caches[..., 0, :, :, :]
     kernels.copy_blocks(caches[0], caches[1], np.array([[0, 7], [7, 6]], np.int32))
     np.testing.assert_array_equal(caches, expected)

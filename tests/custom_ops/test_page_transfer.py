@@ -33,6 +33,54 @@ def test_blocks_are_written_where_they_belong_and_nowhere_else(kernels, dtype, l
     assert_same_bits(np.stack([keys, values]), expected)
 
 
+@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
+def test_blocks_of_several_layers_are_read_layer_by_layer(kernels, dtype):
+    keys, values = random_caches(dtype, 2, 3)
+    ids = np.array([3, 0, 3, 4], np.int32)
+    output = np.empty((3, 2, 4, *SHAPE[1:]), dtype)
+    kernels.call("ReadBlocks", keys, values, ids, output)
+    assert_same_bits(output, np.stack([keys[:, ids], values[:, ids]], axis=1))
+
+
+@pytest.mark.parametrize("dtype", CACHE_DTYPES, ids=str)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_blocks_of_several_layers_are_written_from_the_first_one_on(kernels, dtype, layer):
+    keys, values = random_caches(dtype, 2, 3)
+    pages = (np.random.default_rng(1).normal(size=(4, 2, 4, *SHAPE[1:])) * 30).astype(dtype)
+    ids = np.array([1, -1, 4, 0], np.int32)
+    expected = np.stack([keys, values])
+    expected[:, :, [1, 4, 0]] = pages[layer : layer + 3, :, [0, 2, 3]].swapaxes(0, 1)
+    kernels.call("WriteBlocks", keys, values, pages, ids, np.array(layer), np.empty(1, np.int32))
+    assert_same_bits(np.stack([keys, values]), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "values_of", "message"),
+    [
+        (2, slice(None), r"layer 2 is outside \[0, 2\)"),
+        (-1, slice(None), r"layer -1 is outside \[0, 2\)"),
+        (0, slice(2), r"value_cache has shape \[2, 5, 16, 2, 6\], it must be \[3, 5, 16, 2, 6\]"),
+        (0, 0, r"value_cache has shape \[5, 16, 2, 6\], its rank must be 5"),
+    ],
+)
+def test_several_layers_beyond_those_of_the_pages_are_refused(kernels, layer, values_of, message):
+    keys, values = random_caches(np.float32, 2, 3)
+    before = keys.copy(), values.copy()
+    pages, ids = np.ones((4, 2, 1, *SHAPE[1:]), np.float32), np.array([1], np.int32)
+    with pytest.raises(OpRefusedError, match=f"^write_blocks: {message}"):
+        kernels.call("WriteBlocks", keys, values[values_of], pages, ids, np.array(layer), np.empty(1, np.int32))
+    assert_same_bits(keys, before[0])
+    assert_same_bits(values, before[1])
+
+
+def test_what_is_read_of_several_layers_has_one_shape(kernels):
+    keys, values = random_caches(np.float32, 2, 3)
+    output = np.zeros((2, 3, 1, *SHAPE[1:]), np.float32)
+    with pytest.raises(OpRefusedError, match=r"^read_blocks: output has shape \[2, 3, 1, 16, 2, 6\], it must be \[3"):
+        kernels.call("ReadBlocks", keys, values, np.array([1], np.int32), output)
+    assert not output.any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

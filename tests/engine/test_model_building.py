@@ -11,6 +11,7 @@ from mindspore_paged.engine.builder import num_blocks_of
 from mindspore_paged.engine.model_building import build_kv_pool, set_context, with_block_size
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import model_config_by_name
+from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 
 TINY = model_config_by_name("tiny")
 
@@ -192,9 +193,25 @@ def test_pages_of_int8_have_room_for_their_scales_and_count_it():
     assert num_blocks_of(config, TINY) == 10
     pool = build_kv_pool(config, TINY, 10, (1, 1))
     assert pool.num_bytes == 10 * 16 * 160
-    assert (pool.dtype, pool.block_size, pool.key_caches[0].shape) == ("int8", 16, (10, 16, 2, 20))
+    assert (pool.dtype, pool.num_blocks, pool.block_size, pool.key_caches[0].shape[-1]) == ("int8", 10, 16, 20)
     with pytest.raises(ConfigError, match="at least 2 need 5120 bytes"):
         num_blocks_of(config_of("cpu", kv_cache_dtype="int8", memory_budget=5119), TINY)
+
+
+@pytest.mark.parametrize(
+    ("config", "parallel", "shapes"),
+    [
+        (config_of("cpu"), WHOLE, [(2, 10, 16, 2, 16)]),
+        (config_of("cpu"), TensorParallel(1, 2), [(10, 16, 1, 16)] * 2),
+        (config_of("cpu", dtype="float16"), WHOLE, [(10, 16, 2, 16)] * 2),
+        (config_of("ascend_emulator", kv_cache_dtype="float16"), WHOLE, [(10, 16, 2, 16)] * 2),
+    ],
+    ids=["a step of one operator", "a rank of two", "plain layers", "another backend"],
+)
+def test_layers_have_their_pages_together_where_the_step_is_one_operator(config, parallel, shapes):
+    pool = build_kv_pool(config, TINY, 10, (1, 1), parallel)
+    assert [cache.shape for cache in pool.key_caches] == [cache.shape for cache in pool.value_caches] == shapes
+    assert (pool.num_blocks, pool.block_size) == (10, 16)
 
 
 def test_more_heads_for_a_kv_head_than_the_ascend_kernels_take():

@@ -66,7 +66,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
     shape = (ROWS, BLOCKS_PER_ROW)
     pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim,
-        kv_cache_dtype, shape,
+        kv_cache_dtype, shape, layers_together=formats is not None and ranks is ONE_RANK,
     )  # fmt: skip
     poison_pages(pool)
     model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)

@@ -333,3 +333,12 @@ def test_a_million_blocks(emulated, tmp_path):
     for cache in (keys, values):
         assert_same_bits(np.array(cache[[far - 3, far - 2]]), np.array(cache[[far, 0]]))
         assert not np.any(cache[[1, far - 4]])
+
+
+def test_caches_of_several_layers_are_refused(emulated):
+    """As the chip's operators do, which have no such dimension."""
+    caches = filled_caches(FLOAT16, 3, 16, 1, 64)[:, None]
+    before = caches.copy()
+    with pytest.raises(OpRefusedError, match="^copy_blocks: key_cache has a dimension of layers, this backend"):
+        emulated.call("CopyBlocks", *caches, np.array([[1, 2]], np.int32), np.empty(1, np.int32))
+    assert_same_bits(caches, before)

@@ -62,6 +62,12 @@ auto KernelOf(const ReshapeAndCacheCall& call) {
   }
 }
 
+// The chip's kernels take a layer at a time.
+const Pages& OneLayer(const char* op, const PagesOfLayers& pages) {
+  if (pages.of_several) Refuse(op, "key_cache has a dimension of layers, this backend takes one layer at a time");
+  return pages.first;
+}
+
 ReshapeAndCacheShapes ShapesOf(const ReshapeAndCacheCall& call) {
   ReshapeAndCacheShapes shapes;
   shapes.num_tokens = static_cast<uint32_t>(call.num_tokens());
@@ -98,14 +104,15 @@ PAGED_OPS_EXPORT int CopyBlocks(int nparam, void** params, int* ndims, int64_t**
                                 void* /*stream*/, void* /*extra*/) {
   using namespace paged_ops;
   const CopyBlocksCall call = ParseCopyBlocks(Arguments(kCopyBlocks, 4, nparam, params, ndims, shapes, dtypes));
-  RequireNarrowCache(kCopyBlocks, call.pages);
+  const Pages& caches = OneLayer(kCopyBlocks, call.pages);
+  RequireNarrowCache(kCopyBlocks, caches);
   const CopyBlocksLaunch launch = MakeCopyBlocksLaunch(
-      {static_cast<uint32_t>(call.pages.num_blocks), static_cast<uint64_t>(BlockBytes(call.pages)),
+      {static_cast<uint32_t>(caches.num_blocks), static_cast<uint64_t>(BlockBytes(caches)),
        static_cast<uint32_t>(call.num_pairs())},
       Chip().vector_cores);
-  const auto kernel = OfCacheType(call.pages, copy_blocks_custom_half, copy_blocks_custom_bfloat16_t,
+  const auto kernel = OfCacheType(caches, copy_blocks_custom_half, copy_blocks_custom_bfloat16_t,
                                   copy_blocks_custom_int8_t);
-  const GmBuffer keys = InOut(call.pages.keys), values = InOut(call.pages.values), pairs = Input(call.pairs),
+  const GmBuffer keys = InOut(caches.keys), values = InOut(caches.values), pairs = Input(call.pairs),
                  done = Output(call.output);
   RunKernel(kCopyBlocks, kVectorOnly, launch.block_dim, 0, 0, launch.tiling, {keys, values, pairs, done},
             [&](uint8_t* workspace, uint8_t* tiling) {
@@ -118,14 +125,15 @@ PAGED_OPS_EXPORT int ReadBlocks(int nparam, void** params, int* ndims, int64_t**
                                 void* /*stream*/, void* /*extra*/) {
   using namespace paged_ops;
   const ReadBlocksCall call = ParseReadBlocks(Arguments(kReadBlocks, 4, nparam, params, ndims, shapes, dtypes));
-  RequireNarrowCache(kReadBlocks, call.pages);
+  const Pages& caches = OneLayer(kReadBlocks, call.pages);
+  RequireNarrowCache(kReadBlocks, caches);
   const ReadBlocksLaunch launch = MakeReadBlocksLaunch(
-      {static_cast<uint32_t>(call.pages.num_blocks), static_cast<uint64_t>(BlockBytes(call.pages)),
+      {static_cast<uint32_t>(caches.num_blocks), static_cast<uint64_t>(BlockBytes(caches)),
        static_cast<uint32_t>(call.num_ids())},
       Chip().vector_cores);
-  const auto kernel = OfCacheType(call.pages, read_blocks_custom_half, read_blocks_custom_bfloat16_t,
+  const auto kernel = OfCacheType(caches, read_blocks_custom_half, read_blocks_custom_bfloat16_t,
                                   read_blocks_custom_int8_t);
-  const GmBuffer keys = Input(call.pages.keys), values = Input(call.pages.values), ids = Input(call.block_ids),
+  const GmBuffer keys = Input(caches.keys), values = Input(caches.values), ids = Input(call.block_ids),
                  pages = Output(call.output);
   RunKernel(kReadBlocks, kVectorOnly, launch.block_dim, 0, 0, launch.tiling, {keys, values, ids, pages},
             [&](uint8_t* workspace, uint8_t* tiling) {
@@ -138,14 +146,15 @@ PAGED_OPS_EXPORT int WriteBlocks(int nparam, void** params, int* ndims, int64_t*
                                  void* /*stream*/, void* /*extra*/) {
   using namespace paged_ops;
   const WriteBlocksCall call = ParseWriteBlocks(Arguments(kWriteBlocks, 6, nparam, params, ndims, shapes, dtypes));
-  RequireNarrowCache(kWriteBlocks, call.caches);
+  const Pages& caches = OneLayer(kWriteBlocks, call.caches);
+  RequireNarrowCache(kWriteBlocks, caches);
   const WriteBlocksLaunch launch = MakeWriteBlocksLaunch(
-      {static_cast<uint32_t>(call.caches.num_blocks), static_cast<uint64_t>(BlockBytes(call.caches)),
+      {static_cast<uint32_t>(caches.num_blocks), static_cast<uint64_t>(BlockBytes(caches)),
        static_cast<uint32_t>(call.num_ids()), static_cast<uint32_t>(call.layer)},
       Chip().vector_cores);
-  const auto kernel = OfCacheType(call.caches, write_blocks_custom_half, write_blocks_custom_bfloat16_t,
+  const auto kernel = OfCacheType(caches, write_blocks_custom_half, write_blocks_custom_bfloat16_t,
                                   write_blocks_custom_int8_t);
-  const GmBuffer keys = InOut(call.caches.keys), values = InOut(call.caches.values), pages = Input(call.pages),
+  const GmBuffer keys = InOut(caches.keys), values = InOut(caches.values), pages = Input(call.pages),
                  ids = Input(call.block_ids), done = Output(call.output);
   RunKernel(kWriteBlocks, kVectorOnly, launch.block_dim, 0, 0, launch.tiling, {keys, values, pages, ids, done},
             [&](uint8_t* workspace, uint8_t* tiling) {
