@@ -19,6 +19,7 @@ from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig, SchedulerSection
 from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.large_pages import move_heap_to_large_pages
 from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.engine.metrics import Metrics
 from mindspore_paged.engine.model_building import (
@@ -138,6 +139,7 @@ def _runner_of_all_ranks(
     """The compiled runner, on the leader together with the others'; a follower stays here until the leader is done."""
     supervision.report_state(0, states.COMPILING)
     runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
+    move_heap_to_large_pages()  # all that a step needs is there now
     if place.worker.supervised:
         tqdm.write(_memory_line(place, runner), file=sys.stderr)  # msrun puts it into the log of this rank
     if isinstance(channel, FollowerChannel):
