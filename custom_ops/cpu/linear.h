@@ -73,8 +73,11 @@ class PanelWorker {
   }
 
   // Tokens `first` on of a call's input, which is told from others by a number of its own; they stay until the next.
-  const LinearTokens& Take(uint64_t call, const LinearInput& input, int64_t first, int64_t count) {
-    if (call != call_ || first != first_) tokens_ = forms_.Of(input, first, count);
+  // While they are made ready, the beginning of `weights` is fetched.
+  const LinearTokens& Take(uint64_t call, const LinearInput& input, int64_t first, int64_t count, const char* weights) {
+    if (call == call_ && first == first_) return tokens_;
+    for (int64_t line = 0; line < kPrefetchBytes; line += kLineBytes) Fetch(weights, line);
+    tokens_ = forms_.Of(input, first, count);
     call_ = call;
     first_ = first;
     return tokens_;
@@ -136,6 +139,7 @@ struct Product {
 
   int64_t num_panels() const { return weights.num_panels(); }
   int64_t products(int64_t num_tokens) const { return weights.products(num_tokens); }
+  const char* panel(int64_t index) const { return weights.panel(index); }
 
   // One panel, or two if there may be so many; returns how many it was.
   int64_t Run(PanelWorker& worker, const LinearTokens& tokens, int64_t token, int64_t panel, int64_t most) const {
@@ -164,6 +168,7 @@ struct ProductOfTwo {
 
   int64_t num_panels() const { return first.num_panels(); }
   int64_t products(int64_t num_tokens) const { return 2 * first.products(num_tokens); }
+  const char* panel(int64_t index) const { return first.panel(index); }
 
   int64_t Run(PanelWorker& worker, const LinearTokens& tokens, int64_t token, int64_t panel, int64_t /*most*/) const {
     alignas(kLineBytes) float products[2][kBlockTokens][kPanelRows];
@@ -213,6 +218,18 @@ void ForChunksInOrder(int64_t count, bool alone, Body&& body) {
 
 inline std::atomic<uint64_t> linear_calls{0};
 
+// Where the panel of this number begins, if those of all the products are counted on.
+template <typename... AnyProduct>
+const char* PanelOf(int64_t number, const AnyProduct&... products) {
+  const char* panel = nullptr;
+  const auto look = [&](const auto& product) {
+    if (number >= 0 && number < product.num_panels()) panel = product.panel(number);
+    number -= product.num_panels();
+  };
+  (look(products), ...);
+  return panel;
+}
+
 // Products of the same tokens, all panels of all weights shared among the threads.
 template <typename... AnyProduct>
 void Multiply(const LinearInput& input, const AnyProduct&... products) {
@@ -226,9 +243,9 @@ void Multiply(const LinearInput& input, const AnyProduct&... products) {
   const bool alone = (products.products(num_tokens) + ...) < kParallelProducts;
   ForChunksInOrder(num_blocks * chunks_of_block, alone, [&](int64_t chunk) {
     PanelWorker& worker = ThisThreadsWorker();
-    const int64_t token = chunk / chunks_of_block * kBlockTokens;
-    const LinearTokens& tokens = worker.Take(call, input, token, std::min(kBlockTokens, num_tokens - token));
+    const int64_t token = chunk / chunks_of_block * kBlockTokens, count = std::min(kBlockTokens, num_tokens - token);
     const int64_t first = chunk % chunks_of_block * panels_of_chunk, end = std::min(num_panels, first + panels_of_chunk);
+    const LinearTokens& tokens = worker.Take(call, input, token, count, PanelOf(first, products...));
     for (int64_t p = first; p < end;) {
       int64_t panel = p, done = 0;  // its number within the product that has it
       const auto run = [&](const auto& product) {

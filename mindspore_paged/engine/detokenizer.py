@@ -96,10 +96,15 @@ class _TokenStream:
         # Only the end is looked at: a long run of bad bytes would otherwise cost the square of its length. It is empty
         # when the tokens are special ones, or a space that is stripped when it stands alone.
         end = self._decode(self._pending[-LONGEST_CHARACTER:])
-        return "" if not end or end.endswith(REPLACEMENT) else self.flush()
+        if not end or end.endswith(REPLACEMENT):
+            return ""
+        return self._give_out(end) if len(self._pending) <= LONGEST_CHARACTER else self.flush()
 
     def flush(self) -> str:
-        alone = self._decode(self._pending)
+        return self._give_out(self._decode(self._pending))
+
+    def _give_out(self, alone: str) -> str:
+        """What the pending tokens add; alone: their text without their context."""
         together = self._decode(self._context + self._pending)
         behind_context = together.startswith(self._context_text)
         text = together[len(self._context_text) :] if behind_context else alone

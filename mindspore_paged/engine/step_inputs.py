@@ -88,6 +88,8 @@ def build_step_inputs(plan: StepPlan, table_changes: tuple[np.ndarray, np.ndarra
 
 
 def _pad(array: np.ndarray, length: int, value) -> np.ndarray:
+    if len(array) == length:  # as in many a decode step
+        return array
     padded = np.empty((length, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     padded[len(array) :] = value
