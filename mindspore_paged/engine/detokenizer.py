@@ -98,12 +98,12 @@ class _TokenStream:
         end = self._decode(self._pending[-LONGEST_CHARACTER:])
         if not end or end.endswith(REPLACEMENT):
             return ""
-        return self._give_out(end) if len(self._pending) <= LONGEST_CHARACTER else self.flush()
+        return self._behind_context(end) if len(self._pending) <= LONGEST_CHARACTER else self.flush()
 
     def flush(self) -> str:
-        return self._give_out(self._decode(self._pending))
+        return self._behind_context(self._decode(self._pending))
 
-    def _give_out(self, alone: str) -> str:
+    def _behind_context(self, alone: str) -> str:
         """What the pending tokens add; alone: their text without their context."""
         together = self._decode(self._context + self._pending)
         behind_context = together.startswith(self._context_text)
