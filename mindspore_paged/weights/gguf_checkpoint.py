@@ -10,8 +10,9 @@ from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.formats.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
 from mindspore_paged.weights.bfloat16 import BFLOAT16
-from mindspore_paged.weights.gguf_config import ROPE_FACTORS, gguf_model_config
+from mindspore_paged.weights.gguf_config import gguf_model_config
 from mindspore_paged.weights.quantized_tensor import dequantize_part
+from mindspore_paged.weights.rope_config import GGUF_ROPE_TENSORS
 from mindspore_paged.weights.tensor_names import from_gguf
 from mindspore_paged.weights.tensor_source import along, widened
 
@@ -36,7 +37,9 @@ class GgufCheckpoint:
         self.path = file.path
         self.model_config = gguf_model_config(file)
         self.tokenizer_source: GgufFile | None = file
-        self._tensors = {from_gguf(name): tensor for name, tensor in file.tensors.items() if name != ROPE_FACTORS}
+        self._tensors = {
+            from_gguf(name): tensor for name, tensor in file.tensors.items() if name not in GGUF_ROPE_TENSORS
+        }
         self._refuse_unreadable_quantizations()
 
     def names(self) -> list[str]:

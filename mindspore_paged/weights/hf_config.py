@@ -5,7 +5,8 @@ from typing import Any
 
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.formats.hf_files import generation_eos_token_ids, read_json_object
-from mindspore_paged.model_config import ModelConfig, RopeScaling
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.weights.rope_config import hf_rope
 
 MODEL_TYPE = "llama"
 # Settings that change what the model computes, and the values that this model implements.
@@ -31,7 +32,7 @@ def hf_model_config(folder: Path) -> ModelConfig:
         if key in config and config[key] not in allowed:
             raise CheckpointError(f"{path}: {key} is {config[key]!r}; allowed: {allowed[0]!r}")
     heads, hidden_size = _size(path, config, "num_attention_heads"), _size(path, config, "hidden_size")
-    rope = _rope_parameters(path, config)
+    rope_theta, rope_scaling = hf_rope(path, config)
     try:
         return ModelConfig(
             vocab_size=_size(path, config, "vocab_size"),
@@ -43,8 +44,8 @@ def hf_model_config(folder: Path) -> ModelConfig:
             head_dim=_size(path, config, "head_dim", hidden_size // heads),
             max_position_embeddings=_size(path, config, "max_position_embeddings", 2048),
             rms_norm_eps=_number(path, config, "rms_norm_eps", 1e-6),
-            rope_theta=_number(path, {**config, **rope}, "rope_theta", 10000.0),
-            rope_scaling=_rope_scaling(path, rope),
+            rope_theta=rope_theta,
+            rope_scaling=rope_scaling,
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             bos_token_id=config.get("bos_token_id"),
             eos_token_ids=generation_eos_token_ids(folder),
@@ -67,29 +68,3 @@ def _number(path: Path, config: dict[str, Any], key: str, default: float | None 
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise CheckpointError(f"{path}: {key} is {value!r}; it must be a number")
     return float(value)
-
-
-def _rope_parameters(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    # transformers 5 writes one dict, rope_parameters, theta included; before, it was rope_scaling beside rope_theta.
-    value = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: rope scaling is {value!r}; it must be a JSON object")
-    return value
-
-
-def _rope_scaling(path: Path, rope: dict[str, Any]) -> RopeScaling:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return RopeScaling()
-    if kind == "linear":
-        return RopeScaling("linear", _number(path, rope, "factor"))
-    if kind == "llama3":
-        return RopeScaling(
-            "llama3",
-            factor=_number(path, rope, "factor"),
-            low_freq_factor=_number(path, rope, "low_freq_factor"),
-            high_freq_factor=_number(path, rope, "high_freq_factor"),
-            original_max_position_embeddings=_size(path, rope, "original_max_position_embeddings"),
-        )
-    # "dynamic" is the NTK base of another length at every length: no one base is equal to it.
-    raise CheckpointError(f"{path}: rope type is {kind!r}; allowed: 'default', 'linear', 'llama3'")
