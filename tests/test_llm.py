@@ -233,16 +233,25 @@ def test_two_llms_do_not_disturb_each_other(llm, alone):
 
 
 def test_text_and_chat_of_a_gguf_file_alone(tmp_path):
-    path = cli_runs.write_gguf(tmp_path / "model.gguf")
+    """The third token of the answer is an end of turn that the file does not name as one."""
+    prompt = [cli_runs.TOKENS.index(token) for token in ("<s>", "H", "i", "|")]
+    expected = reference.greedy(cli_runs.CONFIG, cli_runs.WEIGHTS, prompt, 6)
+    assert len({*prompt, *expected[:3]}) == 7
+    tokens = list(cli_runs.TOKENS)
+    tokens[expected[2]] = "<|eot_id|>"
+    path = cli_runs.write_gguf(tmp_path / "model.gguf", tokens=tokens)
     llm = LLM(weights=path, overrides=cli_runs.SMALL, show_progress=False)
     params = SamplingParams(max_tokens=6, ignore_eos=True)
     (by_text,) = llm.generate("<s>Hi|", params)
     by_chat = llm.chat([{"role": "user", "content": "Hi"}], params)
-    assert by_text.prompt_token_ids == by_chat.prompt_token_ids
-    expected = reference.greedy(cli_runs.CONFIG, cli_runs.WEIGHTS, by_text.prompt_token_ids, 6)
+    assert by_text.prompt_token_ids == by_chat.prompt_token_ids == prompt
     assert tokens_of(by_text) == tokens_of(by_chat) == expected
     assert by_text.prompt == "<s>Hi|"
     assert llm.generate([], params) == []
+    (turn,) = llm.generate("<s>Hi|", SamplingParams(max_tokens=6))
+    assert tokens_of(turn) == expected[:3]
+    assert turn.outputs[0].finish_reason == "stop"
+    assert turn.outputs[0].text == llm.tokenizer.decode(expected[:2])
 
 
 def test_a_stop_string_split_over_tokens_is_never_streamed(tmp_path):

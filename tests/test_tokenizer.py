@@ -4,7 +4,6 @@ import json
 import random
 from pathlib import Path
 
-import gguf
 import pytest
 from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -14,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from mindspore_paged.errors import CheckpointError, RequestError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.tokenizer import load_tokenizer
+from tests.tokenizer.vocabularies import BYTES, SPECIAL, small_bpe, write_vocabulary
 
 GOLDENS = Path(__file__).parent / "goldens"
 DEMO = json.loads((GOLDENS / "smollm2_135m.json").read_text())
@@ -29,39 +29,6 @@ def demo_file(demo_model):
 @pytest.fixture(scope="module")
 def demo(demo_file):
     return load_tokenizer(demo_file)
-
-
-def write_vocabulary(path, **metadata):
-    """A GGUF file with nothing but a tokenizer, its keys given without `tokenizer.ggml.`."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in metadata.items():
-        full_key = "tokenizer.chat_template" if key == "chat_template" else f"tokenizer.ggml.{key}"
-        kinds = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
-        if value is not None:
-            kinds[type(value)](full_key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-SPECIAL = ["<s>", "</s>", "<|user|>"]
-
-
-def small_bpe(**changes):
-    """A byte-level vocabulary: three control tokens, one user-defined, the bytes, and two merges."""
-    tokens = [*SPECIAL, "<tool>", *BYTES, "ab", "abc"]
-    return {
-        "model": "gpt2",
-        "pre": "gpt-2",
-        "tokens": tokens,
-        "token_type": [3] * 3 + [4] + [1] * (len(tokens) - 4),
-        "merges": ["a b", "ab c"],
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-    } | changes
 
 
 @pytest.mark.parametrize("golden", DEMO["tokenizer"], ids=lambda golden: repr(golden["text"][:20]))
@@ -83,7 +50,12 @@ def test_prompts_and_texts_of_the_demo_model(demo, case):
 
 
 def test_the_demo_tokenizer_knows_its_ends(demo):
-    assert (demo.vocab_size, demo.bos_token_id, demo.eos_token_ids) == (49152, 1, (2,))
+    assert (demo.vocab_size, demo.bos_token_id, demo.eos_token_ids) == (49152, 1, (2, 0, 4))
+    assert [demo.backend.id_to_token(end) for end in demo.eos_token_ids] == [
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<reponame>",
+    ]
     assert demo.encode("") == []
 
 

@@ -56,7 +56,7 @@ from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.launch import states, supervision
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.tokenizer import load_tokenizer
+from mindspore_paged.tokenizer import Tokenizer, load_tokenizer
 from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
 
 
@@ -116,7 +116,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         ModelLimits(
             model_config.vocab_size,
             max_model_len,
-            model_config.eos_token_ids or (tokenizer.eos_token_ids if tokenizer else ()),
+            _ends(model_config, tokenizer),
         ),
         mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
         response_cache=_response_cache(config),
@@ -127,6 +127,11 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     _preload(engine, progress(config.cache.preload_prefixes, desc="Preloading prefixes", unit="prefix"))
     engine.metrics = Metrics()  # figures are of the users' requests
     return engine
+
+
+def _ends(model_config: ModelConfig, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """All that the model's configuration or its tokenizer says ends a sequence."""
+    return tuple(dict.fromkeys((*model_config.eos_token_ids, *(tokenizer.eos_token_ids if tokenizer else ()))))
 
 
 def _runner_of_all_ranks(

@@ -46,8 +46,13 @@ def is_gguf(path: Path) -> bool:
 
 
 def eos_token_ids(file: GgufFile) -> tuple[int, ...]:
-    """The tokens that end a sequence (`eos`) or a turn of a chat (`eot`), in that order, without repeats."""
-    ids = [file.optional(f"tokenizer.ggml.{name}_token_id", int) for name in ("eos", "eot")]
+    """The tokens that the file names as ends, without repeats.
+
+    They are those of a sequence (`eos`), of a turn of a chat (`eot`) and of a message to a tool (`eom`), then what
+    models of code put between files (`fim_…`).
+    """
+    names = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+    ids = [file.optional(f"tokenizer.ggml.{name}_token_id", int) for name in names]
     return tuple(dict.fromkeys(token for token in ids if token is not None))
 
 

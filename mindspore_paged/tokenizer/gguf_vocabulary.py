@@ -8,6 +8,7 @@ from tokenizers.models import BPE
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
+from mindspore_paged.tokenizer.end_of_turn import END_TEXTS
 
 MODEL = "tokenizer.ggml.model"
 PRE = "tokenizer.ggml.pre"
@@ -120,8 +121,13 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def _token_types(file: GgufFile) -> list[int]:
-    types = file.optional("tokenizer.ggml.token_type", list)
-    return types if types is not None else [TokenType.NORMAL] * len(_tokens(file))
+    tokens, types = _tokens(file), file.optional("tokenizer.ggml.token_type", list)
+    if types is None:
+        types = [TokenType.NORMAL] * len(tokens)
+    elif len(types) != len(tokens):
+        raise CheckpointError(f"{file.path}: {len(tokens)} tokens but {len(types)} token types")
+    # Some converters give the end of a turn another type.
+    return [TokenType.CONTROL if token in END_TEXTS else kind for token, kind in zip(tokens, types, strict=True)]
 
 
 def _check_special_ids(file: GgufFile):
@@ -133,10 +139,7 @@ def _check_special_ids(file: GgufFile):
 
 
 def _vocabulary(file: GgufFile) -> dict[str, int]:
-    tokens, types = _tokens(file), _token_types(file)
-    if len(types) != len(tokens):
-        raise CheckpointError(f"{file.path}: {len(tokens)} tokens but {len(types)} token types")
-    return {token: index for index, token in enumerate(tokens)}
+    return {token: index for index, token in enumerate(_tokens(file))}
 
 
 def _stored_merges(file: GgufFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from mindspore_paged.errors import CheckpointError, RequestError
 from mindspore_paged.formats.gguf_file import GgufFile, eos_token_ids, is_gguf
 from mindspore_paged.formats.hf_files import generation_eos_token_ids, read_json_object_if_there
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
+from mindspore_paged.tokenizer.end_of_turn import end_token_ids
 from mindspore_paged.tokenizer.gguf_vocabulary import gguf_backend, gguf_sequence_ends
 
 _CLASSES_WITH_FLAGS = ("LlamaTokenizer", "LlamaTokenizerFast")
@@ -20,7 +21,7 @@ class Tokenizer:
     """A model's tokenizer.
 
     backend: the `tokenizers.Tokenizer` beneath, for `tokenizers.decoders.DecodeStream` (text as it grows).
-    bos_token_id: the token that starts a sequence, or None. eos_token_ids: those that end one.
+    bos_token_id: the token that starts a sequence, or None. eos_token_ids: those that end one, or a turn of a chat.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ def _from_gguf(file: GgufFile) -> Tokenizer | None:
     return Tokenizer(
         backend,
         bos_token_id=ids["bos"],
-        eos_token_ids=eos_token_ids(file),
+        eos_token_ids=end_token_ids(backend, eos_token_ids(file)),
         chat_template=ChatTemplate(template, special_tokens) if template else None,
     )
 
