@@ -143,7 +143,7 @@ def test_other_problems_are_counted():
         ("cache: {num_blocks: 2, num_blocks: 2}", "line 1: not valid YAML: the key 'num_blocks' stands twice"),
         ("model: {name: tiny}\ncache: [\n", "line 3: not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "line 1: not valid YAML"),
-        ("a: 2024-99-99", "not valid YAML"),
+        ("a: !!timestamp 2024-99-99", "line 1: not valid YAML"),
         ("[" * 1500, ""),  # too deep for the parser, or simply never closed
         ("", "a configuration is a mapping of sections, not NoneType"),
         ("- 1", "a configuration is a mapping of sections, not list"),

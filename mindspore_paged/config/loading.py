@@ -1,7 +1,6 @@
 """The engine's configuration: read from YAML, changed by overrides, and checked before anything is built."""
 
 import difflib
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,13 +16,15 @@ from mindspore_paged.config.sections import (
     CacheSection,
     EngineConfig,
     ModelSection,
+    ParallelSection,
     RuntimeSection,
     SchedulerSection,
 )
-from mindspore_paged.config.yaml_file import parse_value, read_mapping
+from mindspore_paged.config.yaml_file import MAX_DEPTH, parse_value, read_mapping
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, RopeScaling
 from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.wording import shortened
 
 _KEYS = {
     section: [key.name for key in fields(kind)]
@@ -32,6 +33,7 @@ _KEYS = {
         "cache": CacheSection,
         "scheduler": SchedulerSection,
         "runtime": RuntimeSection,
+        "parallel": ParallelSection,
         "sampling": SamplingParams,
         "model.config": ModelConfig,
         "model.config.rope_scaling": RopeScaling,
@@ -89,9 +91,9 @@ def _parse_overrides(overrides: Sequence[str]) -> dict:
     for text in overrides:
         dotted, equals, value = text.partition("=")
         keys = dotted.split(".")
-        if not equals or len(keys) < 2 or not all(keys):
-            raise ConfigError(f"override {text!r} must look like section.key=value")
-        nested = parse_value(value, f"override {text!r}")
+        if not equals or len(keys) < 2 or not all(keys) or len(keys) > MAX_DEPTH:
+            raise ConfigError(f"override {shortened(text)} must look like section.key=value")
+        nested = parse_value(value, f"override {shortened(text)}")
         for key in reversed(keys):
             nested = {key: nested}
         chosen = _merged(chosen, nested)
@@ -108,7 +110,7 @@ def _merged(base: Mapping, changes: Mapping, prefix: str = "") -> dict:
         below = merged.get(key)
         if isinstance(value, Mapping) and below is not None:
             if not isinstance(below, Mapping):
-                raise ConfigError(f"{prefix}{key} is {below!r}; it must be a mapping of keys")
+                raise ConfigError(f"{prefix}{key} is {shortened(below)}; it must be a mapping of keys")
             value = _merged(below, value, f"{prefix}{key}.")
         merged[key] = value
     return merged
@@ -137,11 +139,11 @@ def _explain(problem: Mapping) -> str:
     else:
         allowed = _ALLOWED.get(kind) or problem["msg"].removeprefix("Input should be ")
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
-    return f"{dotted} is {reprlib.repr(problem['input'])}; it must be {allowed}"
+    return f"{dotted} is {shortened(problem['input'])}; it must be {allowed}"
 
 
 def _unknown_key(where: Sequence) -> str:
-    *parents, name = map(str, where)
+    *parents, name = (shortened(part).strip("'") for part in where)
     dotted = ".".join([*parents, name])
     siblings = _KEYS[".".join(parents)] if parents else _SECTIONS
     elsewhere = {key: f"{section}.{key}" for section, keys in reversed(_KEYS.items()) for key in keys}

@@ -1,0 +1,25 @@
+"""Values of files and words of other programs as parts of our own messages: short, and one line."""
+
+import reprlib
+from typing import Any
+
+
+class _Repr(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python writes out no number of thousands of digits.
+        return super().repr_int(value, level) if value.bit_length() < 1024 else f"a number of {value.bit_length()} bits"
+
+
+def shortened(value: Any) -> str:
+    """`repr(value)` as a message may hold it, whatever the value is: one line of at most 300 characters."""
+    return one_line(_Repr().repr(value))
+
+
+def one_line(text: Any) -> str:
+    """What another program says, as a message may hold it: `str(text)` in one line of at most 300 characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
