@@ -1,7 +1,7 @@
 from itertools import chain
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -89,6 +89,10 @@ any_token = st.integers(0, BYTE_LEVEL.get_vocab_size() - 1)
 encoded_text = st.text(max_size=12).map(lambda text: BYTE_LEVEL.encode(text).ids)
 token_streams = st.lists(st.lists(any_token, max_size=6) | encoded_text, max_size=8).map(flat)
 
+whole_characters = st.lists(
+    st.sampled_from(["▁", "a", "z", ".", "▁hello", "</s>"]).map(pieces) | st.text(max_size=4).map(spelt), max_size=12
+).map(flat)
+
 
 class TestText:
     def test_every_character_comes_as_soon_as_it_is_complete(self):
@@ -141,6 +145,23 @@ class TestSentencePiece:
     def test_a_prompt_of_special_tokens_is_a_start(self):
         assert stream(SENTENCEPIECE, pieces("▁hello"), prompt=pieces("</s>"))[0] == ["hello", ""]
 
+    @pytest.mark.parametrize("text", ["日本語", "é", "🙂", "日🙂é語"])
+    @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 30])
+    def test_the_space_behind_a_prompt_of_byte_tokens_is_kept(self, text, count):
+        assert stream(SENTENCEPIECE, pieces("▁hello"), prompt=spelt(text * count))[0] == [" hello", ""]
+
+    @pytest.mark.parametrize("end", [spelt("日")[:2], pieces("<0xFF>") * 9, pieces("</s>") * 12, spelt("\ufffd") * 5])
+    def test_nor_does_it_matter_how_the_prompt_ends(self, end):
+        assert stream(SENTENCEPIECE, pieces("▁hello"), prompt=[*pieces("▁a"), *end])[0] == [" hello", ""]
+
+    @given(whole_characters, whole_characters)
+    @settings(max_examples=50)
+    @example(spelt("日本語"), pieces("▁hello"))
+    @example(pieces("▁"), pieces("▁hello"))
+    def test_behind_any_prompt_it_is_what_decoding_both_adds(self, prompt, token_ids):
+        expected = SENTENCEPIECE.decode([*prompt, *token_ids])[len(SENTENCEPIECE.decode(prompt)) :]
+        assert "".join(stream(SENTENCEPIECE, token_ids, prompt=prompt)[0]) == expected
+
     def test_the_space_after_a_special_token_is_kept(self):
         token_ids = pieces("▁hello", "</s>", "▁a")
         assert "".join(stream(SENTENCEPIECE, token_ids)[0]) == SENTENCEPIECE.decode(token_ids) == "hello a"
@@ -148,12 +169,7 @@ class TestSentencePiece:
     def test_characters_spelt_in_bytes_come_one_by_one(self):
         assert stream(SENTENCEPIECE, spelt("日本é"))[0] == ["", "", "日", "", "", "本", "", "é", ""]
 
-    @given(
-        st.lists(
-            st.sampled_from(["▁", "a", "z", ".", "▁hello", "</s>"]).map(pieces) | st.text(max_size=4).map(spelt),
-            max_size=12,
-        ).map(flat)
-    )
+    @given(whole_characters)
     def test_whole_characters_add_up_to_decoding_at_once(self, token_ids):
         assert "".join(stream(SENTENCEPIECE, token_ids)[0]) == SENTENCEPIECE.decode(token_ids)
 
