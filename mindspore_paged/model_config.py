@@ -1,36 +1,10 @@
 """The shape of a LLaMA: one dataclass, and a table of the known models by name."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from mindspore_paged.errors import ConfigError
-
-ROPE_TYPES = ("default", "linear", "ntk", "llama3")
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary position embeddings are stretched past the trained context.
-
-    `linear` divides positions by `factor` (Chen et al. 2023); `ntk` raises the base by factor^(D/(D-2)) (NTK-aware
-    scaling); `llama3` divides low frequencies by `factor` and blends between the two wavelengths bounds (Llama 3.1).
-    """
-
-    type: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-    def __post_init__(self):
-        if self.type not in ROPE_TYPES:
-            raise ConfigError(f"rope_scaling.type is {self.type!r}; allowed: {', '.join(ROPE_TYPES)}")
-        if not self.factor >= 1.0:
-            raise ConfigError(f"rope_scaling.factor is {self.factor}; it must be at least 1")
-        if self.type == "llama3" and not self.high_freq_factor > self.low_freq_factor:
-            raise ConfigError(
-                f"rope_scaling.high_freq_factor {self.high_freq_factor} must be above "
-                f"low_freq_factor {self.low_freq_factor}"
-            )
+from mindspore_paged.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True)
@@ -72,8 +46,13 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ConfigError(f"model: head_dim is {self.head_dim}; rotary embeddings need an even one")
-        if self.rope_theta <= 0:
+        if not 0 < self.rope_theta < math.inf:
             raise ConfigError(f"model: rope_theta is {self.rope_theta}; it must be positive")
+        self.rope_scaling.check(self.head_dim, self.rope_theta, self.max_position_embeddings)
+
+    def for_length(self, longest: int) -> "ModelConfig":
+        """The model for sequences of up to `longest` tokens, with what depends on that decided."""
+        return replace(self, rope_scaling=self.rope_scaling.for_length(longest, self.max_position_embeddings))
 
     @property
     def num_parameters(self) -> int:

@@ -75,7 +75,12 @@ def _sentence(text: str) -> PydanticCustomError:
 
 
 _RopeScalingKeys = create_model(
-    "RopeScalingKeys", __config__=_CLOSED, **{key.name: (key.type, None) for key in fields(RopeScaling)}
+    "RopeScalingKeys",
+    __config__=_CLOSED,
+    **{key.name: (key.type, None) for key in fields(RopeScaling)}
+    | dict.fromkeys(
+        ("short_factor", "long_factor", "divisors"), (Annotated[tuple[float, ...], Field(strict=False)], None)
+    ),
 )
 _ModelConfigKeys = create_model(
     "ModelConfigKeys",

@@ -102,7 +102,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets(), config.scheduler.logits_per_seq)
     runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
 
-    fingerprint = model_fingerprint(config, model_config, model)
+    fingerprint = model_fingerprint(config, model_config.for_length(max_model_len), model)
     host_tier = _host_tier(config, fingerprint)
     cache = CacheManager(
         BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching, host_tier, capacity

@@ -32,7 +32,8 @@ def hf_model_config(folder: Path) -> ModelConfig:
         if key in config and config[key] not in allowed:
             raise CheckpointError(f"{path}: {key} is {config[key]!r}; allowed: {allowed[0]!r}")
     heads, hidden_size = _size(path, config, "num_attention_heads"), _size(path, config, "hidden_size")
-    rope_theta, rope_scaling = hf_rope(path, config)
+    max_positions = _size(path, config, "max_position_embeddings", 2048)
+    rope_theta, rope_scaling = hf_rope(path, config, max_positions)
     try:
         return ModelConfig(
             vocab_size=_size(path, config, "vocab_size"),
@@ -42,7 +43,7 @@ def hf_model_config(folder: Path) -> ModelConfig:
             num_attention_heads=heads,
             num_key_value_heads=_size(path, config, "num_key_value_heads", heads),
             head_dim=_size(path, config, "head_dim", hidden_size // heads),
-            max_position_embeddings=_size(path, config, "max_position_embeddings", 2048),
+            max_position_embeddings=max_positions,
             rms_norm_eps=_number(path, config, "rms_norm_eps", 1e-6),
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,

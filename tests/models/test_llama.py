@@ -53,6 +53,7 @@ CONFIGS = {
             original_max_position_embeddings=32,
         ),
     ),
+    "yarn rope": replace(TINY, rope_scaling=RopeScaling("yarn", 4.0, original_max_position_embeddings=32)),
 }
 
 

@@ -94,22 +94,65 @@ def linear(hidden: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def rotate(config: ModelConfig, heads: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Rotary embedding (Su et al. 2021) of [T, heads, D]: dimension i turns together with dimension i + D/2."""
     angles = np.outer(positions, rope_frequencies(config))[:, None, :]
-    first, second = np.split(heads, 2, axis=-1)
+    first, second = np.split(heads * rope_attention_factor(config), 2, axis=-1)
     cosine, sine = np.cos(angles), np.sin(angles)
     return np.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 
 
-def rope_frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position for each of the D/2 pairs, stretched as `config.rope_scaling` says."""
+def rope_frequencies(config: ModelConfig, longest: int | None = None) -> np.ndarray:
+    """Radians a position for each of the D/2 pairs, stretched as `config.rope_scaling` says.
+
+    longest: tokens that a sequence may have, by default max_position_embeddings.
+    """
+    return np.array([_frequency(config, pair, longest) for pair in range(config.head_dim // 2)])
+
+
+def rope_attention_factor(config: ModelConfig) -> float:
+    """What heads are multiplied by when they are turned."""
+    scaling = config.rope_scaling
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    growth = math.log(scaling.factor)
+    if scaling.type == "yarn":
+        return 0.1 * growth + 1.0
+    if scaling.type == "longrope":
+        return math.sqrt(1.0 + growth / math.log(_old_context(config)))
+    return 1.0
+
+
+def _old_context(config: ModelConfig) -> int:
+    given = config.rope_scaling.original_max_position_embeddings
+    return given if given is not None else config.max_position_embeddings
+
+
+def _frequency(config: ModelConfig, pair: int, longest: int | None) -> float:
     scaling, head_dim, base = config.rope_scaling, config.head_dim, config.rope_theta
     if scaling.type == "ntk":
         base *= scaling.factor ** (head_dim / (head_dim - 2))
-    frequencies = np.array([base ** (-2 * pair / head_dim) for pair in range(head_dim // 2)])
+    frequency = base ** (-2 * pair / head_dim) / (scaling.divisors[pair] if scaling.divisors else 1.0)
     if scaling.type == "linear":
-        return frequencies / scaling.factor
+        return frequency / scaling.factor
     if scaling.type == "llama3":
-        return np.array([_llama3_frequency(frequency, scaling) for frequency in frequencies])
-    return frequencies
+        return _llama3_frequency(frequency, scaling)
+    if scaling.type == "yarn":
+        return _yarn_frequency(frequency, pair, config)
+    if scaling.type == "longrope":
+        is_long = (config.max_position_embeddings if longest is None else longest) > _old_context(config)
+        return frequency / (scaling.long_factor if is_long else scaling.short_factor)[pair]
+    return frequency
+
+
+def _yarn_frequency(frequency: float, pair: int, config: ModelConfig) -> float:
+    """YaRN (Peng et al. 2023): a ramp over the pairs, from one that turns beta_fast times to one of beta_slow times."""
+    scaling = config.rope_scaling
+    per_pair = 2 * math.log(config.rope_theta) / config.head_dim  # by which the logarithm of the wavelength grows
+    start = math.log(_old_context(config) / (2 * math.pi * scaling.beta_fast)) / per_pair
+    end = math.log(_old_context(config) / (2 * math.pi * scaling.beta_slow)) / per_pair
+    if scaling.truncate:
+        start, end = math.floor(start), math.ceil(end)
+    start, end = max(start, 0), min(end, config.head_dim - 1)
+    stretched = min(max((pair - start) / (end - start if end != start else 0.001), 0.0), 1.0)
+    return frequency * (1 - stretched) + frequency / scaling.factor * stretched
 
 
 def _llama3_frequency(frequency: float, scaling) -> float:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.model_config import MODEL_CONFIGS, RopeScaling
+from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.rope import inverse_frequencies
+from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.weights.checkpoint import open_checkpoint
 from tests.weights import tiny
 
@@ -101,13 +103,25 @@ def llama3_divisors(factor, head_dim=4, theta=500000.0, low=1.0, high=4.0, origi
     return np.array(divisors, np.float32)
 
 
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-@pytest.mark.parametrize("head_dim", [64, 128])
-def test_the_stored_divisors_of_llama3_give_its_scaling(config_of, factor, head_dim):
-    keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-    changes = {f"llama.{key}": head_dim for key in keys}
-    config = config_of(extra={"rope_freqs.weight": llama3_divisors(factor, head_dim)}, **changes)
-    assert config.rope_scaling == RopeScaling("llama3", factor, 1.0, 4.0, 8192)
+HEADS_OF_64 = {f"llama.{key}": 64 for key in ("attention.key_length", "attention.value_length", "rope.dimension_count")}
+
+
+@pytest.mark.parametrize(
+    "divisors",
+    [llama3_divisors(8.0, 64), llama3_divisors(32.0, 64, low=2.0, original=512), np.linspace(0.25, 4, 32)],
+    ids=["Llama 3.1", "other parameters", "of any kind"],
+)
+def test_divisors_are_kept_as_they_stand(config_of, divisors):
+    config = config_of(extra={"rope_freqs.weight": divisors.astype(np.float32)}, **HEADS_OF_64)
+    assert config.rope_scaling == RopeScaling(divisors=tuple(divisors.astype(np.float32).tolist()))
+    frequencies = 500000.0 ** (-np.arange(32) / 32)
+    np.testing.assert_allclose(inverse_frequencies(config, 16), frequencies / divisors.astype(np.float32), rtol=1e-14)
+
+
+def test_llama3_by_its_divisors_is_llama3_by_its_parameters(config_of):
+    divided = config_of(extra={"rope_freqs.weight": llama3_divisors(8.0, 64)}, **HEADS_OF_64)
+    computed = replace(divided, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 8192))
+    np.testing.assert_allclose(inverse_frequencies(divided, 16), inverse_frequencies(computed, 16), rtol=1e-6)
 
 
 def test_divisors_of_one_scale_nothing(config_of):
@@ -115,17 +129,101 @@ def test_divisors_of_one_scale_nothing(config_of):
 
 
 @pytest.mark.parametrize(
-    "divisors",
-    [np.array([1.5, 8.0]), np.array([1.0]), llama3_divisors(8.0, head_dim=64, low=2.0)],
-    ids=["longrope", "too short", "other parameters"],
+    ("divisors", "message"),
+    [
+        (np.ones(1, np.float32), r"rope_freqs.weight is F32 of shape \[1\]; it must be F32 of shape \[2\]"),
+        (np.ones((2, 1), np.float32), r"rope_freqs.weight is F32 of shape \[1, 2\]"),
+        (np.ones(2, np.float16), r"rope_freqs.weight is F16 of shape \[2\]"),
+        (np.array([1, 0], np.float32), "rope_freqs.weight holds 0.0; it must hold positive numbers"),
+        (np.array([1, -3], np.float32), "rope_freqs.weight holds -3.0"),
+        (np.array([1, np.nan], np.float32), "rope_freqs.weight holds nan"),
+        (np.array([np.inf, 1], np.float32), "rope_freqs.weight holds inf"),
+    ],
 )
-def test_other_divisors_are_refused(config_of, divisors):
-    head_dim = 64 if len(divisors) == 32 else 4
-    keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-    with pytest.raises(CheckpointError, match=r"rope_freqs.weight holds other divisors"):
-        config_of(
-            extra={"rope_freqs.weight": divisors.astype(np.float32)}, **{f"llama.{key}": head_dim for key in keys}
-        )
+def test_divisors_that_cannot_be(config_of, divisors, message):
+    with pytest.raises(CheckpointError, match=message):
+        config_of(extra={"rope_freqs.weight": divisors})
+
+
+DIVISORS = np.array([1.5, 3], np.float32)
+PAIRS = {"rope_factors_short.weight": DIVISORS, "rope_factors_long.weight": 2 * DIVISORS}
+
+
+def scaling(**keys):
+    return {f"llama.rope.scaling.{key}": value for key, value in keys.items()}
+
+
+# What llama.cpp makes of a pair: theta / its factor, times freq_scale; yarn blends that with theta / its factor.
+@pytest.mark.parametrize(
+    ("extra", "changes", "expected"),
+    [
+        (
+            {"rope_freqs.weight": DIVISORS},
+            scaling(type="linear", factor=4.0),
+            RopeScaling("linear", 4.0, divisors=(1.5, 3.0)),
+        ),
+        ({"rope_freqs.weight": DIVISORS}, scaling(type="none", factor=4.0), RopeScaling(divisors=(1.5, 3.0))),
+        ({}, scaling(attn_factor=1.25), RopeScaling(attention_factor=1.25)),
+        (
+            {},
+            scaling(type="yarn", factor=4.0, original_context_length=32),
+            RopeScaling("yarn", 4.0, original_max_position_embeddings=32, attention_factor=1 + 0.1 * math.log(4)),
+        ),
+        (
+            {"rope_freqs.weight": DIVISORS},
+            scaling(type="yarn", factor=4.0, attn_factor=0.5, yarn_beta_fast=24.0, yarn_beta_slow=2.0),
+            RopeScaling(
+                "yarn", 4.0, beta_fast=24.0, beta_slow=2.0, attention_factor=0.5 + 0.05 * math.log(4),
+                divisors=(1.5, 3.0),
+            ),
+        ),
+        (
+            {},
+            scaling(type="yarn", factor=4.0, yarn_attn_factor=0.75),
+            RopeScaling("yarn", 4.0, attention_factor=0.75),
+        ),
+        (
+            PAIRS,
+            scaling(type="longrope", original_context_length=32, attn_factor=1.5),
+            RopeScaling(
+                "longrope", original_max_position_embeddings=32, attention_factor=1.5, short_factor=(1.5, 3.0),
+                long_factor=(3.0, 6.0),
+            ),
+        ),
+        (
+            PAIRS,
+            scaling(type="longrope", factor=2.0),
+            RopeScaling("longrope", attention_factor=1.0, short_factor=(3.0, 6.0), long_factor=(6.0, 12.0)),
+        ),
+    ],
+)  # fmt: skip
+def test_scaling_beside_and_in_place_of_divisors(config_of, extra, changes, expected):
+    assert config_of(extra=extra, **changes).rope_scaling == expected
+
+
+@pytest.mark.parametrize(
+    ("extra", "changes", "message"),
+    [
+        ({}, scaling(type="longrope"), "rope_factors_short.weight is missing"),
+        ({"rope_factors_short.weight": DIVISORS}, scaling(type="longrope"), "rope_factors_long.weight is missing"),
+        (
+            PAIRS | {"rope_factors_long.weight": DIVISORS[:1]},
+            scaling(type="longrope"),
+            r"rope_factors_long.weight is F32",
+        ),
+        ({}, scaling(type="ntk"), "llama.rope.scaling.type is 'ntk'; allowed: 'none', 'linear', 'yarn', 'longrope'"),
+        ({}, scaling(factor=float("nan")), "llama.rope.scaling.factor is nan"),
+        ({}, scaling(factor=-2.0), "llama.rope.scaling.factor is -2.0"),
+        ({}, scaling(factor="2"), "llama.rope.scaling.factor is '2'"),
+        ({}, scaling(attn_factor=float("inf")), "llama.rope.scaling.attn_factor is inf"),
+        ({}, scaling(type="yarn", factor=2.0, original_context_length=1), "original_max_position_embeddings is 1;"),
+        ({}, {"llama.rope.freq_base": float("nan")}, "llama.rope.freq_base is nan"),
+        ({}, {"llama.rope.freq_base": -1.0}, "llama.rope.freq_base is -1.0"),
+    ],
+)
+def test_rope_values_that_cannot_be(config_of, extra, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        config_of(extra=extra, **changes)
 
 
 @pytest.mark.parametrize(
@@ -140,18 +238,12 @@ def test_other_divisors_are_refused(config_of, divisors):
         ({"llama.expert_count": 8}, "mixtures of experts"),
         ({"llama.rope.dimension_count": 2}, "llama.rope.dimension_count is 2"),
         ({"llama.attention.value_length": 8}, "llama.attention.value_length is 8"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
     ],
 )
 def test_metadata_of_something_else_is_refused(config_of, changes, message):
     with pytest.raises(CheckpointError, match=message) as error:
         config_of(**changes)
     assert "tiny.gguf" in str(error.value)
-
-
-def test_linear_scaling_beside_divisors_is_refused(config_of):
-    with pytest.raises(CheckpointError, match="has both"):
-        config_of(extra={"rope_freqs.weight": llama3_divisors(8.0)}, **{"llama.rope.scaling.factor": 2.0})
 
 
 def test_another_architecture_is_refused_by_name(tmp_path):

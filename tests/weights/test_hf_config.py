@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.model_config import RopeScaling
+from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.weights.checkpoint import open_checkpoint
 from tests.weights import tiny
 
@@ -82,10 +82,100 @@ def test_rope_scaling_in_each_spelling(config_of, changes, scaling):
     assert config_of(**changes) == replace(tiny.CONFIG, rope_scaling=scaling)
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope", "ntk"])
+YARN = {"rope_type": "yarn", "factor": 4.0}
+PAIRS = {"short_factor": [1.0, 1.5], "long_factor": [2, 8.5]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "scaling"),
+    [
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            RopeScaling("dynamic", 2.0, original_max_position_embeddings=128),
+        ),
+        ({"rope_scaling": YARN}, RopeScaling("yarn", 4.0)),
+        (
+            {"rope_scaling": YARN | {"original_max_position_embeddings": 32.0, "beta_fast": 16, "truncate": False}},
+            RopeScaling("yarn", 4.0, original_max_position_embeddings=32, beta_fast=16.0, truncate=False),
+        ),
+        (
+            {"rope_scaling": YARN | {"beta_slow": None, "beta_fast": 0, "mscale": 0, "mscale_all_dim": 1}},
+            RopeScaling("yarn", 4.0),
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "factor": 2.0, "attention_factor": 1.25} | PAIRS},
+            RopeScaling("longrope", 2.0, attention_factor=1.25, short_factor=(1.0, 1.5), long_factor=(2.0, 8.5)),
+        ),
+        (
+            {"original_max_position_embeddings": 32.0, "rope_scaling": {"rope_type": "longrope"} | PAIRS},
+            RopeScaling(
+                "longrope", 4.0, original_max_position_embeddings=32, short_factor=(1.0, 1.5), long_factor=(2.0, 8.5)
+            ),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "original_max_position_embeddings": 8192.0}},
+            RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+        ),
+    ],
+)
+def test_rope_of_longer_contexts(config_of, changes, scaling):
+    assert config_of(**changes) == replace(tiny.CONFIG, rope_scaling=scaling)
+
+
+@pytest.mark.parametrize("kind", ["ntk", "su", "mrope", "x" * 1000])
 def test_other_rope_types_are_refused_by_name(config_of, kind):
-    with pytest.raises(CheckpointError, match=f"rope type is '{kind}'; allowed: 'default', 'linear', 'llama3'"):
+    allowed = "'default', 'linear', 'dynamic', 'llama3', 'yarn', 'longrope'$"
+    with pytest.raises(CheckpointError, match=f"rope type is '{kind[:3]}.*'; allowed: {allowed}") as error:
         config_of(rope_scaling={"rope_type": kind, "factor": 2.0})
+    assert len(str(error.value)) < 500
+
+
+def rope(kind, **keys):
+    return {"rope_scaling": {"rope_type": kind, **keys}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (rope("yarn"), "rope_scaling.factor is None; rope type yarn needs it"),
+        (rope("dynamic"), "rope_scaling.factor is None"),
+        (rope("yarn", factor="4"), "rope_scaling.factor is '4'; it must be a valid number"),
+        (rope("yarn", factor=True), "rope_scaling.factor is True"),
+        (rope("yarn", factor=float("nan")), "rope_scaling.factor is nan"),
+        (rope("yarn", factor=float("inf")), "rope_scaling.factor is inf"),
+        (rope("linear", factor=-2.0), "rope_scaling.factor is -2.0; it must be greater than 0"),
+        (rope("linear", factor=0), "rope_scaling.factor is 0"),
+        (rope("linear", factor=1e12), "rope_scaling.factor is 1000000000000.0; it must be from 1 to 1e.09"),
+        (rope("linear", factor=10**400), "rope_scaling.factor is 10+"),
+        (rope("yarn", factor=2.0, attention_factor=0), "rope_scaling.attention_factor is 0"),
+        (rope("yarn", factor=2.0, beta_fast=[1]), r"rope_scaling.beta_fast is \[1\]"),
+        (rope("yarn", factor=2.0, truncate="no"), "rope_scaling.truncate is 'no'"),
+        (rope("yarn", factor=2.0, original_max_position_embeddings=32.5), "original_max_position_embeddings is 32.5"),
+        (rope("yarn", factor=2.0, original_max_position_embeddings=1), "original_max_position_embeddings is 1; "),
+        (rope("longrope", factor=2.0, long_factor=[1.0, 1.0]), "rope_scaling.short_factor is None"),
+        (rope("longrope", **PAIRS), "rope_scaling.factor is None"),
+        (
+            rope("longrope", factor=2.0, **PAIRS | {"long_factor": [1.0]}),
+            "long_factor has 1 numbers; a head of 4 needs 2",
+        ),
+        (rope("longrope", factor=2.0, **PAIRS | {"long_factor": []}), "long_factor has 0 numbers"),
+        (rope("longrope", factor=2.0, **PAIRS | {"short_factor": [1.0, "a"]}), r"short_factor\[1\] is 'a'"),
+        (rope("longrope", factor=2.0, **PAIRS | {"short_factor": [1.0, -1]}), r"short_factor\[1\] is -1"),
+        (rope("longrope", factor=2.0, **PAIRS | {"short_factor": {"a": 1}}), "short_factor is {'a': 1}"),
+        (rope(["yarn"]), r"rope_scaling.rope_type is \['yarn'\]"),
+        ({"rope_scaling": ["yarn"]}, r"rope scaling is \['yarn'\]"),
+        ({"rope_theta": 0}, "rope_theta is 0"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan"),
+        ({"rope_theta": "10000"}, "rope_theta is '10000'"),
+        ({"rope_theta": 1.0} | rope("yarn", factor=2.0), "rope_theta is 1.0; rope_scaling.type yarn needs more than 1"),
+        ({"original_max_position_embeddings": "long"}, "original_max_position_embeddings is 'long'"),
+    ],
+)
+def test_rope_values_that_cannot_be(config_of, changes, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        config_of(**changes)
+    assert "config.json: " in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
