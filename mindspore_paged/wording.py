@@ -23,3 +23,8 @@ def one_line(text: Any) -> str:
     """What another program says, as a message may hold it: `str(text)` in one line of at most 300 characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def shown(name: str) -> str:
+    """A name from a file as a message may hold it: as it is, or where it is long or not printable as `shortened`."""
+    return name if name.isprintable() and len(name) <= 120 else shortened(name)

@@ -285,7 +285,7 @@ def test_what_ends_a_sequence_comes_from_all_files(folder):
     tokenizer = load_tokenizer(folder)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_ids) == (0, (1, 2))
     write_json(folder / "generation_config.json", eos_token_id=[9, 2])
-    assert load_tokenizer(folder).eos_token_ids == (9, 2)
+    assert load_tokenizer(folder).eos_token_ids == (9, 2, 1)
 
 
 def test_chat_templates_wherever_they_are(folder):

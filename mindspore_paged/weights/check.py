@@ -1,13 +1,16 @@
 """The check that a checkpoint fits a model, made before anything is loaded."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.weights.bfloat16 import BFLOAT16
-from mindspore_paged.weights.checkpoint import Checkpoint
+from mindspore_paged.weights.random_checkpoint import weight_shapes
 from mindspore_paged.weights.tensor_names import LM_HEAD
+from mindspore_paged.weights.tensor_source import Checkpoint
+from mindspore_paged.wording import shown
 
 WEIGHT_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 # Left over from training or from older exports; none of it takes part in inference.
@@ -28,14 +31,8 @@ def check_weights(
     frequencies and the state of an optimizer. dtypes: of which the weights must be.
     """
     held = set(checkpoint.names())
-    missing = [name for name in expected if name not in held]
-    if missing:
-        raise CheckpointError(f"{checkpoint.path}: {_counted(missing, 'missing')}")
-    for name, shape in expected.items():
-        if checkpoint.shape(name) != tuple(shape):
-            raise CheckpointError(
-                f"{checkpoint.path}: tensor {name} has shape {checkpoint.shape(name)}; the model needs {tuple(shape)}"
-            )
+    _check_held(checkpoint, held, expected)
+    for name in expected:
         if checkpoint.dtype(name) not in dtypes:
             allowed = ", ".join(str(kind) for kind in dtypes)
             raise CheckpointError(
@@ -46,7 +43,37 @@ def check_weights(
         raise CheckpointError(f"{checkpoint.path}: {_counted(extra, 'not part of the model')}")
 
 
+def check_description(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless `checkpoint` holds tensors of the sizes, and as many layers, as it says itself.
+
+    For what was written by others: so nothing is allocated by sizes that are nowhere.
+    """
+    config = checkpoint.model_config
+    held = set(checkpoint.names())
+    last = f"model.layers.{config.num_hidden_layers - 1}.input_layernorm.weight"
+    expected = weight_shapes(replace(config, num_hidden_layers=1))
+    _check_held(checkpoint, held, expected | {last: (config.hidden_size,)})
+
+
+def _check_held(checkpoint: Checkpoint, held: set[str], expected: dict[str, tuple[int, ...]]) -> None:
+    missing = [name for name in expected if name not in held]
+    if missing:
+        prefix = _common_prefix(held, missing)
+        names = f"; its names begin with {shown(prefix)}, which is another model's layout" if prefix else ""
+        raise CheckpointError(f"{checkpoint.path}: {_counted(missing, 'missing')}{names}")
+    for name, shape in expected.items():
+        if checkpoint.shape(name) != tuple(shape):
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name} has shape {checkpoint.shape(name)}; the model needs {tuple(shape)}"
+            )
+
+
+def _common_prefix(held: set[str], missing: list[str]) -> str:
+    """What stands before the names of tensors that are missing without it, or an empty text."""
+    return next((name.removesuffix(missing[0]) for name in sorted(held) if name.endswith(f".{missing[0]}")), "")
+
+
 def _counted(names: list[str], what: str) -> str:
     if len(names) == 1:
-        return f"tensor {names[0]} is {what}"
-    return f"{len(names)} tensors are {what}, the first is {names[0]}"
+        return f"tensor {shown(names[0])} is {what}"
+    return f"{len(names)} tensors are {what}, the first is {shown(names[0])}"

@@ -3,17 +3,22 @@
 from pathlib import Path
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.foreign_file import foreign_kind, read_start
 from mindspore_paged.formats.gguf_file import is_gguf
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
+from mindspore_paged.weights.check import check_description
 from mindspore_paged.weights.gguf_checkpoint import GgufCheckpoint
 from mindspore_paged.weights.hf_config import hf_model_config
 from mindspore_paged.weights.llama_tensors import LlamaTensors
 from mindspore_paged.weights.mindspore_files import MindSporeFiles
 from mindspore_paged.weights.rank_folders import RankFolderCuts, has_rank_folders, rank_folder
-from mindspore_paged.weights.safetensors_files import SafetensorsFiles, indexed_files
+from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 from mindspore_paged.weights.tensor_source import Checkpoint, TensorSource
+
+ADAPTER = "adapter_config.json"
+_PICKLES = ("pytorch_model*.bin", "consolidated.*.pth", "*.pth", "*.pt", "*.bin")
 
 
 class TensorCheckpoint(LlamaTensors):
@@ -55,7 +60,9 @@ def open_checkpoint(
         return _open_rank_folder(path, model_config, parallel)
     if (path / "config.json").is_file():
         described = hf_model_config(path)
-        return TensorCheckpoint(path, SafetensorsFiles(_hf_files(path)), described, described, path)
+        checkpoint = TensorCheckpoint(path, _hf_tensors(path), described, described, path)
+        check_description(checkpoint)
+        return checkpoint
     reader, files = _bare_files(path)
     layout = _needed(model_config, path)
     return TensorCheckpoint(path, reader(files), layout, None, path if path.is_dir() else None)
@@ -76,22 +83,39 @@ def _needed(model_config: ModelConfig | None, path: Path) -> ModelConfig:
     return model_config
 
 
-def _hf_files(folder: Path) -> list[Path]:
+def _hf_tensors(folder: Path) -> SafetensorsFiles:
+    # As in transformers, the single file comes first.
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
-        return [single]
+        return SafetensorsFiles([single])
     if index.is_file():
-        return indexed_files(index)
-    raise CheckpointError(f"{folder}: has config.json, but neither {single.name} nor {index.name}")
+        return SafetensorsFiles.of_index(index)
+    raise CheckpointError(
+        f"{folder}: has config.json, but neither {single.name} nor {index.name}{_what_is_there(folder)}"
+    )
 
 
 def _bare_files(path: Path) -> tuple[type[TensorSource], list[Path]]:
     readers = {".ckpt": MindSporeFiles, ".safetensors": SafetensorsFiles}
     if path.is_file():
         if path.suffix not in readers:
-            raise CheckpointError(f"{path}: unknown kind of file; allowed: .gguf, {', '.join(readers)}")
+            kind = foreign_kind(read_start(path)) or "unknown kind of file"
+            raise CheckpointError(f"{path}: {kind}; allowed: .gguf, {', '.join(readers)}")
         return readers[path.suffix], [path]
-    for suffix, reader in readers.items():
-        if files := sorted(path.glob(f"*{suffix}")):
-            return reader, files
-    raise CheckpointError(f"{path}: holds no config.json, no .ckpt and no .safetensors")
+    if not (path / ADAPTER).is_file():
+        for suffix, reader in readers.items():
+            if files := sorted(path.glob(f"*{suffix}")):
+                return reader, files
+    raise CheckpointError(f"{path}: holds no config.json, no .ckpt and no .safetensors{_what_is_there(path)}")
+
+
+def _what_is_there(folder: Path) -> str:
+    """The end of a line that says why `folder` holds no checkpoint: what it holds instead, if that is known."""
+    if (folder / ADAPTER).is_file():
+        return f"; {ADAPTER} makes it an adapter (LoRA), not a model: merge it into its base model first"
+    for pattern in _PICKLES:
+        if file := next(iter(sorted(folder.glob(pattern))), None):
+            return f"; {file.name} is a PyTorch file (pickle), which is not read: convert it to safetensors"
+    if snapshot := next(iter(sorted(folder.glob("snapshots/*/config.json"))), None):
+        return f"; it is a cache of the Hub: the model is in {snapshot.parent.relative_to(folder)}"
+    return "" if any(folder.iterdir()) else ": it is empty"

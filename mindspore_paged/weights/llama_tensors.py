@@ -7,7 +7,7 @@ import numpy as np
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.weights.tensor_names import from_mindformers
+from mindspore_paged.weights.tensor_names import from_hf, from_mindformers
 from mindspore_paged.weights.tensor_source import TensorSource, widened
 
 FUSED_QKV = ".attention.w_qkv.weight"
@@ -48,9 +48,10 @@ class _Part:
 class LlamaTensors:
     """The tensors of `source` under Hugging Face's names, with fused projections taken apart.
 
-    Names of Hugging Face pass as they are; those of MindFormers are translated. With `qkv_concat`, MindFormers (1.9)
-    stores w_qkv by groups, [queries that share a KV head, that key head, that value head] for each KV head, and
-    w_gate_hidden with rows of gate and up in turn. Its q and k rows are in rotate-half order, as Hugging Face's are.
+    Names of Hugging Face pass as they are, but for a `model.` that is missing; those of MindFormers are translated.
+    With `qkv_concat`, MindFormers (1.9) stores w_qkv by groups, [queries that share a KV head, that key head, that
+    value head] for each KV head, and w_gate_hidden with rows of gate and up in turn. Its q and k rows are in
+    rotate-half order, as Hugging Face's are.
     Raises CheckpointError where a fused tensor does not fit `model_config`, and for two tensors of one name.
     Source: qkv_concat_hf2mg and ffn_concat_hf2mg of mindformers.utils.convert_utils.
     """
@@ -102,7 +103,7 @@ class LlamaTensors:
             return self._parts_of_qkv(stored_name)
         if stored_name.endswith(FUSED_GATE_UP):
             return self._parts_of_gate_up(stored_name)
-        return {from_mindformers(stored_name): _Part(stored_name, self._source.shape(stored_name))}
+        return {from_hf(from_mindformers(stored_name)): _Part(stored_name, self._source.shape(stored_name))}
 
     def _parts_of_qkv(self, stored_name: str) -> dict[str, _Part]:
         kv_heads, head_dim = self._config.num_key_value_heads, self._config.head_dim

@@ -20,7 +20,7 @@ class RandomCheckpoint:
     def __init__(self, model_config: ModelConfig, seed: int = 0):
         self.model_config = model_config
         self._seed = seed
-        self._shapes = _weight_shapes(model_config)
+        self._shapes = weight_shapes(model_config)
 
     def names(self) -> list[str]:
         """The names of all tensors, Hugging Face's."""
@@ -47,7 +47,8 @@ class RandomCheckpoint:
         return np.array(self.read(name)[along(axis, start, stop)], order="C")
 
 
-def _weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model, by Hugging Face's names."""
     hidden, ffn = config.hidden_size, config.intermediate_size
     query, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden), "model.norm.weight": (hidden,)}

@@ -1,14 +1,17 @@
 """Tensors of one or more safetensors files under the names that the files give them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.foreign_file import foreign_kind
 from mindspore_paged.formats.hf_files import read_json_object
 from mindspore_paged.weights.bfloat16 import BFLOAT16, with_common_bfloat16
 from mindspore_paged.weights.tensor_source import along
+from mindspore_paged.wording import one_line, shown
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -19,6 +22,11 @@ _DTYPES = {
     "I32": np.dtype(np.int32),
     "U8": np.dtype(np.uint8),
 }
+_READ = ", ".join(_DTYPES)
+
+
+MOST_HEADER_BYTES = 16 * 2**20
+"""Of the table of tensors that a file begins with; some hundred bytes a tensor are usual."""
 
 
 class SafetensorsFiles:
@@ -28,13 +36,37 @@ class SafetensorsFiles:
     """
 
     def __init__(self, paths: list[Path]):
-        self._files = {}
+        self._files: dict[str, safe_open] = {}
         for path in paths:
             file = _open(path)
             for name in file.keys():  # noqa: SIM118 (no mapping: it has keys() only)
                 if name in self._files:
-                    raise CheckpointError(f"{path}: tensor {name} is in another file of the checkpoint too")
+                    raise CheckpointError(f"{path}: tensor {shown(name)} is in another file of the checkpoint too")
                 self._files[name] = file
+
+    @classmethod
+    def of_index(cls, index: Path) -> "SafetensorsFiles":
+        """The tensors that `model.safetensors.index.json` names, each from the shard that it names for it.
+
+        What a shard holds beside these is no part of the checkpoint. Raises CheckpointError where the index is
+        damaged or leaves the folder, a shard is missing, or one lacks a tensor that the index promises.
+        """
+        files = cls([])
+        shards: dict[str, tuple[safe_open, set[str]]] = {}
+        for name, shard in _weight_map(index).items():
+            if shard not in shards:
+                path = index.parent / shard
+                if not path.is_file():
+                    raise CheckpointError(f"{path}: this shard, listed in {index.name}, is missing")
+                file = _open(path)
+                shards[shard] = file, set(file.keys())
+            file, held = shards[shard]
+            if name not in held:
+                raise CheckpointError(
+                    f"{index.parent / shard}: lacks tensor {shown(name)}, which {index.name} says is there"
+                )
+            files._files[name] = file
+        return files
 
     def names(self) -> list[str]:
         """The names of all tensors."""
@@ -45,8 +77,11 @@ class SafetensorsFiles:
         return tuple(self._files[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> np.dtype:
-        """The dtype that `read(name)` returns; that of bytes for a type that NumPy has not."""
-        return _DTYPES.get(self._files[name].get_slice(name).get_dtype(), np.dtype(np.void))
+        """The dtype that `read(name)` returns; raises CheckpointError for a type that is not read."""
+        kind = self._files[name].get_slice(name).get_dtype()
+        if kind not in _DTYPES:
+            raise CheckpointError(f"tensor {shown(name)} is of type {kind}, which is not read; read are {_READ}")
+        return _DTYPES[kind]
 
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`, as an array of its own."""
@@ -57,30 +92,33 @@ class SafetensorsFiles:
         return with_common_bfloat16(self._files[name].get_slice(name)[along(axis, start, stop)])
 
 
-def indexed_files(index: Path) -> list[Path]:
-    """The shards that `model.safetensors.index.json` lists.
-
-    Raises CheckpointError where the index is damaged, a shard is missing, or one lacks a tensor that the index
-    promises.
-    """
+def _weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor; each is the name of a file beside the index."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index}: not an index of safetensors files; it lacks a weight_map of names to files")
-    shards = {file: {name for name in weight_map if weight_map[name] == file} for file in weight_map.values()}
-    for file, promised in sorted(shards.items()):
-        path = index.parent / file
-        if not path.is_file():
-            raise CheckpointError(f"{path}: this shard, listed in {index.name}, is missing")
-        lacking = sorted(promised - set(_open(path).keys()))
-        if lacking:
-            raise CheckpointError(f"{path}: lacks tensor {lacking[0]}, which {index.name} says is there")
-    return [index.parent / file for file in sorted(shards)]
+    for file in set(weight_map.values()):
+        if not re.fullmatch(r"\w[^/\\\0]{0,200}\.safetensors", file):
+            raise CheckpointError(f"{index}: names {shown(file)} as a shard; it must be a .safetensors file beside it")
+    return weight_map
 
 
 def _open(path: Path) -> safe_open:
+    """The safetensors file at `path`, its header checked against its size by the library."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        size = path.stat().st_size
+        header = int.from_bytes(start[:8], "little")
+        if start[8:9] != b"{" or header > size - 8:
+            kind = foreign_kind(start) or f"damaged safetensors file, or cut short at {size} bytes"
+            raise CheckpointError(f"{path}: {kind}")
+        if header > MOST_HEADER_BYTES:
+            raise CheckpointError(f"{path}: its header has {header} bytes; allowed: {MOST_HEADER_BYTES}")
         return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged safetensors file ({one_line(error)})") from error

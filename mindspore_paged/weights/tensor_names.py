@@ -49,6 +49,11 @@ def from_mindformers(name: str) -> str:
     return _translate(name, r"model\.layers\.(\d+)\.([\w.]+)\.(weight|bias)", _MINDFORMERS_TOP, _MINDFORMERS_LAYER)
 
 
+def from_hf(name: str) -> str:
+    """The name with the `model.` that a model saved without its head lacks; any other name is returned as it is."""
+    return f"model.{name}" if re.match(r"(embed_tokens|layers\.\d+|norm)\.", name) else name
+
+
 def _translate(name: str, layer_pattern: str, top: dict[str, str], layer: dict[str, str]) -> str:
     match = re.fullmatch(layer_pattern, name)
     if match and match[2] in layer:

@@ -175,10 +175,10 @@ def test_a_tensor_of_another_model_is_refused_though_a_part_of_it_might_fit(tmp_
 
 def test_a_tensor_that_is_no_matrix_is_refused(tmp_path):
     weights = tiny.make_weights()
-    weights["model.layers.0.mlp.down_proj.weight"] = np.zeros(64, np.float32)
+    weights["model.layers.1.mlp.down_proj.weight"] = np.zeros(64, np.float32)
     whole = open_checkpoint(tiny.write_hf_folder(tmp_path / "hf", weights))
     with pytest.raises(CheckpointError, match=r"down_proj.weight has shape \(64,\); the model needs 64 columns"):
-        sharded(whole, 0, 2).shape("model.layers.0.mlp.down_proj.weight")
+        sharded(whole, 0, 2).shape("model.layers.1.mlp.down_proj.weight")
 
 
 def peak_of_reading(checkpoint):
