@@ -73,10 +73,13 @@ def test_the_defaults_leave_every_feature_out():
 
 @pytest.mark.parametrize("word", ["pages", "demo", "random"])
 def test_paths_of_a_file_start_at_its_folder_and_those_of_an_override_do_not(tmp_path, monkeypatch, word):
-    path = write(tmp_path, f"cache: {{host_memory: 1MiB, page_files: {word}}}\nruntime: {{event_log: {word}}}")
+    path = write(
+        tmp_path, f"cache: {{host_memory: 1MiB, page_files: {word}, page_key: {word}}}\nruntime: {{event_log: {word}}}"
+    )
     monkeypatch.chdir("/")
     config = load_config(path)
     assert (config.cache.page_files, config.runtime.event_log) == (tmp_path / word, tmp_path / word)
+    assert config.cache.page_key == tmp_path / word
     config = load_config(path, [f"cache.page_files={word}", f"runtime.event_log={word}"])
     assert (config.cache.page_files, config.runtime.event_log) == (Path(word), Path(word))
 
@@ -105,6 +108,7 @@ SIZE = "a size such as 512MiB, or a whole number of bytes"
         ("cache", "host_memory", "much", SIZE),
         ("cache", "host_memory", True, SIZE),
         ("cache", "page_files", 3, "a path"),
+        ("cache", "page_key", "", "a path"),
         ("cache", "page_files", "", "a path"),
         ("cache", "page_files_budget", 0, "greater than 0"),
         ("cache", "page_files_budget", None, SIZE),

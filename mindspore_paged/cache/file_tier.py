@@ -2,20 +2,25 @@
 
 import os
 import re
+import stat
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from mindspore_paged.cache.page_format import decode_page, encode_page
+from mindspore_paged.bounded_file import UnfitFileError, read_bounded
+from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.errors import ConfigError, DamagedPageError, ForeignPageError, IntegrityError
 
 _SUFFIX = ".safetensors"
 _UNFINISHED_SUFFIX = ".tmp"
 _HASH = re.compile("(?:[0-9a-f]{2})+")
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class FileTier:
@@ -30,21 +35,23 @@ class FileTier:
     same folder cannot make it return a wrong page, only lose some.
     """
 
-    def __init__(self, folder: str | Path, capacity_bytes: int, model_fingerprint: str):
+    def __init__(self, folder: str | Path, capacity_bytes: int, page_format: PageFormat):
         """Find the pages of an earlier run; raises ConfigError for a folder that cannot be used, or no capacity.
 
-        model_fingerprint: a text that differs between models, and between weights or cache types of one model.
+        page_format: what a page must be. Without a key in it whoever writes here is believed, so the folder must be
+        this user's and nobody else may write to it; one that is not there yet is made so.
         """
         if capacity_bytes < 1:
             raise ConfigError(f"the file tier has a capacity of {capacity_bytes} bytes; it must be at least 1")
         self.capacity_bytes = capacity_bytes
-        self._model_fingerprint = sha256(model_fingerprint.encode()).hexdigest()
-        self._folder = Path(folder) / self._model_fingerprint[:16]
+        fingerprint = sha256(page_format.model_fingerprint.encode()).hexdigest()
+        self._format = replace(page_format, model_fingerprint=fingerprint)
+        self._folder = Path(folder) / fingerprint[:16]
         self._sizes: OrderedDict[bytes, int] = OrderedDict()  # bytes of each file; least recently used first
         self._bytes = 0
         self._counts = dict.fromkeys(("hits", "misses", "damaged", "foreign", "evicted", "dropped"), 0)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._folder, is_trusted=page_format.key is None)
             self._find_pages()
             self._make_room(0)
         except OSError as error:
@@ -55,7 +62,7 @@ class FileTier:
         return block_hash in self._sizes
 
     def put(self, block_hash: bytes, page: np.ndarray, checksum: str) -> bool:
-        """Write a contiguous page of any shape and type; False if it is larger than the capacity.
+        """Write a contiguous page of the tier's format; False if it is larger than the capacity.
 
         checksum: what page_checksum() gave when the page was known to be good. A name that is there already keeps its
         content. Raises OSError when the file cannot be written; there is none then.
@@ -63,7 +70,7 @@ class FileTier:
         if block_hash in self._sizes:
             self._sizes.move_to_end(block_hash)
             return True
-        data = encode_page(page, checksum, self._model_fingerprint)
+        data = self._format.encode(block_hash, page, checksum)
         if len(data) > self.capacity_bytes:
             self._counts["dropped"] += 1
             return False
@@ -75,6 +82,8 @@ class FileTier:
 
     def get(self, block_hash: bytes) -> tuple[np.ndarray, str] | None:
         """The page, read-only, and its checksum; None if it is not there, damaged (then deleted) or not ours.
+
+        Not ours are pages of another model, or that the key did not seal, and whatever is no file of a page's size.
 
         Raises OSError when the file cannot be read; the page is forgotten then.
         """
@@ -105,14 +114,19 @@ class FileTier:
             raise IntegrityError(f"the file tier holds {self._bytes} bytes of at most {self.capacity_bytes}")
 
     def _find_pages(self) -> None:
-        """Fill the index from the folder by names alone; content is checked when it is read."""
+        """Fill the index from the folder by names and sizes alone; content is checked when it is read."""
         found = []
-        for path in self._folder.iterdir():
-            if path.suffix == _UNFINISHED_SUFFIX:
-                path.unlink(missing_ok=True)  # of a run that was killed while it wrote
-            elif path.suffix == _SUFFIX and _HASH.fullmatch(path.stem):
-                status = path.stat()
-                found.append((status.st_mtime_ns, bytes.fromhex(path.stem), status.st_size))
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                if not _HASH.fullmatch(stem) or not entry.is_file(follow_symlinks=False):
+                    continue
+                if suffix == _UNFINISHED_SUFFIX:
+                    Path(entry.path).unlink(missing_ok=True)  # of a run that was killed while it wrote
+                elif suffix == _SUFFIX:
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_size <= self._format.most_bytes:
+                        found.append((status.st_mtime_ns, bytes.fromhex(stem), status.st_size))
         self._sizes.update((block_hash, size) for _, block_hash, size in sorted(found))
         self._bytes = sum(self._sizes.values())
 
@@ -126,24 +140,29 @@ class FileTier:
     def _write(self, path: Path, data: bytes) -> None:
         """Write the file or leave none. Without fsync: what a power cut spoils, the checksum finds."""
         unfinished = path.with_suffix(_UNFINISHED_SUFFIX)
+        unfinished.unlink(missing_ok=True)  # of another run, or a link that leads elsewhere
         try:
-            unfinished.write_bytes(data)
+            with open(os.open(unfinished, _NEW_FILE, 0o600), "wb") as file:
+                file.write(data)
             _mark_used(unfinished)
             unfinished.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk does not say where
         finally:
             unfinished.unlink(missing_ok=True)
 
     def _read(self, block_hash: bytes) -> tuple[np.ndarray, str] | None:
         path = self._path(block_hash)
         try:
-            found = decode_page(path.read_bytes(), block_hash, self._model_fingerprint)
-        except OSError:
-            self._forget(block_hash)
-            raise
-        except ForeignPageError:
+            data = read_bounded(path, self._format.most_bytes, follow_links=False)
+            found = self._format.decode(block_hash, data)
+        except (ForeignPageError, UnfitFileError):
             self._counts["foreign"] += 1
             self._forget(block_hash)
             return None
+        except OSError:
+            self._forget(block_hash)
+            raise
         except DamagedPageError:
             self._counts["damaged"] += 1
             self.discard(block_hash)
@@ -163,4 +182,23 @@ class FileTier:
 def _mark_used(path: Path) -> None:
     """Keep the time of last use where the next run finds it, to the nanosecond, whatever the mount says of atime."""
     now = time.time_ns()
-    os.utime(path, ns=(now, now))
+    os.utime(path, ns=(now, now), follow_symlinks=False)
+
+
+def _make_folder(folder: Path, is_trusted: bool) -> None:
+    """Make the folder of a model's pages in the one that was configured, with missing ones above, for this user alone.
+
+    is_trusted: raise ConfigError if somebody else could put files or folders in either. Raises OSError.
+    """
+    for each in (*reversed(folder.parents), folder):
+        each.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link; the folder of a model's pages must be one of its own")
+    for each in (folder.parent, folder) if is_trusted else ():
+        status = each.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid != os.geteuid() or mode & _WRITABLE_BY_OTHERS:
+            raise ConfigError(
+                f"cache.page_files: others can write to {each} (owner {status.st_uid}, mode {mode:04o}), and pages in "
+                "it would be believed; make it this user's alone (chown, chmod 700), or set cache.page_key"
+            )

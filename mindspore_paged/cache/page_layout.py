@@ -28,3 +28,10 @@ def as_stored(page: np.ndarray) -> np.ndarray:
     outer = page.shape[:-3]
     parts = page[..., :-SCALE_ELEMENTS], page[..., -SCALE_ELEMENTS:]
     return np.concatenate([part.reshape(*outer, -1) for part in parts], axis=-1).reshape(page.shape)
+
+
+def scales_of(page: np.ndarray) -> np.ndarray:
+    """The scales of a stored page of int8: float32, those of each [BS, K] in a row."""
+    *outer, block_size, num_kv_heads, _ = page.shape
+    flat = page.reshape(*outer, -1)
+    return np.ascontiguousarray(flat[..., -block_size * num_kv_heads * SCALE_ELEMENTS :]).view(np.float32)

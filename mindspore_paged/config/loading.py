@@ -39,7 +39,13 @@ _KEYS = {
         "model.config.rope_scaling": RopeScaling,
     }.items()
 }
-_PATHS = (("model", "weights"), ("model", "tokenizer"), ("cache", "page_files"), ("runtime", "event_log"))
+_PATHS = (
+    ("model", "weights"),
+    ("model", "tokenizer"),
+    ("cache", "page_files"),
+    ("cache", "page_key"),
+    ("runtime", "event_log"),
+)
 _SECTIONS = [key.name for key in fields(EngineConfig)]
 
 

@@ -167,7 +167,8 @@ class CacheSection:
     block_size: tokens in a page, a multiple of 16, or `auto`. kv_cache_dtype: `auto` is the model's dtype; int8 has a
     float32 scale for each head of a token.
     host_memory: bytes for pages that the pool evicts; page_files: a folder for those that host memory evicts, of at
-    most page_files_budget bytes. swap: whether evicted pages are saved there, `auto` by measured cost.
+    most page_files_budget bytes. page_key: a file of at least 32 secret bytes that seals page files and exported
+    prefixes, and without whose seal none is read. swap: whether evicted pages are saved there, `auto` by measured cost.
     contiguous_priority: requests of this priority and above get their pages as one run where there is one.
     compaction: move pages together when the free ones are scattered, a run is missed, or steps have become slower.
     elastic_min_blocks: use as few blocks as this while the load is low; None always uses all.
@@ -182,6 +183,7 @@ class CacheSection:
     enable_prefix_caching: StrictBool = True
     host_memory: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
     page_files: Annotated[Path, BeforeValidator(_path)] | None = None
+    page_key: Annotated[Path, BeforeValidator(_path)] | None = None
     page_files_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] = ByteSize(4 * 2**30)
     swap: Literal["auto", "always", "never"] = "auto"
     contiguous_priority: StrictInt | None = None

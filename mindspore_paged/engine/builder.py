@@ -8,7 +8,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from mindspore_paged.cache.block_pool import BlockPool
+from mindspore_paged.cache.block_pool import NULL_BLOCK, BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.cache.compaction import CompactionTrigger
@@ -16,6 +16,7 @@ from mindspore_paged.cache.elasticity import ElasticCapacity
 from mindspore_paged.cache.event_log import PoolEventLog
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
+from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig, SchedulerSection
 from mindspore_paged.engine.engine import LLMEngine
@@ -53,6 +54,7 @@ from mindspore_paged.engine.sequence import Request
 from mindspore_paged.engine.speculation import Speculation
 from mindspore_paged.engine.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.key_file import read_key
 from mindspore_paged.launch import states, supervision
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.model_config import ModelConfig
@@ -76,6 +78,7 @@ def build_engine(config: EngineConfig, show_progress: bool = True) -> LLMEngine:
 def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine:
     show_progress = show_progress and place.is_leader
     progress = partial(tqdm, disable=not show_progress, leave=False)
+    page_key = read_key(config.cache.page_key, "cache.page_key") if config.cache.page_key else None
     set_context(config)
     checkpoint = open_weights(config, place.parallel)
     model_config = resolve_model_config(config, checkpoint)
@@ -103,7 +106,9 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
 
     fingerprint = model_fingerprint(config, model_config.for_length(max_model_len), model)
-    host_tier = _host_tier(config, fingerprint)
+    (page,) = runner.read_pages([NULL_BLOCK])
+    page_format = PageFormat.of(page, fingerprint, page_key)
+    host_tier = _host_tier(config, page_format)
     cache = CacheManager(
         BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching, host_tier, capacity
     )
@@ -122,6 +127,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         response_cache=_response_cache(config),
         event_log=PoolEventLog(config.runtime.event_log, num_blocks, block_size) if config.runtime.event_log else None,
         model_fingerprint=fingerprint,
+        page_key=page_key,
         debug=config.runtime.debug,
     )
     _preload(engine, progress(config.cache.preload_prefixes, desc="Preloading prefixes", unit="prefix"))
@@ -217,12 +223,12 @@ def _speculation(options: SchedulerSection) -> Speculation | None:
     return Speculation(proposer, options.num_speculative_tokens)
 
 
-def _host_tier(config: EngineConfig, fingerprint: str) -> HostTier | None:
+def _host_tier(config: EngineConfig, page_format: PageFormat) -> HostTier | None:
     if config.cache.host_memory is None:
         return None
     below = None
     if config.cache.page_files is not None:
-        below = FileTier(config.cache.page_files, config.cache.page_files_budget, fingerprint)
+        below = FileTier(config.cache.page_files, config.cache.page_files_budget, page_format)
     return HostTier(config.cache.host_memory, below)
 
 

@@ -45,7 +45,8 @@ class LLMEngine:
     scheduler: owns pages and queues. runner: computes steps. tokenizer: None if prompts are given as token ids.
     mover: moves whole pages around the steps; None makes one without tiers. response_cache: answers of identical
     requests; None keeps none. event_log: where each step's use of the pool is written; None writes nothing.
-    model_fingerprint: equal for engines that can exchange pages.
+    model_fingerprint: equal for engines that can exchange pages; page_key: seals pages that leave, and opens those
+    that come in; None trusts whoever brings them.
     debug: check every invariant whenever nothing is left to do.
     """
 
@@ -60,6 +61,7 @@ class LLMEngine:
         response_cache: ResponseCache | None = None,
         event_log: PoolEventLog | None = None,
         model_fingerprint: str = "",
+        page_key: bytes | None = None,
         debug: bool = False,
     ):
         self.scheduler = scheduler
@@ -70,6 +72,7 @@ class LLMEngine:
         self.response_cache = response_cache
         self.event_log = event_log
         self.model_fingerprint = model_fingerprint
+        self.page_key = page_key
         self.debug = debug
         self.metrics = Metrics()
         self.sampler = Sampler()

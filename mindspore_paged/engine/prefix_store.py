@@ -1,31 +1,15 @@
 """Prefixes as things of their own: computed ahead and pinned, exported from one engine, imported into another."""
 
-import io
-import json
-import zipfile
 from pathlib import Path
 
-from mindspore_paged.cache.block_pool import extend_block_hashes
-from mindspore_paged.cache.page_format import (
-    DamagedPageError,
-    ForeignPageError,
-    decode_page,
-    encode_page,
-    page_checksum,
-)
+from mindspore_paged.bounded_file import read_bounded
+from mindspore_paged.cache.block_pool import NULL_BLOCK, extend_block_hashes
+from mindspore_paged.cache.page_format import PageFormat
+from mindspore_paged.cache.prefix_format import PrefixFormat
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.request_check import check_prompt, token_ids_of
 from mindspore_paged.errors import CheckpointError, OutOfBlocksError, RequestError
 from mindspore_paged.sampling_params import SamplingParams
-
-_MANIFEST = "manifest.json"
-_FORMAT = "mindspore_paged prefix"
-_VERSION = 1
-_DAMAGED = (
-    *(zipfile.BadZipFile, EOFError, RuntimeError),  # of zipfile; a RuntimeError says encrypted, or too new
-    *(KeyError, TypeError, ValueError, RequestError),  # of a manifest that is not ours
-    *(DamagedPageError, ForeignPageError),
-)
 
 
 def pin_prefix(engine: LLMEngine, prompt: str | list[int]) -> int:
@@ -49,25 +33,22 @@ def pin_prefix(engine: LLMEngine, prompt: str | list[int]) -> int:
 def export_prefix(engine: LLMEngine, prompt: str | list[int], path: str | Path | None = None) -> bytes:
     """The pages of a prompt's full blocks as bytes, also written to `path`: a zip file, each page with its checksum.
 
+    With cache.page_key each page is sealed with the key.
+
     Raises RequestError as `pin_prefix` does, OSError if `path` cannot be written.
     """
     blocks, token_ids = _computed_blocks(engine, prompt)
-    hashes = _hashes(engine, token_ids)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(_MANIFEST, json.dumps(_manifest(engine, token_ids)))
-        for index, (name, page) in enumerate(zip(hashes, engine.runner.read_pages(blocks), strict=True)):
-            data = encode_page(page, page_checksum(name, page), engine.model_fingerprint)
-            archive.writestr(_member(index), data)
+    data = _format_of(engine).encode(token_ids, engine.runner.read_pages(blocks))
     if path is not None:
-        Path(path).write_bytes(buffer.getvalue())
-    return buffer.getvalue()
+        Path(path).write_bytes(data)
+    return data
 
 
 def import_prefix(engine: LLMEngine, source: bytes | str | Path) -> int:
     """Put an exported prefix into this engine's prefix cache; returns its tokens.
 
-    Raises CheckpointError, and changes nothing, for a damaged file, or one of another model, block size or page type;
+    Raises CheckpointError, and changes nothing, for a damaged file, for one of another model, block size or page type,
+    for pages that are not made of finite numbers, and with cache.page_key for pages that the key did not seal;
     OutOfBlocksError if the pool has no room for it now; RequestError without a prefix cache.
     """
     _check_prefix_caching(engine)
@@ -112,49 +93,30 @@ def _hashes(engine: LLMEngine, token_ids: list[int]) -> list[bytes]:
     return hashes
 
 
-def _manifest(engine: LLMEngine, token_ids: list[int]) -> dict:
-    return {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "model_fingerprint": engine.model_fingerprint,
-        "block_size": engine.scheduler.cache.block_size,
-        "token_ids": token_ids,
-    }
-
-
-def _member(index: int) -> str:
-    return f"{index:06}.safetensors"
-
-
 def _check_prefix_caching(engine: LLMEngine) -> None:
     if not engine.scheduler.cache.enable_prefix_caching:
         raise RequestError("cache.enable_prefix_caching is false: no prefix can be kept, exported or imported")
 
 
+def _format_of(engine: LLMEngine) -> PrefixFormat:
+    """What a prefix of this engine must be; a page of the pool says itself of which form pages are."""
+    (page,) = engine.runner.read_pages([NULL_BLOCK])
+    page_format = PageFormat.of(page, engine.model_fingerprint, engine.page_key)
+    return PrefixFormat(page_format, engine.scheduler.cache.block_size, engine.limits.max_model_len)
+
+
 def _read_archive(engine: LLMEngine, source: bytes | str | Path):
-    name = "the prefix" if isinstance(source, bytes) else str(source)
+    """The names and pages of an exported prefix, checked; raises CheckpointError."""
+    origin = "the prefix" if isinstance(source, bytes) else str(source)
+    prefix_format = _format_of(engine)
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{name}: cannot read the prefix: {error.strerror}") from None
+        data = source if isinstance(source, bytes) else read_bounded(source, prefix_format.most_bytes)
+    except (OSError, ValueError) as error:  # a ValueError is of a path with a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{origin}: cannot read the prefix: {reason}") from None
+    token_ids, hashes, pages = prefix_format.decode(data, origin)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            manifest = json.loads(_read_member(archive, _MANIFEST))
-            check_prompt(manifest["token_ids"], engine.limits)
-            for key, value in _manifest(engine, manifest["token_ids"]).items():
-                if manifest[key] != value:
-                    raise CheckpointError(f"{name}: {key} is {manifest[key]!r}, this engine needs {value!r}")
-            hashes = _hashes(engine, manifest["token_ids"])
-            pages = [
-                decode_page(_read_member(archive, _member(index)), block_hash, engine.model_fingerprint)[0]
-                for index, block_hash in enumerate(hashes)
-            ]
-    except _DAMAGED as error:
-        raise CheckpointError(f"{name}: no prefix of this model, or damaged: {error}") from None
+        check_prompt(token_ids, engine.limits)
+    except RequestError as error:
+        raise CheckpointError(f"{origin}: no prefix of this model: {error}") from None
     return hashes, pages
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # what we write; a decoder would fail in its own way
-        raise zipfile.BadZipFile(f"{name} is compressed")
-    return archive.read(name)

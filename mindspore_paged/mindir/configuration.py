@@ -12,7 +12,7 @@ from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.folder import CONFIG, folder_of_rank
 from mindspore_paged.model_config import ModelConfig
 
-PATHS_OF_A_MACHINE = {"cache": ("page_files",), "runtime": ("event_log",)}
+PATHS_OF_A_MACHINE = {"cache": ("page_files", "page_key"), "runtime": ("event_log",)}
 
 
 def load_mindir_config(path: Path | str, overrides: Sequence[str] = ()) -> EngineConfig:

@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 
 from mindspore_paged.cache.file_tier import FileTier
-from mindspore_paged.cache.page_format import page_checksum
+from mindspore_paged.cache.page_format import PageFormat, page_checksum
 
 PAGE_BYTES = 96
-DTYPES = (np.float32, np.float16, np.uint16, ml_dtypes.bfloat16, np.int8)
+DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.int8)
 
 
 def name(number: int) -> bytes:
@@ -18,11 +18,15 @@ def name(number: int) -> bytes:
     return sha256(bytes([number])).digest()
 
 
-def make_page(number: int) -> np.ndarray:
-    """Page `number`, written afresh: PAGE_BYTES of any bits, NaNs among them; the type depends on the number too."""
+def make_page(number: int, dtype=np.float32) -> np.ndarray:
+    """Page `number`, written afresh: PAGE_BYTES of any bits, NaNs among them."""
     raw = np.random.default_rng(number).integers(0, 256, PAGE_BYTES, np.uint8)
-    dtype = np.dtype(DTYPES[number % len(DTYPES)])
     return raw.view(dtype).reshape(2, 3, -1)
+
+
+def format_of(model: str = "model", dtype=np.float32, key: bytes | None = None) -> PageFormat:
+    """The format of such pages."""
+    return PageFormat.of(make_page(0, dtype), model, key)
 
 
 def is_page(page: np.ndarray, number: int) -> bool:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
-from tests.cache.pages import PAGE_BYTES, flip_bit, is_page, make_page, name, path_of
+from tests.cache.pages import PAGE_BYTES, flip_bit, format_of, is_page, make_page, name, path_of
 
 FILE_BYTES = 400  # a little more than a page's file
 
@@ -37,7 +37,7 @@ class Tiers(RuleBasedStateMachine):
         self.connect()
 
     def connect(self):
-        self.below = FileTier(self.folder, self.capacities[1], "model")
+        self.below = FileTier(self.folder, self.capacities[1], format_of())
         self.tier = HostTier(self.capacities[0], self.below)
 
     def one_of_ours(self, place):

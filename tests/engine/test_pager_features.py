@@ -3,6 +3,7 @@
 import random
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from mindspore_paged.cache.elasticity import ElasticCapacity
 from mindspore_paged.cache.event_log import PoolEventLog, read_event_log
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
+from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.engine.policies import POLICIES, policy_by_name
 from mindspore_paged.engine.prefill_window import PrefillWindow
@@ -22,6 +24,7 @@ from mindspore_paged.errors import ConfigError, RequestError, StepError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 
 PAGE_BYTES = 4 * 4  # a block of four int32 tokens
+PAGES = PageFormat("model", np.dtype(np.int32), (4,))
 
 
 def submit(engine, prompt, max_tokens=8, priority=0, request_class=None, **params) -> str:
@@ -108,7 +111,7 @@ def test_a_full_host_tier_loses_pages_and_no_answer():
 @pytest.mark.parametrize("damaged", [False, True])
 def test_page_files_serve_the_next_run_and_damaged_ones_are_computed_again(tmp_path, damaged):
     prompt = list(range(20))
-    with HostTier(16 * PAGE_BYTES, FileTier(tmp_path, 10**6, "model")) as tier:
+    with HostTier(16 * PAGE_BYTES, FileTier(tmp_path, 10**6, PAGES)) as tier:
         engine = make_engine(num_blocks=11, host_tier=tier, swap_cost=SwapCost("always"))
         for text in (prompt, *([seed] * 36 for seed in range(50, 54))):  # these drive the prompt's pages down to files
             submit(engine, text, 2)
@@ -122,7 +125,7 @@ def test_page_files_serve_the_next_run_and_damaged_ones_are_computed_again(tmp_p
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data)
-    with HostTier(16 * PAGE_BYTES, FileTier(tmp_path, 10**6, "model")) as tier:
+    with HostTier(16 * PAGE_BYTES, FileTier(tmp_path, 10**6, PAGES)) as tier:
         engine = make_engine(num_blocks=11, host_tier=tier, swap_cost=SwapCost("always"))
         again = submit(engine, prompt, 8)
         assert run_to_end(engine).answers[again].outputs[0].token_ids == expected_tokens(prompt, 8)
