@@ -20,7 +20,8 @@ Run a script on several processes (ranks) with msrun.
   WORKER_NUM          ranks on all nodes together (8); parallel.tensor_parallel_size must be the same number
   LOCAL_WORKER        ranks on this node
   MASTER_ADDR         the address of node 0, as the other nodes reach it
-  MASTER_PORT         a free port of node 0; the one after it is used too (one node: any two free ones)
+  MASTER_PORT         a free port of node 0; the one after it is used too (one node: any two free ones);
+                      a port that another job or program has is refused at once
   NODE_RANK           0 on node 0, 1 on the next node, ...
   LOG_DIR             where every rank's output goes (output/msrun_log)
   JOIN                True: wait, show rank 0's output, end with its exit code (the default); False: go on in the background
@@ -113,20 +114,27 @@ wait $! || refuse "\"$1\" cannot be split into words; is a quote left open?"
 ((${#command_words[@]})) || refuse "the script is empty; the first argument must be \"SCRIPT ARGUMENTS\""
 [[ -f ${command_words[0]} ]] || refuse "no script '${command_words[0]}'; the first argument must be \"SCRIPT ARGUMENTS\""
 
+if ((local_worker == worker_num)); then
+  read -r free_port control_port < <(python -m mindspore_paged.launch.msrun ports 2)
+  master_port=${master_port:-$free_port}
+  export MINDSPORE_PAGED_CONTROL_PORT=${MINDSPORE_PAGED_CONTROL_PORT:-$control_port}
+fi
+master_port=${master_port:-$DEFAULT_MASTER_PORT}
+control_port=${MINDSPORE_PAGED_CONTROL_PORT:-$((master_port + 1))}
+require_integer MINDSPORE_PAGED_CONTROL_PORT "$control_port" 1 65535
+((control_port != master_port)) || refuse "MINDSPORE_PAGED_CONTROL_PORT is $control_port, and so is MASTER_PORT"
+ports=() # that this node's processes listen at, after its address
+((node_rank > 0)) || ports=("$master_addr" "$master_port" "$control_port")
+
 mkdir -p "$log_dir" || refuse "LOG_DIR '$log_dir' cannot be made"
 
 if [[ $join == False ]]; then
+  python -m mindspore_paged.launch.msrun check "${ports[@]}" || exit
   nohup bash "${BASH_SOURCE[0]}" "$1" "$worker_num" "$local_worker" "$master_addr" \
-    "${master_port:-$DEFAULT_MASTER_PORT}" "$node_rank" "$log_dir" True "$cluster_time_out" \
+    "$master_port" "$node_rank" "$log_dir" True "$cluster_time_out" \
     >"$log_dir/launcher.log" 2>&1 </dev/null &
   echo "started; process $! runs the job (TERM ends it all), and its output is in $log_dir/launcher.log"
   exit 0
-fi
-
-if ((local_worker == worker_num)); then
-  read -r free_port control_port < <(python -m mindspore_paged.launch.ports 2)
-  master_port=${master_port:-$free_port}
-  export MINDSPORE_PAGED_CONTROL_PORT=${MINDSPORE_PAGED_CONTROL_PORT:-$control_port}
 fi
 
 job="$$-$(date +%s%N)"
@@ -138,9 +146,6 @@ threads=$(($(nproc) / local_worker))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 shown_log=$log_dir/worker_$((node_rank * local_worker)).log
-rm -f "$log_dir"/worker_*.log "$log_dir/scheduler.log" "$log_dir/msrun.log"
-: >"$shown_log"
-
 msrun_pid=""
 clean_up() {
   trap '' INT TERM HUP
@@ -163,17 +168,15 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# In a session of its own, which is killed as a whole, and by the kernel if this shell is.
-python -c '
-import ctypes, os, signal, sys
-os.setsid()
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background processes ignore it
-os.execvp(sys.argv[1], sys.argv[1:])
-' msrun --worker_num="$worker_num" --local_worker_num="$local_worker" --master_addr="$master_addr" \
+# The ports are claimed before anything of an earlier or another job is touched.
+exec {answer}< <(exec python -m mindspore_paged.launch.msrun run "$log_dir" "${ports[@]}" -- \
+  msrun --worker_num="$worker_num" --local_worker_num="$local_worker" --master_addr="$master_addr" \
   --master_port="$master_port" --node_rank="$node_rank" --log_dir="$log_dir" --join=True --tail_worker_log="$worker_num" \
-  --cluster_time_out="$cluster_time_out" "${command_words[@]}" >"$log_dir/msrun.log" 2>&1 </dev/null &
+  --cluster_time_out="$cluster_time_out" "${command_words[@]}" </dev/null)
 msrun_pid=$!
+read -r -u "$answer" || wait "$msrun_pid" || exit
+exec {answer}<&-
+touch "$shown_log"
 tail -n +1 -s 0.2 -f --pid="$msrun_pid" "$shown_log" &
 tail_pid=$!
 

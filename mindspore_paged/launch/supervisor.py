@@ -17,7 +17,8 @@ from mindspore_paged.errors import PagedError
 from mindspore_paged.launch import processes
 from mindspore_paged.launch.judgement import Judge, Limits, Verdict
 from mindspore_paged.launch.messages import Lines, ProtocolError, encode
-from mindspore_paged.launch.worker import control_port, job_size, scheduler_host, start_limit
+from mindspore_paged.launch.ports import check_port
+from mindspore_paged.launch.worker import CONTROL_PORT_VARIABLE, control_port, job_size, scheduler_host, start_limit
 
 TICK_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 1.0
@@ -37,6 +38,8 @@ def run_scheduler(scheduler_code: str = _MINDSPORE_SCHEDULER, limits: Limits | N
     parent = os.getppid()
     scheduler_port = os.environ.get("MS_SCHED_PORT", "")
     try:
+        if CONTROL_PORT_VARIABLE not in os.environ:  # else the launcher has seen to it
+            check_port(scheduler_host(), control_port() - 1)
         supervisor = Supervisor(job_size(), scheduler_host(), control_port(), limits or Limits(start=start_limit()))
     except (PagedError, OSError) as error:
         verdict = Verdict(f"error: the job's supervisor cannot start: {error}", 1)
@@ -83,7 +86,8 @@ class Supervisor:
         try:
             self._listener = socket.create_server((host, port), family=family, backlog=size)
         except OSError as error:
-            raise OSError(f"it cannot listen on {host}:{port}: {os.strerror(error.errno)}") from None
+            reason = f"{os.strerror(error.errno)}; give another port, or end the program that has it"
+            raise OSError(f"it cannot listen on {host}:{port}: {reason}") from None
         self._size = size
         self._judge = Judge(size, time.monotonic(), limits)
         self._board: dict[str, str] = {}

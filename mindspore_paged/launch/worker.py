@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.ports import HIGHEST_PORT
 
 ROLE_VARIABLE = "MS_ROLE"
 SCHEDULER_ROLE = "MS_SCHED"
@@ -65,10 +66,16 @@ def scheduler_host() -> str:
 
 
 def control_port() -> int:
-    """The TCP port where the supervisor listens: what the launcher chose, or the scheduler's own port and one."""
-    if CONTROL_PORT_VARIABLE in os.environ:
-        return _integer(CONTROL_PORT_VARIABLE)
-    return _integer("MS_SCHED_PORT") + 1
+    """The TCP port where the supervisor listens: what the launcher chose, or the scheduler's own port and one.
+
+    Raises ConfigError if the environment says no port.
+    """
+    chosen = CONTROL_PORT_VARIABLE in os.environ
+    port = _integer(CONTROL_PORT_VARIABLE) if chosen else _integer("MS_SCHED_PORT") + 1
+    if not 1 <= port <= HIGHEST_PORT:
+        name, highest = (CONTROL_PORT_VARIABLE, HIGHEST_PORT) if chosen else ("MS_SCHED_PORT", HIGHEST_PORT - 1)
+        raise ConfigError(f"environment variable {name} is {os.environ[name]}; it must be a port from 1 to {highest}")
+    return port
 
 
 def start_limit() -> float:

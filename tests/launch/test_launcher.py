@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import uuid
 
 import pytest
 
+from mindspore_paged.launch.ports import free_ports
 from tests.launch.jobs import REPOSITORY, environment, left_over
 
 LAUNCHER = REPOSITORY / "scripts" / "msrun_launcher.sh"
@@ -83,6 +85,8 @@ def test_help_teaches_one_and_two_nodes(launch):
         (["", 2], "the script is empty"),
         (["job.py 'open", 2], "is a quote left open?"),
         (["job.py", 2, 0, "logs", "True", 60], "MASTER_PORT is '0'"),
+        (["job.py", 2, 65535, "logs", "True", 60], "MASTER_PORT is '65535'; it must be an integer from 1 to 65534"),
+        (["job.py", 2, "http", "logs", "True", 60], "MASTER_PORT is 'http'"),
         (["job.py", 2, 8118, "logs", "yes", 60], "JOIN is 'yes'; it must be True or False"),
         (["job.py", 2, 8118, "logs", "True", "soon"], "CLUSTER_TIME_OUT is 'soon'"),
         (["job.py", 2, 8118, "", "True", 60], "LOG_DIR is empty"),
@@ -174,6 +178,61 @@ def test_without_a_verdict_msruns_last_line_is_shown(launch):
     code, _, err, _ = launch.run("job.py", 2, does="sys.exit('no such option')")
     assert code == 1
     assert err.startswith("error: no such option\n")
+
+
+HOLD = """
+import time
+print("up", file=open(pathlib.Path(options["log_dir"]) / "worker_0.log", "w"), flush=True)
+while not pathlib.Path("go").exists():
+    time.sleep(0.05)
+print("the answer", file=open(pathlib.Path(options["log_dir"]) / "worker_0.log", "a"), flush=True)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["job.py", 2, "PORT", "logs"], ["job.py", 4, 2, "127.0.0.1", "PORT", 0, "logs"]])
+def test_a_second_job_on_a_port_ends_at_once_and_the_first_goes_on(launch, arguments):
+    (port,) = free_ports(1)
+    arguments = [port if word == "PORT" else word for word in arguments]
+    first = launch.start(*arguments, "True", 60, does=HOLD)
+    assert first.stdout.readline() == "up\n"
+    for join in ("True", "False"):
+        code, out, err, _ = launch.run(*arguments, join, 60)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"error: port {port} is in use by another job of this machine; give another port, or end that job first\n"
+        )
+    (launch.folder / "go").touch()
+    assert first.communicate(timeout=20) == ("the answer\n", "")
+    assert first.returncode == 0
+    assert launch.run(*arguments, "True", 60)[0] == 0
+
+
+def test_the_port_of_any_other_program_is_named(launch):
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
+        code, out, err, said = launch.run("job.py", 2, port, "logs", "True", 60)
+        assert (code, out, said) == (2, "", None)
+        assert err == f"error: port {port} of 127.0.0.1 is in use by another program; give another port\n"
+        # The next port is the supervisor's where there are several nodes.
+        err = launch.run("job.py", 4, 2, "127.0.0.1", port - 1, 0, "logs", "True", 60)[2]
+        assert f"port {port} of 127.0.0.1 is in use" in err
+        # A node without the scheduler listens at neither.
+        assert launch.run("job.py", 4, 2, "127.0.0.1", port, 1, "logs", "True", 60)[0] == 0
+
+
+def test_a_port_can_be_used_again_when_its_job_was_killed(launch):
+    (port,) = free_ports(1)
+    arguments = ["job.py", 2, port, "logs", "True", 60]
+    first = launch.start(*arguments, does=STAY.replace('"sleep", "100"', '"true"'))
+    assert first.stdout.readline() == "up\n"
+    first.kill()
+    assert launch.run(*arguments)[0] == 0
+    first.communicate(timeout=20)
+
+
+def test_the_supervisors_port_must_be_another(launch):
+    code, _, err, said = launch.run("job.py", 2, 8125, "logs", "True", 60, MINDSPORE_PAGED_CONTROL_PORT="8125")
+    assert (code, err, said) == (2, "error: MINDSPORE_PAGED_CONTROL_PORT is 8125, and so is MASTER_PORT\n", None)
 
 
 def test_old_logs_are_not_shown(launch):

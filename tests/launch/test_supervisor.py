@@ -192,7 +192,8 @@ run_scheduler("")
         code, output, _ = job.wait()
         assert code == 1
         assert output == (
-            f"error: the job's supervisor cannot start: it cannot listen on 127.0.0.1:{port}: Address already in use\n"
+            f"error: the job's supervisor cannot start: it cannot listen on 127.0.0.1:{port}: Address already in use; "
+            "give another port, or end the program that has it\n"
         )
 
 

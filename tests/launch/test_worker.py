@@ -60,6 +60,9 @@ def test_the_scheduler_is_no_worker(monkeypatch):
         ({"RANK_ID": "4"}, "RANK_ID is 4, not one of the job's 4 ranks"),
         ({"RANK_ID": "x"}, "RANK_ID must be an integer, but is 'x'"),
         ({"MS_SCHED_PORT": ""}, "MS_SCHED_PORT must be an integer, but is ''"),
+        ({"MS_SCHED_PORT": "65535"}, "MS_SCHED_PORT is 65535; it must be a port from 1 to 65534"),
+        ({"MS_SCHED_PORT": "-7"}, "MS_SCHED_PORT is -7; it must be a port from 1 to 65534"),
+        ({worker.CONTROL_PORT_VARIABLE: "70000"}, "CONTROL_PORT is 70000; it must be a port from 1 to 65535"),
     ],
 )
 def test_an_environment_that_makes_no_sense_is_refused(monkeypatch, changes, message):
