@@ -118,15 +118,18 @@ class LLMEngine:
         ]
         return request
 
-    def add_request(self, request: Request) -> str:
-        """Queue a request of `make_request`, and return its id; raises RequestError if it is in use or has ended."""
+    def add_request(self, request: Request, is_computed: bool = False) -> str:
+        """Queue a request of `make_request`, and return its id; raises RequestError if it is in use or has ended.
+
+        is_computed: it is computed even where the response cache has its answer, for the sake of its pages.
+        """
         if request.request_id in self._requests:
             raise RequestError(f"request_id {request.request_id!r} is in use by a request under way")
         if request.is_finished:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self._requests[request.request_id] = request
         known = None
-        if self.response_cache is not None:
+        if self.response_cache is not None and not is_computed:
             known = self.response_cache.get(request.prompt_token_ids, request.params)
         if known is not None:
             self._known.append((request, known))

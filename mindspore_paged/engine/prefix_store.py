@@ -79,12 +79,16 @@ def _computed_blocks(engine: LLMEngine, prompt: str | list[int]) -> tuple[list[i
         raise RequestError("a prefix can be computed only while no request is under way")
     token_ids = token_ids_of(prompt, engine.tokenizer)
     check_prompt(token_ids, engine.limits)
-    engine.add_request(engine.make_request(token_ids, SamplingParams(max_tokens=1)))
+    engine.add_request(engine.make_request(token_ids, SamplingParams(max_tokens=1)), is_computed=True)
     while engine.has_unfinished:
         for answer in engine.step().finished:
             if answer.error:
                 raise RequestError(f"the prefix could not be computed: {answer.error}")
-    return engine.scheduler.cache.pool.match_prefix(_hashes(engine, token_ids)), token_ids
+    hashes = _hashes(engine, token_ids)
+    blocks = engine.scheduler.cache.pool.match_prefix(hashes)
+    if len(blocks) < len(hashes):
+        raise RequestError(f"the prefix could not be kept: the pool has room for {len(blocks)} of its {len(hashes)} pages")
+    return blocks, token_ids
 
 
 def _hashes(engine: LLMEngine, token_ids: list[int]) -> list[bytes]:

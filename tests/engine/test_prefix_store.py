@@ -5,6 +5,7 @@ import pytest
 from mindspore_paged import SamplingParams
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.engine.prefix_store import export_prefix, import_prefix, pin_prefix
+from mindspore_paged.engine.response_cache import ResponseCache
 from mindspore_paged.engine.swap_cost import SwapCost
 from mindspore_paged.errors import IntegrityError, OutOfBlocksError, RequestError, StepError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
@@ -48,6 +49,18 @@ def state_of(engine) -> tuple:
 @pytest.fixture
 def exported() -> bytes:
     return export_prefix(engine_of(), PREFIX)
+
+
+# Computed
+
+
+def test_a_prefix_is_computed_even_where_its_answer_is_known():
+    engine = engine_of(num_blocks=14, response_cache=ResponseCache(8))
+    assert answer(engine, PREFIX, 1) == expected_tokens(PREFIX, 1)  # what computing a prefix asks for too
+    put_under_pressure(engine)  # the answer is kept, the pages are not
+    other = engine_of()
+    assert import_prefix(other, export_prefix(engine, PREFIX)) == BLOCKS * 4
+    assert_hit(other, BLOCKS * 4)
 
 
 # Pinned
