@@ -52,6 +52,7 @@ setup(
         "mindspore_paged.launch",
         "mindspore_paged.mindir",
         "mindspore_paged.models",
+        "mindspore_paged.soak",
         "mindspore_paged.tokenizer",
         "mindspore_paged.weights",
     ],

@@ -87,7 +87,9 @@ def _computed_blocks(engine: LLMEngine, prompt: str | list[int]) -> tuple[list[i
     hashes = _hashes(engine, token_ids)
     blocks = engine.scheduler.cache.pool.match_prefix(hashes)
     if len(blocks) < len(hashes):
-        raise RequestError(f"the prefix could not be kept: the pool has room for {len(blocks)} of its {len(hashes)} pages")
+        raise RequestError(
+            f"the prefix could not be kept: the pool has room for {len(blocks)} of its {len(hashes)} pages"
+        )
     return blocks, token_ids
 
 
