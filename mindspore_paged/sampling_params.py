@@ -2,14 +2,27 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from mindspore_paged.errors import RequestError
+from mindspore_paged.wording import shortened
+
+MAX_N = 16384
+"""vLLM's bound: each of a prompt's sequences takes memory before it runs."""
+
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 512
+"""Characters. Every token is compared with every stop string; OpenAI takes 4 of them."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How the tokens of one request are chosen and when it ends; raises RequestError for a value out of range.
+
+    None stands for the default of any of these but max_tokens. Numbers may be NumPy's.
 
     max_tokens: tokens to generate at most; None means up to max_model_len.
     temperature: 0 is greedy; otherwise logits are divided by it.
@@ -17,11 +30,13 @@ class SamplingParams:
     top_k: keep this many of the most likely tokens; 0 or -1 keeps all.
     min_p: drop tokens less likely than this share of the most likely one.
     n: sequences for one prompt, which share the prompt's pages.
-    seed: makes the request's draws reproducible, whatever runs beside it; None draws from the system's entropy.
-    stop: strings that end the text; they are not part of it.
+    seed: makes the request's draws reproducible, whatever runs beside it; None or -1 draws from
+        the system's entropy.
+    stop: strings that end the text; they are not part of it. One that is a special token ends it by its id.
     stop_token_ids: tokens that end the sequence, besides the model's own end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
-    logprobs: report this many of the most likely tokens at each position, and the chosen one; None reports nothing.
+    logprobs: report this many of the most likely tokens at each position, and the chosen one; -1 reports all,
+        None nothing.
     presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
     """
@@ -42,25 +57,38 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
+        for field in fields(self):
+            value = _plain(getattr(self, field.name))
+            if value is None and field.name != "max_tokens":
+                value = field.default
+            object.__setattr__(self, field.name, value)
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)
+        if isinstance(self.logprobs, bool):  # as OpenAI's chats ask for them
+            object.__setattr__(self, "logprobs", 1 if self.logprobs else None)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         self._require("stop", "a string or a list of strings", isinstance(self.stop, (list, tuple)))
         self._require("stop_token_ids", "a list of whole numbers", isinstance(self.stop_token_ids, (list, tuple)))
         object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop_token_ids", tuple(map(_plain, self.stop_token_ids)))
         self._check_types()
         self._require("max_tokens", "at least 1, or none", self.max_tokens is None or self.max_tokens >= 1)
         self._require("temperature", "0 or more, and finite", 0 <= self.temperature < math.inf)
         self._require("top_p", "above 0 and at most 1", 0 < self.top_p <= 1)
         self._require("top_k", "at least 1, or 0 or -1 for all", self.top_k >= -1)
         self._require("min_p", "from 0 to 1", 0 <= self.min_p <= 1)
-        self._require("n", "at least 1", self.n >= 1)
-        self._require("seed", "0 or more, or none", self.seed is None or self.seed >= 0)
-        self._require("logprobs", "0 or more, or none", self.logprobs is None or self.logprobs >= 0)
+        self._require("n", f"from 1 to {MAX_N}", 1 <= self.n <= MAX_N)
+        self._require("seed", "0 or more, or -1 or none", self.seed is None or self.seed >= 0)
+        self._require("logprobs", "0 or more, -1 for all, or none", self.logprobs is None or self.logprobs >= -1)
         self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
         self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
         self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)
         self._require("stop", "strings that are not empty", all(self.stop))
+        self._require("stop", f"{MAX_STOPS} strings at most", len(self.stop) <= MAX_STOPS)
+        longest = max(map(len, self.stop), default=0)
+        self._require("stop", f"strings of at most {MAX_STOP_LENGTH} characters", longest <= MAX_STOP_LENGTH)
+        self._require("stop", "Unicode text, which half a surrogate pair is not", all(map(_is_unicode, self.stop)))
 
     @property
     def greedy(self) -> bool:
@@ -90,8 +118,17 @@ class SamplingParams:
 
     def _require(self, name: str, allowed: str, holds: bool):
         if not holds:
-            raise RequestError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+            raise RequestError(f"{name} is {shortened(getattr(self, name))}; it must be {allowed}")
+
+
+def _plain(value: Any) -> Any:
+    """What NumPy has of its own, as Python has it."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _is_number(value, kinds) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

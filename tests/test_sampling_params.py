@@ -1,5 +1,7 @@
 import math
+from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from mindspore_paged.errors import RequestError
@@ -16,7 +18,6 @@ from mindspore_paged.sampling_params import SamplingParams
         ("temperature", math.nan),
         ("temperature", math.inf),
         ("temperature", "hot"),
-        ("temperature", None),
         ("top_p", 0),
         ("top_p", 1.01),
         ("top_p", math.nan),
@@ -25,16 +26,28 @@ from mindspore_paged.sampling_params import SamplingParams
         ("min_p", -0.1),
         ("min_p", 1.1),
         ("n", 0),
-        ("n", None),
-        ("seed", -1),
+        ("n", 16385),
+        ("seed", -2),
         ("seed", 1.0),
+        pytest.param("seed", 10**5000, id="seed-huge"),
         ("stop", ""),
         ("stop", ["end", ""]),
         ("stop", [3]),
+        ("stop", 3),
+        ("stop", "\ud83d"),
+        ("stop", ["ok", "half a pair: \ude00"]),
+        ("stop", ["x"] * 65),
+        ("stop", "x" * 513),
+        ("stop", np.arange(3)),
+        ("stop_token_ids", np.ones(2)),
+        ("stop_token_ids", np.array(True)),
+        ("top_k", np.float32(2)),
+        ("temperature", np.float32("nan")),
+        ("temperature", np.eye(2)),
         ("stop_token_ids", ["2"]),
         ("stop_token_ids", [True]),
         ("ignore_eos", 1),
-        ("logprobs", -1),
+        ("logprobs", -2),
         ("logprobs", 1.0),
         ("presence_penalty", 2.1),
         ("presence_penalty", math.nan),
@@ -50,6 +63,7 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name, value):
         SamplingParams(**{name: value})
     assert "\n" not in str(refusal.value)
     assert "it must be" in str(refusal.value)
+    assert len(str(refusal.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -70,6 +84,9 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name, value):
         ("seed", 0),
         ("seed", 2**70),
         ("stop_token_ids", ()),
+        ("stop", ("x" * 512,) * 64),
+        ("n", 16384),
+        ("logprobs", -1),
         ("ignore_eos", True),
         ("logprobs", 0),
         ("presence_penalty", -2),
@@ -96,3 +113,30 @@ def test_lists_become_tuples_that_nobody_can_change():
 def test_only_temperature_zero_is_greedy():
     assert SamplingParams().greedy
     assert not SamplingParams(temperature=1e-6).greedy
+
+
+def test_none_stands_for_every_default():
+    assert SamplingParams(**{field.name: None for field in fields(SamplingParams)}) == SamplingParams(max_tokens=None)
+
+
+def test_what_the_apis_write_for_nothing_and_for_all():
+    params = SamplingParams(seed=-1, top_k=-1, logprobs=True)
+    assert (params.seed, params.top_k, params.logprobs) == (None, -1, 1)
+    assert SamplingParams(logprobs=False).logprobs is None
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    given = {
+        "max_tokens": np.int64(4),
+        "temperature": np.float32(0.5),
+        "top_k": np.uint8(3),
+        "seed": np.int32(-1),
+        "ignore_eos": np.bool_(True),
+        "stop_token_ids": np.array([1, 2], np.int32),
+        "logprobs": np.array(2),
+    }
+    params = SamplingParams(**given)
+    assert params == SamplingParams(4, 0.5, top_k=3, ignore_eos=True, stop_token_ids=(1, 2), logprobs=2)
+    kinds = {name: type(getattr(params, name)) for name in ("max_tokens", "temperature", "ignore_eos")}
+    assert kinds == {"max_tokens": int, "temperature": float, "ignore_eos": bool}
+    assert SamplingParams(stop_token_ids=[np.int64(7)]).stop_token_ids == (7,)

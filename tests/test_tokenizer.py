@@ -161,6 +161,7 @@ def test_control_and_user_defined_tokens_are_found_in_text(tmp_path):
     assert tokenizer.decode(ids) == "abcabc<tool>abc"
     assert tokenizer.decode(ids, skip_special_tokens=False) == "abc<|user|>abc<tool>abc</s>"
     assert tokenizer.vocab_size == len(small_bpe()["tokens"])
+    assert tokenizer.special_tokens == {"<s>": 0, "</s>": 1, "<|user|>": 2}
 
 
 def test_the_end_of_a_turn_ends_a_sequence_too(tmp_path):

@@ -14,7 +14,13 @@ from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
 from mindspore_paged.engine.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.page_mover import PageMover
-from mindspore_paged.engine.request_check import ModelLimits, check_options, check_prompt, token_ids_of
+from mindspore_paged.engine.request_check import (
+    ModelLimits,
+    check_priority,
+    check_prompt,
+    resolved_stop_token_ids,
+    token_ids_of,
+)
 from mindspore_paged.engine.response_cache import ResponseCache
 from mindspore_paged.engine.runner import Runner
 from mindspore_paged.engine.sampler import SampledToken, Sampler
@@ -99,7 +105,8 @@ class LLMEngine:
         """
         token_ids = token_ids_of(prompt, self.tokenizer)
         check_prompt(token_ids, self.limits)
-        check_options(params, priority, self.tokenizer)
+        check_priority(priority)
+        stop_token_ids = resolved_stop_token_ids(params, self.tokenizer, self.limits)
         arrival = next(self._arrivals)
         request = Request(
             request_id=request_id or f"request-{arrival}",
@@ -107,6 +114,7 @@ class LLMEngine:
             prompt=prompt if isinstance(prompt, str) else None,
             prompt_token_ids=token_ids,
             params=params,
+            stop_token_ids=stop_token_ids,
             arrival_time=perf_counter(),
             priority=priority,
             request_class=request_class,
@@ -284,9 +292,9 @@ class LLMEngine:
         return text
 
     def _is_stop_token(self, sequence: Sequence, token_id: int) -> bool:
-        params = sequence.request.params
-        is_eos = token_id in self.limits.eos_token_ids and not params.ignore_eos
-        return is_eos or token_id in params.stop_token_ids
+        request = sequence.request
+        is_eos = token_id in self.limits.eos_token_ids and not request.params.ignore_eos
+        return is_eos or token_id in request.stop_token_ids
 
     def _length_reason(self, sequence: Sequence) -> str | None:
         at_limit = sequence.num_output_tokens == sequence.request.params.max_tokens

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
+from mindspore_paged.wording import shortened
 
 HIGHEST_PRIORITY = 100
 """Priorities go from minus this to this: waiting makes up for a difference, so differences must be bounded."""
@@ -44,11 +45,34 @@ def check_prompt(token_ids: list[int], limits: ModelLimits) -> None:
         )
 
 
-def check_options(params: SamplingParams, priority: int, tokenizer: Tokenizer | None) -> None:
-    """Raise RequestError for stop strings without a tokenizer, or a priority out of bounds."""
-    if params.stop and tokenizer is None:
-        raise RequestError(f"stop is {list(params.stop)}; stop strings need a tokenizer, and this model has none")
+def check_priority(priority: int) -> None:
+    """Raise RequestError for a priority out of bounds."""
     if type(priority) is not int or not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise RequestError(
-            f"priority is {priority!r}; it must be a whole number from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
+            f"priority is {shortened(priority)}; it must be a whole number from "
+            f"{-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
         )
+
+
+def resolved_stop_token_ids(params: SamplingParams, tokenizer: Tokenizer | None, limits: ModelLimits) -> frozenset[int]:
+    """The tokens that end a text: `params.stop_token_ids`, and stop strings that are special tokens.
+
+    Special tokens are left out of the text, so they can only be known by their ids. Raises RequestError for what can
+    never end a text: a string without a tokenizer, or with a special token among other characters, or a foreign id.
+    """
+    if params.stop and tokenizer is None:
+        raise RequestError(f"stop is {list(params.stop)}; stop strings need a tokenizer, and this model has none")
+    token_ids = set(params.stop_token_ids)
+    special_tokens = tokenizer.special_tokens if params.stop else {}
+    for text in params.stop:
+        if text in special_tokens:
+            token_ids.add(special_tokens[text])
+        elif inside := next((token for token in special_tokens if token and token in text), None):
+            raise RequestError(
+                f"stop is {shortened(text)}, which never comes: the special token {shortened(inside)} is left out "
+                f"of the text; stop at that token alone"
+            )
+    for token_id in token_ids:
+        if not 0 <= token_id < limits.vocab_size:
+            raise RequestError(f"stop token {token_id} is no token of this model; allowed: 0..{limits.vocab_size - 1}")
+    return frozenset(token_ids)

@@ -113,7 +113,7 @@ def _zero_outside_nucleus(weights: np.ndarray, top_p: float) -> None:
 def _with_logprobs(logits: np.ndarray, token: int, count: int) -> SampledToken:
     below_peak = logits.astype(np.float64) - logits.max()
     logprobs = below_peak - np.log(np.exp(below_peak).sum())
-    top = _largest(logits, count) if count else np.empty(0, dtype=np.int64)
+    top = _largest(logits, count if count > 0 else logits.size) if count else np.empty(0, dtype=np.int64)
     top = top[np.argsort(-logits[top], kind="stable")]
     pairs = zip(top.tolist(), logprobs[top].tolist(), strict=True)
     return SampledToken(token, float(logprobs[token]), tuple(pairs))

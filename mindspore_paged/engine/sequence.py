@@ -74,6 +74,7 @@ class Request:
 
     priority: the higher, the more it matters to policies that ask. request_class: requests of one class are expected
     to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
+    stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
     """
 
     request_id: str
@@ -82,6 +83,7 @@ class Request:
     prompt_token_ids: SequenceOf[int]
     params: SamplingParams
     arrival_time: float
+    stop_token_ids: frozenset[int] = frozenset()
     priority: int = 0
     request_class: str | None = None
     rank: tuple[float, int] | None = None

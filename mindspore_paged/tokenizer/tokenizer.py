@@ -1,6 +1,7 @@
 """Text to token ids and back, with the chat template of the model."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """The number of tokens, added ones included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Texts and ids of the tokens that stand for no text: decoding leaves them out."""
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in added.items() if token.special}
 
     @property
     def has_chat_template(self) -> bool:

@@ -1,10 +1,12 @@
 """The text that the engine makes of its tokens, where sequences end: every token is one letter here."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from mindspore_paged import SamplingParams
+from mindspore_paged.errors import RequestError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 
 LETTERS = [chr(0x4E00 + token) for token in range(VOCAB)]
@@ -17,15 +19,22 @@ TEXT = "".join(LETTERS[token] for token in TOKENS)
 def answer_of():
     """The completion of PROMPT, after its pieces were found to add up to its text."""
 
-    def run(eos_token_ids=(), **params):
-        decoder = SimpleNamespace(decode=lambda ids, skip_special_tokens=True: "".join(LETTERS[i] for i in ids))
-        engine = make_engine(tokenizer=SimpleNamespace(backend=decoder), eos_token_ids=eos_token_ids)
+    def run(eos_token_ids=(), special=(), **params):
+        def decode(ids, skip_special_tokens=True):
+            return "".join(LETTERS[token] for token in ids if token not in special)
+
+        tokenizer = SimpleNamespace(
+            backend=SimpleNamespace(decode=decode), special_tokens={f"<|{token}|>": token for token in special}
+        )
+        engine = make_engine(tokenizer=tokenizer, eos_token_ids=eos_token_ids)
         request_id = engine.add_request(engine.make_request(PROMPT, SamplingParams(**{"max_tokens": 8} | params)))
         result = run_to_end(engine)
-        (output,) = result.answers[request_id].outputs
-        assert "".join(update.text for update in result.updates) == output.text
-        assert [token for update in result.updates for token in update.token_ids] == output.token_ids
-        return output
+        outputs = result.answers[request_id].outputs
+        for index, output in enumerate(outputs):
+            updates = [update for update in result.updates if update.index == index]
+            assert "".join(update.text for update in updates) == output.text
+            assert [token for update in updates for token in update.token_ids] == output.token_ids
+        return outputs[0] if len(outputs) == 1 else outputs
 
     return run
 
@@ -54,3 +63,34 @@ def test_the_token_that_ends_a_text_is_no_part_of_it(answer_of, by):
     end = TOKENS[4]
     output = answer_of(eos_token_ids=(end,)) if by == "eos" else answer_of(stop_token_ids=(end,))
     assert (output.text, output.token_ids, output.finish_reason) == (TEXT[:4], TOKENS[:5], "stop")
+
+
+@pytest.mark.parametrize("others", [[], ["!"], ["?", "!", TEXT[7]]])
+@pytest.mark.parametrize("ends", [{}, {"ignore_eos": True, "eos_token_ids": (TOKENS[4],)}])
+def test_a_stop_string_that_is_a_special_token_stops_on_its_id(answer_of, others, ends):
+    output = answer_of(stop=[*others, f"<|{TOKENS[4]}|>"], special=(TOKENS[4],), **ends)
+    assert (output.text, output.token_ids, output.finish_reason) == (TEXT[:4], TOKENS[:5], "stop")
+
+
+def test_it_stops_each_of_several_texts(answer_of):
+    for output in answer_of(stop=[f"<|{TOKENS[4]}|>"], special=(TOKENS[4],), n=3):
+        assert (output.text, output.token_ids, output.finish_reason) == (TEXT[:4], TOKENS[:5], "stop")
+
+
+def test_a_special_token_that_is_no_stop_string_goes_by(answer_of):
+    output = answer_of(stop=["<|63|>"], special=(TOKENS[4], 63), ignore_eos=True, eos_token_ids=(TOKENS[4],))
+    assert (output.text, output.finish_reason) == (TEXT[:4] + TEXT[5:], "length")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"stop": "end<|7|>"}, "stop is 'end<|7|>', which never comes: the special token '<|7|>' is left out"),
+        ({"stop": ["x", "<|7|>\n"]}, "the special token '<|7|>' is left out of the text; stop at that token alone"),
+        ({"stop_token_ids": [VOCAB]}, "stop token 64 is no token of this model; allowed: 0..63"),
+        ({"stop_token_ids": [3, -1]}, "stop token -1 is no token of this model; allowed: 0..63"),
+    ],
+)
+def test_what_can_never_end_a_text_is_refused(answer_of, params, message):
+    with pytest.raises(RequestError, match=re.escape(message)):
+        answer_of(special=(7,), **params)

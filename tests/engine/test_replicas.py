@@ -22,7 +22,8 @@ from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_t
 
 LETTERS = [chr(0x4E00 + token) for token in range(VOCAB)]
 TOKENIZER = SimpleNamespace(
-    backend=SimpleNamespace(decode=lambda ids, skip_special_tokens=True: "".join(LETTERS[i] for i in ids))
+    backend=SimpleNamespace(decode=lambda ids, skip_special_tokens=True: "".join(LETTERS[i] for i in ids)),
+    special_tokens={},
 )
 
 

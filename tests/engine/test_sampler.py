@@ -272,8 +272,9 @@ class TestLogprobs:
         assert picked.top_logprobs == ()
 
     def test_more_than_the_vocabulary_reports_the_vocabulary(self):
-        (picked,) = sample([LOGITS], state(logprobs=99))
-        assert len(picked.top_logprobs) == LOGITS.size
+        for count in (99, -1):
+            (picked,) = sample([LOGITS], state(logprobs=count))
+            assert len(picked.top_logprobs) == LOGITS.size
 
     @pytest.mark.filterwarnings("error")
     def test_very_large_logits_do_not_overflow(self):

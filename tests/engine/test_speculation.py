@@ -254,7 +254,7 @@ def test_text_ends_where_it_would_and_nothing_is_drawn_behind_it(stop):
     prompt, params = [5, 6, 7], {"temperature": 0.05, "seed": 4, "max_tokens": stop.get("max_tokens", 12)}
 
     def run(speculation=None, eos_token_ids=(), **params):
-        tokenizer = SimpleNamespace(backend=decoder)
+        tokenizer = SimpleNamespace(backend=decoder, special_tokens={})
         engine = make_engine(tokenizer=tokenizer, eos_token_ids=eos_token_ids, speculation=speculation)
         request = engine.make_request(prompt, SamplingParams(**params), "request 0")
         engine.add_request(request)
