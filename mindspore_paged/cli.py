@@ -14,6 +14,7 @@ from pathlib import Path
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.outputs import RequestOutput
 from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.files import write_text
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
 from mindspore_paged.sampling_params import SamplingParams
@@ -227,9 +228,7 @@ def _print_summary(statistics: dict) -> None:
 
 def _write_json(path: Path, outputs: list[RequestOutput], statistics: dict) -> None:
     document = {"outputs": [_as_json(output) for output in outputs], "statistics": statistics}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)  # a reader never sees half a file, an interrupted run leaves the old one
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _as_json(output: RequestOutput) -> dict:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mindspore_paged.cache.event_log import CACHED, FREE, NULL, PINNED, REQUEST, SHARED, WITHHELD, EventLog
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.files import whole_file
 
 LABELS = {
     PINNED: "pinned prefix",
@@ -68,7 +69,8 @@ def save_picture(log: EventLog, path: Path) -> None:
     axes[-1].set_xlim(log.steps[0], log.steps[-1] + 1)
     axes[-1].set_xlabel("step")
     try:
-        figure.savefig(path)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, format="png")
     except OSError as error:
         raise ConfigError(f"{path}: cannot write the picture: {error.strerror}") from None
 

@@ -27,6 +27,7 @@ from mindspore_paged.engine.prefill_window import PrefillWindow
 from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request, Sequence
 from mindspore_paged.engine.step_inputs import build_step_inputs
+from mindspore_paged.files import write_text
 from mindspore_paged.script import exit_code_of
 
 BLOCK_SIZE, STEP_TOKENS = 16, 256
@@ -293,7 +294,7 @@ def run(json_path: Path | None) -> None:
     results = {measure.__name__.removeprefix("measure_"): measure() for measure in parts}
     print(f"{report(results)}\nload average at the start: {load_average[0]:.2f} on {os.cpu_count()} cores")
     if json_path:
-        json_path.write_text(json.dumps({"load_average": load_average, **results}, indent=2) + "\n")
+        write_text(json_path, json.dumps({"load_average": load_average, **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mindspore_paged.custom_ops.build import cpu_library
 from mindspore_paged.custom_ops.ops import PagedAttention
+from mindspore_paged.files import write_text
 from mindspore_paged.script import exit_code_of
 
 ROWS, CONTEXT, BLOCK_SIZE = 8, 4096, 16
@@ -204,7 +205,7 @@ def run(json_path: Path | None) -> None:
         results = [measure(shape, bandwidth_reader(), progress) for shape in SHAPES]
     print("\n".join(map(report, results)))
     if json_path:
-        json_path.write_text(json.dumps({"results": results}, indent=2) + "\n")
+        write_text(json_path, json.dumps({"results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.files import write_text
 from mindspore_paged.script import exit_code_of
 
 TEXT = Path(__file__).parent / "texts" / "american_documents.txt"
@@ -93,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> None:
         rows.append(row)
     print(markdown(rows))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_text(arguments.json, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 def config_of(arguments: argparse.Namespace, variant: Sequence[str]) -> EngineConfig:

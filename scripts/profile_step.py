@@ -12,6 +12,7 @@ from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.custom_ops.build import BuildError, cpu_library
 from mindspore_paged.custom_ops.op_times import MachineSpeed, measure_machine
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.files import write_text
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.script import exit_code_of
 
@@ -98,7 +99,7 @@ def profile(arguments: argparse.Namespace) -> None:
             "fused_ops": own.fused_ops,
             "points": points,
         }
-        arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+        write_text(arguments.output, json.dumps(figures, indent=1) + "\n")
 
 
 def _batches(text: str) -> list[int]:

@@ -268,7 +268,7 @@ def test_drawing_in_a_terminal_needs_neither_mindspore_nor_matplotlib():
 
 def test_a_long_run_is_drawn_from_as_many_blocks_and_steps_as_an_image_shows(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
     save_picture(log_of(np.ones((MOST_STEPS * 2, MOST_BLOCKS * 2)), first_step=9), tmp_path / "a.png")
     blocks = figures[0].axes[0]
     assert blocks.get_images()[0].get_array().shape == (MOST_BLOCKS, MOST_STEPS, 3)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.files import whole_file, write_text
 
 PANEL_INCHES = (4.6, 3.6)
 DPI = 130
@@ -37,8 +38,8 @@ def output_stem(path: Path, name: str) -> Path:
 def write_results(stem: Path, data: Any, table: str, draw: Callable[[Any], None], panels: int = 2) -> list[Path]:
     """Write STEM.json, STEM.md and STEM.png, and return their paths; `draw` gets the picture's panels."""
     paths = [stem.with_name(stem.name + ending) for ending in (".json", ".md", ".png")]
-    paths[0].write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    paths[1].write_text(table + "\n", encoding="utf-8")
+    write_text(paths[0], json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_text(paths[1], table + "\n")
     _save_figure(paths[2], draw, panels)
     return paths
 
@@ -53,7 +54,8 @@ def _save_figure(path: Path, draw: Callable[[Any], None], panels: int) -> None:
     figure, axes = pyplot.subplots(1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False)
     try:
         draw(axes[0])
-        figure.savefig(path, dpi=DPI)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, dpi=DPI, format="png")
     finally:
         pyplot.close(figure)
 

@@ -3,6 +3,7 @@
 import json
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mindspore_paged.cache.block_table import NO_BLOCK
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.errors import ConfigError, IntegrityError
+from mindspore_paged.files import naming
 
 FREE, CACHED, PINNED, WITHHELD, NULL, SHARED = 0, -1, -2, -3, -4, -5
 """Codes of blocks that no single request owns; a code n above 0 is the request that arrived n-th."""
@@ -109,7 +111,8 @@ class PoolEventLog:
 
     def close(self) -> None:
         """Close the file; nothing can be recorded afterwards."""
-        self._file.close()
+        with suppress(OSError):  # of a line that the disk refused: record() has told
+            self._file.close()
 
     def __enter__(self) -> "PoolEventLog":
         return self
@@ -118,8 +121,9 @@ class PoolEventLog:
         self.close()
 
     def _write(self, line: dict) -> None:
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        self._file.flush()
+        with naming(self._file.name):
+            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            self._file.flush()
 
 
 @dataclass(frozen=True)

@@ -376,6 +376,7 @@ class LLMEngine:
             )
         except OSError as error:  # a full disk ends the record, not the run
             log.warning("the pool's event log ends at step %d: %s", self.metrics.num_steps, error)
+            self.event_log.close()
             self.event_log = None
 
     def _count_pages(self) -> None:

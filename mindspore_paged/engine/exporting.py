@@ -2,8 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from mindspore_paged.engine.model_building import (
 from mindspore_paged.engine.ranks.collectives import join_group
 from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.files import whole_folder
 from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import write_config
@@ -56,14 +55,16 @@ def export_model(
 
     Under msrun every rank writes its part to a folder of its own, `output`/rank_N. Nothing is left of an export that
     fails. portable_kernels: for any CPU of this architecture, in place of this machine's alone.
-    Raises ConfigError and CheckpointError.
+    Raises ConfigError, CheckpointError, and OSError that names the file that cannot be written.
     """
     with errors_end_the_job():
         worker = current_worker()
         place = place_of(worker, config.parallel.resolved_tensor_parallel_size(worker.size))
         _check_exportable(config)
         output = Path(output).expanduser()
-        with _new_folder(output / f"rank_{worker.rank}" if worker.supervised else output) as (target, scratch):
+        target = output / f"rank_{worker.rank}" if worker.supervised else output
+        _check_new(target)
+        with whole_folder(target) as scratch:
             _export(config, place, scratch, portable_kernels, show_progress and place.is_leader)
         return target
 
@@ -78,21 +79,9 @@ def _check_exportable(config: EngineConfig) -> None:
         )
 
 
-@contextmanager
-def _new_folder(target: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder to fill, which takes the place of `target` when the block ends well, and is gone when it does not."""
+def _check_new(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--output {target}: already there; give a new folder")
-    scratch = target.with_name(target.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield target, scratch
-        if target.exists():
-            target.rmdir()
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: bool, show_progress: bool) -> None:

@@ -9,6 +9,7 @@ from mindspore_paged.cache.prefix_format import PrefixFormat
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.request_check import check_prompt, token_ids_of
 from mindspore_paged.errors import CheckpointError, OutOfBlocksError, RequestError
+from mindspore_paged.files import write_bytes
 from mindspore_paged.sampling_params import SamplingParams
 
 
@@ -40,7 +41,7 @@ def export_prefix(engine: LLMEngine, prompt: str | list[int], path: str | Path |
     blocks, token_ids = _computed_blocks(engine, prompt)
     data = _format_of(engine).encode(token_ids, engine.runner.read_pages(blocks))
     if path is not None:
-        Path(path).write_bytes(data)
+        write_bytes(path, data)
     return data
 
 

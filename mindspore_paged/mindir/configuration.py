@@ -8,6 +8,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.files import write_text
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.folder import CONFIG, folder_of_rank
 from mindspore_paged.model_config import ModelConfig
@@ -37,7 +38,7 @@ def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, 
     data["cache"].pop("memory_budget", None)
     data["cache"] |= {"num_blocks": num_blocks, "kv_cache_dtype": config.kv_cache_dtype}
     data["scheduler"] |= {key: list(value) if isinstance(value, tuple) else value for key, value in scheduler.items()}
-    (folder / CONFIG).write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    write_text(folder / CONFIG, yaml.safe_dump(data, sort_keys=False))
 
 
 def _plain(values: dict) -> dict:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.files import write_text
 from mindspore_paged.model_config import ModelConfig
 
 FORMAT = 4
@@ -120,7 +121,7 @@ def write_manifest(folder: Path, **fields) -> None:
     }
     versions = {package: version(package) for package in ("mindspore", "mindspore_paged")}
     manifest = Manifest(format=FORMAT, versions=versions, files=files, **fields)
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
 
 
 def needs_of_this_cpu(portable: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from mindspore_paged.files import write_bytes
 from mindspore_paged.formats.weight_format import BYTES, FORMATS
 from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.mindir.folder import ExportedWeight, MindIRFolder
@@ -79,7 +80,7 @@ def export_step(model: nn.Cell, library: Path, target: Path) -> None:
         _replace_in_operators(graph, str(library), LIBRARY)
         for parameter in graph.graph.parameter:
             parameter.ClearField("raw_data")
-        target.write_bytes(graph.SerializeToString())
+        write_bytes(target, graph.SerializeToString())
         del graph.graph.parameter[:]  # what MindSpore itself writes, values and all, is not wanted
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,7 +102,7 @@ def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindI
             parameter.dims[0] = max_num_seqs
     with tempfile.TemporaryDirectory() as scratch:  # the exported folder may be read-only
         adapted = Path(scratch) / folder.graph.name
-        adapted.write_bytes(graph.SerializeToString())
+        write_bytes(adapted, graph.SerializeToString())
         return MindIRStep(ms.load(str(adapted)), folder.manifest.weights)
 
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from mindspore_paged.errors import CheckpointError, RequestError
+from mindspore_paged.files import write_text
 from mindspore_paged.formats.gguf_file import GgufFile, eos_token_ids, is_gguf
 from mindspore_paged.formats.hf_files import generation_eos_token_ids, read_json_object_if_there
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
@@ -60,14 +61,14 @@ class Tokenizer:
         if self.bos_token_id is not None:
             names["bos_token"] = self.backend.id_to_token(self.bos_token_id)
         folder.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(folder / "tokenizer.json"))
+        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         texts = {"tokenizer_config.json": json.dumps(names, indent=1)}
         if self.eos_token_ids:
             texts["generation_config.json"] = json.dumps({"eos_token_id": list(self.eos_token_ids)})
         if template:
             texts["chat_template.jinja"] = template.source
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a raw prompt; BOS and EOS are added only where the model's own files say so.
