@@ -183,6 +183,19 @@ def test_a_log_without_a_step_has_no_picture(tmp_path):
             show()
 
 
+def test_the_largest_numbers_of_a_log_can_be_drawn(tmp_path):
+    """Written by hand: no run lasts so long."""
+    path, last = tmp_path / "log", 2**48 - 1
+    PoolEventLog(path, 9, 4).close()
+    with path.open("a") as file:
+        file.write('{"step":0,"changes":[[0,9,2147483647]]}\n')
+        file.write(f'{{"step":{last},"counts":{{"running":{last}}}}}\n')
+    log = read_event_log(path)
+    assert log.counts["running"].tolist() == [0, last]
+    assert str(last) in render_text(log, 80, 24, coloured=False)
+    assert draw(log, tmp_path / "a.png").size
+
+
 def test_an_engine_can_record_itself_and_be_drawn(tmp_path):
     """Counted from the file, used and cached blocks are at every step what the pool itself says."""
     rng, engine = random.Random(3), make_engine(num_blocks=14, max_num_seqs=5)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
+from mindspore_paged.bounded_file import read_bounded
 from mindspore_paged.cache.block_table import NO_BLOCK
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.errors import ConfigError, IntegrityError
 from mindspore_paged.files import naming
+from mindspore_paged.wording import one_line
 
 FREE, CACHED, PINNED, WITHHELD, NULL, SHARED = 0, -1, -2, -3, -4, -5
 """Codes of blocks that no single request owns; a code n above 0 is the request that arrived n-th."""
@@ -36,6 +38,11 @@ MEANINGS = {
 _FORMAT = "mindspore_paged pool events"
 _VERSION = 1
 _LONGEST_HEADER = 4096
+
+MOST_BYTES, MOST_BLOCKS, MOST_STEPS, MOST_RUNS, MOST_COUNTS = 64 * 2**20, 2**24, 500_000, 1_000_000, 16
+MOST_CHANGED_BLOCKS = 2**28
+"""What a log may have to be shown: bytes, blocks of the pool, steps, changed runs of blocks and counts, and blocks in
+all runs together. Read within some seconds and 1 GB, whoever wrote it."""
 _NUM_KINDS = REQUEST - SHARED + 1
 
 
@@ -159,39 +166,43 @@ class EventLog:
 
     def census(self) -> dict[int, np.ndarray]:
         """How many blocks each code has after every step, by code, all requests under REQUEST: int64 [S] each."""
-        owners = np.full(self.num_blocks, FREE, np.int32)
+        kinds = bytearray([_kind(FREE)]) * self.num_blocks
         totals = np.zeros((len(self.steps), _NUM_KINDS), np.int64)
-        now = np.bincount(_kinds(owners), minlength=_NUM_KINDS)
+        now = [kinds.count(kind) for kind in range(_NUM_KINDS)]
         for place, runs in enumerate(self.changes):
             for first, length, code in runs.tolist():
-                now -= np.bincount(_kinds(owners[first : first + length]), minlength=_NUM_KINDS)
-                now[_kinds(code)] += length
-                owners[first : first + length] = code
+                before = kinds[first : first + length]
+                for kind in set(before) if length < _NUM_KINDS else range(_NUM_KINDS):
+                    now[kind] -= before.count(kind)
+                now[_kind(code)] += length
+                kinds[first : first + length] = bytes([_kind(code)]) * length
             totals[place] = now
-        return {code: totals[:, _kinds(code)] for code in MEANINGS}
+        return {code: totals[:, _kind(code)] for code in MEANINGS}
 
 
 def read_event_log(path: str | Path) -> EventLog:
     """Read what a PoolEventLog wrote; the last line may be cut off, as a killed run leaves it.
 
-    Raises ConfigError, which names the file and the line, for any other file and any other damage.
+    Raises ConfigError, which names the file and the line, for any other file and any other damage, and for what is too
+    large to be shown.
     """
     try:
-        with open(path, "rb") as file:
-            header = _read_header(path, file.readline(_LONGEST_HEADER))
-            *lines, _ = file.read().split(b"\n")  # the rest is empty, or a line that was cut off
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the pool's event log: {error.strerror}") from None
-    entries = [_read_step(f"{path} line {number}", line, header) for number, line in enumerate(lines, start=2)]
-    steps = np.array([entry.step for entry in entries], np.int64)
-    backwards = np.flatnonzero(np.diff(steps) <= 0)
-    if backwards.size:
-        raise ConfigError(f"{path} line {backwards[0] + 3} is damaged: its step is not after the one before")
-    changes = [np.array(entry.changes, np.int32).reshape(-1, 3) for entry in entries]
-    return EventLog(header.num_blocks, header.block_size, steps, _counts_of(entries), changes)
+        data = read_bounded(path, MOST_BYTES)
+    except (OSError, ValueError) as error:  # a ValueError is of a path with a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot read the pool's event log: {reason}") from None
+    first, _, rest = data.partition(b"\n")
+    header = _read_header(path, first[:_LONGEST_HEADER])
+    # Before anything is made of them: an object of Python is many times as large as its text.
+    _check_most(path, rest.count(b"\n"), MOST_STEPS, "steps")
+    _check_most(path, rest.count(b"[") - rest.count(b'"changes"'), MOST_RUNS, "changes")
+    *lines, _ = rest.split(b"\n")  # what follows the last is empty, or a line that was cut off
+    return _EventLogReader(path, header).read(lines)
 
 
 _Block = Annotated[int, Field(ge=0, lt=2**31)]
+_Length = Annotated[int, Field(ge=1, lt=2**31)]
+_CountName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
 class _Header(BaseModel):
@@ -199,14 +210,14 @@ class _Header(BaseModel):
     format: Literal[_FORMAT]
     version: int
     num_blocks: Annotated[int, Field(ge=2, lt=2**31)]
-    block_size: Annotated[int, Field(ge=1)]
+    block_size: Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Step(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
-    step: Annotated[int, Field(ge=0, lt=2**63)]
-    changes: list[tuple[_Block, _Block, Annotated[int, Field(ge=SHARED, lt=2**31)]]] = []
-    counts: dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)]] = {}
+    step: Annotated[int, Field(ge=0, lt=2**48)]
+    changes: Annotated[list[tuple[_Block, _Length, Annotated[int, Field(ge=SHARED, lt=2**31)]]], FailFast()] = []
+    counts: dict[_CountName, Annotated[int, Field(gt=-(2**48), lt=2**48)]] = {}
 
 
 def _read_header(path, line: bytes) -> _Header:
@@ -216,31 +227,65 @@ def _read_header(path, line: bytes) -> _Header:
         raise ConfigError(f"{path} is not an event log of the block pool") from None
     if header.version != _VERSION:
         raise ConfigError(f"{path} is an event log of version {header.version}; this program reads version {_VERSION}")
+    _check_most(path, header.num_blocks, MOST_BLOCKS, "blocks")
     return header
 
 
-def _read_step(place: str, line: bytes, header: _Header) -> _Step:
-    try:
-        entry = _Step.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"{place} is damaged: {where}{': ' if where else ''}{problem['msg']}") from None
-    for first, length, _ in entry.changes:
-        if first + length > header.num_blocks:
-            raise ConfigError(f"{place} is damaged: it changes block {first + length - 1} of {header.num_blocks}")
-    return entry
+def _check_most(path, count: int, most: int, what: str) -> None:
+    if count > most:
+        raise ConfigError(f"{path} is too large to be shown: {count} {what}; at most {most} can be")
 
 
-def _counts_of(entries: list[_Step]) -> dict[str, np.ndarray]:
-    """Each count over all steps: what a step does not mention is as it was."""
-    counts = {name: np.zeros(len(entries), np.int64) for entry in entries for name in entry.counts}
-    now = dict.fromkeys(counts, 0)
-    for place, entry in enumerate(entries):
-        now.update(entry.counts)
-        for name, value in now.items():
-            counts[name][place] = value
-    return counts
+class _EventLogReader:
+    """Makes an EventLog of a file's lines; `read` mutates."""
+
+    def __init__(self, path, header: _Header):
+        self._path = path
+        self._header = header
+        self._num_changed = 0
+        self._mentions: dict[str, dict[int, int]] = {}  # of each count: its new value by place, where it changed
+
+    def read(self, lines: list[bytes]) -> EventLog:
+        steps = np.empty(len(lines), np.int64)
+        changes, nothing = [], np.empty((0, 3), np.int32)
+        for place, line in enumerate(lines):
+            entry = self._read_step(f"{self._path} line {place + 2}", line)
+            steps[place] = entry.step
+            changes.append(np.array(entry.changes, np.int32) if entry.changes else nothing)
+            for name, value in entry.counts.items():
+                self._mentions.setdefault(name, {})[place] = value
+            _check_most(self._path, len(self._mentions), MOST_COUNTS, "counts")
+        backwards = np.flatnonzero(np.diff(steps) <= 0)
+        if backwards.size:
+            raise ConfigError(f"{self._path} line {backwards[0] + 3} is damaged: its step is not after the one before")
+        counts = {name: _carried_on(values, len(lines)) for name, values in self._mentions.items()}
+        return EventLog(self._header.num_blocks, self._header.block_size, steps, counts, changes)
+
+    def _read_step(self, place: str, line: bytes) -> _Step:
+        if line.count(b":") > 3 + MOST_COUNTS:  # its keys and its counts
+            raise ConfigError(f"{place} is damaged: it holds more than {MOST_COUNTS} counts")
+        try:
+            entry = _Step.model_validate_json(line)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise ConfigError(one_line(f"{place} is damaged: {where}{': ' if where else ''}{problem['msg']}")) from None
+        for first, length, _ in entry.changes:
+            if first + length > self._header.num_blocks:
+                raise ConfigError(
+                    f"{place} is damaged: it changes block {first + length - 1} of {self._header.num_blocks}"
+                )
+            self._num_changed += length
+        _check_most(self._path, self._num_changed, MOST_CHANGED_BLOCKS, "changed blocks")
+        return entry
+
+
+def _carried_on(values: dict[int, int], num_steps: int) -> np.ndarray:
+    """A count over all steps, 0 at first: what a step does not mention is as it was."""
+    places = np.zeros(num_steps, np.int64)
+    mentioned = np.fromiter(values, np.int64)
+    places[mentioned] = np.arange(1, len(values) + 1)
+    return np.append(0, np.fromiter(values.values(), np.int64))[np.maximum.accumulate(places)]
 
 
 def _changed_runs(before: np.ndarray, after: np.ndarray) -> list[list[int]]:
@@ -253,6 +298,6 @@ def _changed_runs(before: np.ndarray, after: np.ndarray) -> list[list[int]]:
     return np.stack([changed[firsts], lengths, codes[firsts]], axis=1).tolist()
 
 
-def _kinds(codes):
-    """Codes, or one code, counted from 0, with all requests in one."""
-    return np.minimum(codes, REQUEST) - SHARED
+def _kind(code: int) -> int:
+    """A code counted from 0, with all requests in one."""
+    return min(code, REQUEST) - SHARED

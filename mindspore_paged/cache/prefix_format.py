@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from mindspore_paged.cache.block_pool import extend_block_hashes
 from mindspore_paged.cache.page_format import PageFormat, is_finite, page_checksum
@@ -35,7 +35,7 @@ class _Manifest(BaseModel):
     version: int
     model_fingerprint: str
     block_size: int
-    token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], FailFast()]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The event log against plain matrices, and block_owners against a search row by row."""
 
 import json
+import os
+from time import process_time
 from types import SimpleNamespace
 
 import numpy as np
@@ -243,6 +245,12 @@ def test_a_step_that_cannot_be_is_refused_and_not_written(tmp_path, step, owners
         (b'{"step":1,"changes":[[1,1,99999999999]]}', "changes.0.2: Input should be less than"),
         (b'{"step":1,"counts":{"running":1.5}}', "counts.running: Input should be a valid integer"),
         (b'{"step":1,"surprise":1}', "surprise: Extra inputs are not permitted"),
+        (b'{"step":4611686018427387904}', "step: Input should be less than"),
+        (b'{"step":1,"changes":[[1,0,1]]}', "changes.0.1: Input should be greater than or equal to 1"),
+        (b'{"step":1,"changes":[' + b"[1,2,-6]," * 50_000 + b"[1,1,1]]}", "changes.0.2: Input should be greater than"),
+        (b'{"step":1,"counts":{"\\u001b[2J":1}}', "counts.\x1b[2J.[key]: String should match pattern"),
+        (b'{"step":1,"counts":{' + b'"a\\n":1,' * 12 + b'"b":9e99}}', "counts.a .[key]: String should match"),
+        (b'{"step":1,"counts":{' + b",".join(b'"c%d":1' % n for n in range(200_000)) + b"}}", "it holds more than 16"),
         (b'\xff{"step":1}', "Invalid JSON"),
     ],
 )
@@ -282,3 +290,45 @@ def test_a_path_without_a_file_is_reported(tmp_path, name):
 def test_a_path_that_cannot_be_written_is_reported(tmp_path):
     with pytest.raises(ConfigError, match="cannot write the pool's event log: No such file or directory$"):
         PoolEventLog(tmp_path / "missing" / "log", NUM_BLOCKS, 4)
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "lines", "problem"),
+    [
+        (2**31 - 1, [b'{"step":1}'], f"{2**31 - 1} blocks; at most {2**24} can be"),
+        (64, [b'{"step":%d,"counts":{"c%d":1}}' % (n, n) for n in range(20_000)], "17 counts; at most 16 can be"),
+        (64, [b""] * 500_001, "500001 steps; at most 500000 can be"),
+        (64, [b'{"step":1,"changes":[' + b"[0,1,1]," * 1_000_001 + b"[0,1,1]]}"], "1000002 changes; at most 1000000"),
+        (
+            2**24,
+            [b'{"step":%d,"changes":[[0,16777216,1]]}' % n for n in range(17)],
+            f"{17 * 2**24} changed blocks; at most",
+        ),
+        (
+            2**24,
+            [b'{"step":1,"changes":[' + b"[0,16777216,1]," * 16 + b"[0,1,1]]}"],
+            f"{2**28 + 1} changed blocks; at most",
+        ),
+        (
+            64,
+            [b" " * 2**26],
+            f"cannot read the pool's event log: {2**26 + len(HEADER) + 2} bytes; at most {2**26} can be",
+        ),
+    ],
+    ids=["blocks", "counts", "steps", "changes", "changed by many steps", "changed by one step", "bytes"],
+)
+def test_what_is_too_large_to_be_shown_is_refused_at_once(tmp_path, num_blocks, lines, problem):
+    path = tmp_path / "log"
+    path.write_bytes(HEADER.replace(b'"num_blocks":9', b'"num_blocks":%d' % num_blocks) + b"\n".join(lines) + b"\n")
+    started = process_time()
+    with pytest.raises(ConfigError) as caught:
+        read_event_log(path)
+    assert process_time() - started < 2
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(ConfigError, match="cannot read the pool's event log: not a regular file$"):
+        read_event_log(tmp_path / "log")
