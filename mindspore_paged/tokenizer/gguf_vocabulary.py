@@ -1,35 +1,27 @@
 """Tokenizers built from the vocabulary that a GGUF file carries."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 
-from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from pydantic import Field
+from tokenizers import AddedToken, decoders, normalizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.formats.gguf_file import GgufFile
+from mindspore_paged.formats.gguf_file import SENTENCEPIECE, TOKENIZER, TOKENS, GgufFile
+from mindspore_paged.formats.gguf_metadata import GgufSection
 from mindspore_paged.tokenizer.end_of_turn import END_TEXTS
+from mindspore_paged.tokenizer.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from mindspore_paged.wording import one_line, shortened
 
-MODEL = "tokenizer.ggml.model"
+BYTE_LEVEL = "gpt2"
 PRE = "tokenizer.ggml.pre"
 WITHOUT_VOCABULARY = (None, "none", "no_vocab")
-LLAMA3 = "llama-bpe"
 SPACE = "\u2581"
 """The lower block that stands for a space in SentencePiece's vocabularies."""
-
-# How text is split into words before BPE, by the names that llama.cpp gives the ways (regex_exprs in llama-vocab.cpp).
-_GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SPLITS = {
-    "gpt-2": (_GPT2_WORDS,),
-    "smollm": (r"\p{N}", _GPT2_WORDS),
-    LLAMA3: (_LLAMA3_WORDS,),
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
-}
-_ALIASES = {"llama3": LLAMA3, "llama-v3": LLAMA3}
+LONGEST_TOKEN = 1024
+"""Characters; the longest that are published are runs of 256 spaces or dashes."""
 
 
 class TokenType(IntEnum):
@@ -43,139 +35,167 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+class _Kind(GgufSection):
+    model: str | None = Field(None, alias=TOKENIZER)
+    pre: str = Field("default", alias=PRE)
+    adds_bos: bool | None = Field(None, alias="tokenizer.ggml.add_bos_token")
+    adds_eos: bool = Field(False, alias="tokenizer.ggml.add_eos_token")
+    adds_space: bool = Field(True, alias="tokenizer.ggml.add_space_prefix")
+
+
+class _Vocabulary(GgufSection):
+    tokens: list[str] = Field(alias=TOKENS)
+    types: list[int] | None = Field(None, alias="tokenizer.ggml.token_type")
+
+
+class _Merges(GgufSection):
+    merges: list[str] = Field(alias="tokenizer.ggml.merges")
+
+
+class _Scores(GgufSection):
+    scores: list[float] = Field(alias="tokenizer.ggml.scores")
+
+
 def gguf_backend(file: GgufFile) -> Backend | None:
     """The tokenizer in `file`, or None where it carries none.
 
     It adds neither BOS nor EOS to what it encodes.
-    Raises CheckpointError for a kind of vocabulary or of pre-tokenizer that is not supported.
+    Raises CheckpointError for a kind of vocabulary or of pre-tokenizer that is not supported, and for tokens, merges or
+    scores that contradict each other.
     """
-    model = file.optional(MODEL, str)
-    if model in WITHOUT_VOCABULARY:
+    kind = file.metadata.section(_Kind)
+    if kind.model in WITHOUT_VOCABULARY:
         return None
-    if model not in ("gpt2", "llama"):
-        raise CheckpointError(f"{file.path}: {MODEL} is {model!r}; allowed: 'gpt2', 'llama'")
-    _check_special_ids(file)
-    backend = _byte_level(file) if model == "gpt2" else _sentencepiece(file)
-    _add_tokens(backend, file)
+    if kind.model not in (BYTE_LEVEL, SENTENCEPIECE):
+        raise CheckpointError(
+            f"{file.path}: {TOKENIZER} is {shortened(kind.model)}; allowed: {BYTE_LEVEL!r}, {SENTENCEPIECE!r}"
+        )
+    tokens, types = _tokens_and_types(file)
+    ids = {token: index for index, token in enumerate(tokens)}
+    try:
+        if kind.model == BYTE_LEVEL:
+            backend = _byte_level(ids, _stored_merges(file, ids), _pre_tokenizer(file, kind))
+        else:
+            merges = _merges_by_score(file, tokens, types, ids)
+            backend = _sentencepiece(ids, merges, tokens[file.special_token_ids.get("unknown", 0)], kind.adds_space)
+        _add_tokens(backend, tokens, types)
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(
+            f"{file.path}: no tokenizer can be made of this vocabulary ({one_line(error)})"
+        ) from error
     return backend
 
 
 def gguf_sequence_ends(file: GgufFile) -> dict[str, int]:
     """The ids of the tokens put before (`bos`) and after (`eos`) an encoded text, as the file's own flags say.
 
-    Where a flag is absent, vocabularies of LLaMA 1, 2 and 3 start with BOS and others do not, as in llama.cpp.
+    Where a flag is absent, vocabularies of LLaMA 1, 2 and 3 start with BOS if they have one, as do some more kinds, and
+    others do not, as in llama.cpp. Raises CheckpointError for a flag that asks for a token that is not named.
     """
-    is_llama = file.optional(MODEL, str) == "llama" or _pre_tokenizer(file) == LLAMA3
-    ends = {}
-    for name, by_default in (("bos", is_llama), ("eos", False)):
-        flag = file.optional(f"tokenizer.ggml.add_{name}_token", bool)
-        if by_default if flag is None else flag:
-            ends[name] = file.require(f"tokenizer.ggml.{name}_token_id", int)
-    return ends
+    kind = file.metadata.section(_Kind)
+    by_default = kind.model == SENTENCEPIECE or _pre_tokenizer(file, kind).starts_with_bos
+    flags = {"bos": kind.adds_bos, "eos": kind.adds_eos}
+    ids = file.special_token_ids
+    for name, flag in flags.items():
+        if flag and name not in ids:
+            raise CheckpointError(f"{file.path}: the GGUF metadata lacks tokenizer.ggml.{name}_token_id")
+    added = {"bos": by_default if kind.adds_bos is None else kind.adds_bos, "eos": kind.adds_eos}
+    return {name: ids[name] for name, is_added in added.items() if is_added and name in ids}
 
 
-def _pre_tokenizer(file: GgufFile) -> str:
-    kind = file.optional(PRE, str) or "default"
-    return _ALIASES.get(kind, kind)
+def _pre_tokenizer(file: GgufFile, kind: _Kind) -> PreTokenizer:
+    name = kind.pre or "default"
+    if name not in PRE_TOKENIZERS:
+        raise CheckpointError(f"{file.path}: {PRE} is {shortened(name)}; allowed: {', '.join(PRE_TOKENIZERS)}")
+    return PRE_TOKENIZERS[name]
 
 
-def _byte_level(file: GgufFile) -> Backend:
-    """Byte-level BPE as in GPT-2."""
-    kind = _pre_tokenizer(file)
-    if kind not in _SPLITS:
-        raise CheckpointError(f"{file.path}: {PRE} is {kind!r}; allowed: {', '.join((*_SPLITS, *_ALIASES))}")
-    vocabulary = _vocabulary(file)
-    backend = Backend(BPE(vocabulary, _stored_merges(file, vocabulary), ignore_merges=kind == LLAMA3))
-    splits = [pre_tokenizers.Split(Regex(words), behavior="isolated") for words in _SPLITS[kind]]
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _sentencepiece(file: GgufFile) -> Backend:
-    """SentencePiece's BPE with byte fallback, as LLaMA 1 and 2 have it."""
-    vocabulary = _vocabulary(file)
-    unknown = file.optional("tokenizer.ggml.unknown_token_id", int) or 0
-    model = BPE(
-        vocabulary,
-        _merges_by_score(file, vocabulary),
-        unk_token=_tokens(file)[unknown],
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    backend = Backend(model)
-    to_blocks, to_spaces = normalizers.Replace(" ", SPACE), decoders.Replace(SPACE, " ")
-    bytes_to_text = [to_spaces, decoders.ByteFallback(), decoders.Fuse()]
-    if file.optional("tokenizer.ggml.add_space_prefix", bool) is False:
-        backend.normalizer = to_blocks
-        backend.decoder = decoders.Sequence(bytes_to_text)
-    else:
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), to_blocks])
-        backend.decoder = decoders.Sequence([*bytes_to_text, decoders.Strip(content=" ", left=1)])
-    return backend
-
-
-def _tokens(file: GgufFile) -> list[str]:
-    return file.require("tokenizer.ggml.tokens", list)
-
-
-def _token_types(file: GgufFile) -> list[int]:
-    tokens, types = _tokens(file), file.optional("tokenizer.ggml.token_type", list)
+def _tokens_and_types(file: GgufFile) -> tuple[list[str], list[int]]:
+    vocabulary = file.metadata.section(_Vocabulary)
+    # An empty text is nowhere in a text; as in llama.cpp it gets another, so that ids keep their places.
+    tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(vocabulary.tokens)]
+    types = vocabulary.types
+    if not tokens:
+        raise CheckpointError(f"{file.path}: {TOKENS} is empty")
     if types is None:
         types = [TokenType.NORMAL] * len(tokens)
     elif len(types) != len(tokens):
         raise CheckpointError(f"{file.path}: {len(tokens)} tokens but {len(types)} token types")
+    if len(longest := max(tokens, key=len)) > LONGEST_TOKEN:
+        raise CheckpointError(
+            f"{file.path}: token {shortened(longest)} has {len(longest)} characters; allowed: {LONGEST_TOKEN}"
+        )
+    if len(set(tokens)) < len(tokens):
+        ids: dict[str, int] = {}
+        for index, token in enumerate(tokens):
+            if ids.setdefault(token, index) != index:
+                raise CheckpointError(f"{file.path}: tokens {ids[token]} and {index} are both {shortened(token)}")
     # Some converters give the end of a turn another type.
-    return [TokenType.CONTROL if token in END_TEXTS else kind for token, kind in zip(tokens, types, strict=True)]
+    return tokens, [TokenType.CONTROL if text in END_TEXTS else kind for text, kind in zip(tokens, types, strict=True)]
 
 
-def _check_special_ids(file: GgufFile):
-    count = len(_tokens(file))
-    for name in ("bos", "eos", "eot", "unknown"):
-        index = file.optional(f"tokenizer.ggml.{name}_token_id", int)
-        if index is not None and index >= count:
-            raise CheckpointError(f"{file.path}: {name}_token_id is {index}, but there are only {count} tokens")
+def _byte_level(ids: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: PreTokenizer) -> Backend:
+    """Byte-level BPE as in GPT-2."""
+    backend = Backend(BPE(ids, merges, ignore_merges=pre_tokenizer.takes_whole_words))
+    backend.pre_tokenizer = pre_tokenizer.build()
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
-def _vocabulary(file: GgufFile) -> dict[str, int]:
-    return {token: index for index, token in enumerate(_tokens(file))}
+def _sentencepiece(ids: dict[str, int], merges: list[tuple[str, str]], unknown: str, adds_space: bool) -> Backend:
+    """SentencePiece's BPE with byte fallback, as LLaMA 1 and 2 have it."""
+    backend = Backend(BPE(ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    to_blocks, to_spaces = normalizers.Replace(" ", SPACE), decoders.Replace(SPACE, " ")
+    bytes_to_text = [to_spaces, decoders.ByteFallback(), decoders.Fuse()]
+    if adds_space:
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), to_blocks])
+        backend.decoder = decoders.Sequence([*bytes_to_text, decoders.Strip(content=" ", left=1)])
+    else:
+        backend.normalizer = to_blocks
+        backend.decoder = decoders.Sequence(bytes_to_text)
+    return backend
 
 
-def _stored_merges(file: GgufFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+def _stored_merges(file: GgufFile, ids: dict[str, int]) -> list[tuple[str, str]]:
     merges = []
-    for line in file.require("tokenizer.ggml.merges", list):
+    for line in file.metadata.section(_Merges).merges:
         left, _, right = line.partition(" ")
-        if not {left, right, left + right} <= vocabulary.keys():
-            raise CheckpointError(f"{file.path}: merge {line!r} joins or makes a token that the vocabulary lacks")
+        if left not in ids or right not in ids or left + right not in ids:
+            raise CheckpointError(
+                f"{file.path}: merge {shortened(line)} joins or makes a token that the vocabulary lacks"
+            )
         merges.append((left, right))
     return merges
 
 
-def _merges_by_score(file: GgufFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+def _merges_by_score(file: GgufFile, tokens: list[str], types: list[int], ids: dict[str, int]) -> list[tuple[str, str]]:
     """Merge rules that reproduce SentencePiece, which joins the neighbours whose union scores highest.
 
     Every way to cut a token into two tokens is a rule; rules are ranked by the score of what they make.
     """
-    tokens, types = _tokens(file), _token_types(file)
-    scores = file.require("tokenizer.ggml.scores", list)
+    scores = file.metadata.section(_Scores).scores
     if len(scores) != len(tokens):
         raise CheckpointError(f"{file.path}: {len(tokens)} tokens but {len(scores)} scores")
+    if any(score != score for score in scores):
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.scores holds what is no number (NaN)")
     # Control and byte tokens are never the product of text.
     made = (TokenType.NORMAL, TokenType.USER_DEFINED)
     ranked = sorted((i for i, kind in enumerate(types) if kind in made), key=lambda i: (-scores[i], i))
     merges = []
     for token in (tokens[index] for index in ranked):
-        cuts = [(token[:at], token[at:]) for at in range(1, len(token))]
-        known = [cut for cut in cuts if cut[0] in vocabulary and cut[1] in vocabulary]
-        merges.extend(sorted(known, key=lambda cut: (vocabulary[cut[0]], vocabulary[cut[1]])))
+        cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
+        known = [cut for cut in cuts if cut[0] in ids and cut[1] in ids]
+        merges.extend(sorted(known, key=lambda cut: (ids[cut[0]], ids[cut[1]])))
     return merges
 
 
-def _add_tokens(backend: Backend, file: GgufFile):
-    """Make the file's control and user-defined tokens be found in the text whole, whatever stands around them."""
-    tokens, types = _tokens(file), _token_types(file)
-    control = [token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.CONTROL]
-    user_defined = [token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.USER_DEFINED]
-    backend.add_special_tokens([AddedToken(token, normalized=False) for token in control])
-    backend.add_tokens([AddedToken(token, normalized=False) for token in user_defined])
+def _add_tokens(backend: Backend, tokens: Iterable[str], types: Iterable[int]):
+    """Make control and user-defined tokens be found in the text whole, whatever stands around them."""
+    of_kind = {TokenType.CONTROL: [], TokenType.USER_DEFINED: []}
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in of_kind:
+            of_kind[kind].append(AddedToken(token, normalized=False))
+    backend.add_special_tokens(of_kind[TokenType.CONTROL])
+    backend.add_tokens(of_kind[TokenType.USER_DEFINED])

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from mindspore_paged.errors import CheckpointError, RequestError
 from mindspore_paged.files import write_text
-from mindspore_paged.formats.gguf_file import GgufFile, eos_token_ids, is_gguf
+from mindspore_paged.formats.gguf_file import GgufFile, is_gguf
 from mindspore_paged.formats.hf_files import generation_eos_token_ids, read_json_object_if_there
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
 from mindspore_paged.tokenizer.end_of_turn import end_token_ids
@@ -125,13 +125,13 @@ def _from_gguf(file: GgufFile) -> Tokenizer | None:
     if backend is None:
         return None
     _add_sequence_ends(backend, gguf_sequence_ends(file))
-    ids = {name: file.optional(f"tokenizer.ggml.{name}_token_id", int) for name in ("bos", "eos")}
-    special_tokens = {f"{name}_token": backend.id_to_token(index) for name, index in ids.items() if index is not None}
+    ids = file.special_token_ids
+    special_tokens = {f"{name}_token": backend.id_to_token(ids[name]) for name in ("bos", "eos") if name in ids}
     template = file.optional("tokenizer.chat_template", str)
     return Tokenizer(
         backend,
-        bos_token_id=ids["bos"],
-        eos_token_ids=end_token_ids(backend, eos_token_ids(file)),
+        bos_token_id=ids.get("bos"),
+        eos_token_ids=end_token_ids(backend, file.eos_token_ids),
         chat_template=ChatTemplate(template, special_tokens) if template else None,
     )
 

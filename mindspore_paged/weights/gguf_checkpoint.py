@@ -8,6 +8,7 @@ from gguf import GGMLQuantizationType as Quantization
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
+from mindspore_paged.formats.gguf_header import GgufTensor
 from mindspore_paged.formats.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
 from mindspore_paged.weights.bfloat16 import BFLOAT16
 from mindspore_paged.weights.gguf_config import gguf_model_config
@@ -37,9 +38,7 @@ class GgufCheckpoint:
         self.path = file.path
         self.model_config = gguf_model_config(file)
         self.tokenizer_source: GgufFile | None = file
-        self._tensors = {
-            from_gguf(name): tensor for name, tensor in file.tensors.items() if name not in GGUF_ROPE_TENSORS
-        }
+        self._tensors = _under_hugging_faces_names(file)
         self._refuse_unreadable_quantizations()
 
     def names(self) -> list[str]:
@@ -48,7 +47,7 @@ class GgufCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape that `read(name)` returns."""
-        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+        return self._tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype:
         """The dtype that `read(name)` returns."""
@@ -62,7 +61,7 @@ class GgufCheckpoint:
         """What `read(name)` has from start to stop of one axis; no other rows or quantization blocks are read."""
         if not name.endswith(_ROTATED):
             return self._stored_part(name, axis, start, stop)
-        head_dim = self.model_config.head_dim
+        head_dim = self._head_dim_of(name)
         # Rows change places inside their head only, so whole heads are enough.
         first, last = widened(start, stop, head_dim if axis == 0 else 1)
         heads = to_rotate_half(self._stored_part(name, axis, first, last), head_dim)
@@ -80,7 +79,7 @@ class GgufCheckpoint:
         rows = self._tensors[name].data
         blocks = rows.reshape(self.shape(name)[0], -1)
         if name.endswith(_ROTATED):
-            blocks = to_rotate_half(blocks, self.model_config.head_dim)
+            blocks = to_rotate_half(blocks, self._head_dim_of(name))
         if axis == 1:
             if start % BLOCK_WEIGHTS or stop % BLOCK_WEIGHTS:
                 raise CheckpointError(
@@ -90,6 +89,15 @@ class GgufCheckpoint:
             bytes_of = self.block_format(name).block_bytes
             start, stop = (end // BLOCK_WEIGHTS * bytes_of for end in (start, stop))
         return np.array(blocks[along(axis, start, stop)], order="C")
+
+    def _head_dim_of(self, name: str) -> int:
+        """head_dim, where the rows of the projection called `name` are whole heads."""
+        shape, head_dim = self.shape(name), self.model_config.head_dim
+        if len(shape) != 2 or shape[0] % head_dim:
+            raise CheckpointError(
+                f"{self.path}: tensor {name} has shape {shape}; its rows must be a multiple of head_dim, {head_dim}"
+            )
+        return head_dim
 
     def _stored_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         tensor = self._tensors[name]
@@ -108,6 +116,17 @@ class GgufCheckpoint:
                 raise CheckpointError(
                     f"{self.path}: tensor {tensor.name} is stored as {kind.name}, which cannot be read"
                 ) from error
+
+
+def _under_hugging_faces_names(file: GgufFile) -> dict[str, GgufTensor]:
+    tensors: dict[str, GgufTensor] = {}
+    for stored_name, tensor in file.tensors.items():
+        name = from_gguf(stored_name)
+        if name in tensors:
+            raise CheckpointError(f"{file.path}: tensors {tensors[name].name} and {stored_name} are both {name}")
+        if stored_name not in GGUF_ROPE_TENSORS:
+            tensors[name] = tensor
+    return tensors
 
 
 def to_rotate_half(weights: np.ndarray, head_dim: int) -> np.ndarray:

@@ -13,7 +13,7 @@ def dequantize_part(
 ) -> np.ndarray:
     """From start to stop of one axis of a quantized tensor, float32.
 
-    stored: uint8 [..., bytes of a row], as `gguf.GGUFReader` shows the file. Of each row only the quantization blocks
+    stored: uint8 [..., bytes of a row], as `GgufTensor.data` shows the file. Of each row only the quantization blocks
     that the part touches are read, some MB at a time, because what dequantizing needs besides its result is several
     times as large.
     """

@@ -199,9 +199,9 @@ def _factors_of_pairs(file: GgufFile, name: str, head_dim: int, times: float = 1
     tensor = file.tensors.get(name)
     if tensor is None:
         raise CheckpointError(f"{file.path}: tensor {name} is missing, which llama.rope.scaling.type longrope needs")
-    if tensor.tensor_type != GGMLQuantizationType.F32 or tensor.shape.tolist() != [head_dim // 2]:
+    if tensor.tensor_type != GGMLQuantizationType.F32 or tensor.shape != (head_dim // 2,):
         raise CheckpointError(
-            f"{file.path}: tensor {name} is {tensor.tensor_type.name} of shape {tensor.shape.tolist()}; it must be F32 "
+            f"{file.path}: tensor {name} is {tensor.tensor_type.name} of shape {list(tensor.shape)}; it must be F32 "
             f"of shape [{head_dim // 2}], a number for each pair of a head"
         )
     numbers = np.asarray(tensor.data, np.float64)

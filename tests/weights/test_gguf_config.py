@@ -132,7 +132,7 @@ def test_divisors_of_one_scale_nothing(config_of):
     ("divisors", "message"),
     [
         (np.ones(1, np.float32), r"rope_freqs.weight is F32 of shape \[1\]; it must be F32 of shape \[2\]"),
-        (np.ones((2, 1), np.float32), r"rope_freqs.weight is F32 of shape \[1, 2\]"),
+        (np.ones((2, 1), np.float32), r"rope_freqs.weight is F32 of shape \[2, 1\]"),
         (np.ones(2, np.float16), r"rope_freqs.weight is F16 of shape \[2\]"),
         (np.array([1, 0], np.float32), "rope_freqs.weight holds 0.0; it must hold positive numbers"),
         (np.array([1, -3], np.float32), "rope_freqs.weight holds -3.0"),
@@ -231,9 +231,9 @@ def test_rope_values_that_cannot_be(config_of, extra, changes, message):
     [
         ({"llama.block_count": None}, "lacks llama.block_count"),
         ({"llama.attention.head_count": None}, "lacks llama.attention.head_count"),
-        ({"llama.block_count": "two"}, "llama.block_count is a str"),
-        ({"llama.attention.head_count": [8, 8]}, "llama.attention.head_count is a list"),
-        ({"llama.block_count": 0}, "num_hidden_layers is 0"),
+        ({"llama.block_count": "two"}, "llama.block_count is 'two'; it must be a valid integer"),
+        ({"llama.attention.head_count": [8, 8]}, r"llama.attention.head_count is \[8, 8\]"),
+        ({"llama.block_count": 0}, "llama.block_count is 0; it must be"),
         ({"llama.attention.head_count_kv": 3}, "not a multiple"),
         ({"llama.expert_count": 8}, "mixtures of experts"),
         ({"llama.rope.dimension_count": 2}, "llama.rope.dimension_count is 2"),
