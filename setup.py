@@ -69,11 +69,14 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.8,<4",
         "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy; 0.6 asks for NumPy 2
+        "protobuf>=4",
         "pydantic>=2.10,<3",
         "pyyaml>=6",
         "safetensors>=0.5",
+        "sentencepiece>=0.2,<0.3",
         "tokenizers>=0.22,<0.23",
         "tqdm>=4.66",
+        "transformers==4.57.1",  # as mindformers has it: for tokenizers of Hugging Face folders
     ],
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"],

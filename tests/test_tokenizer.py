@@ -237,7 +237,7 @@ def folder(tmp_path):
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
     backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     backend.enable_truncation(3)
-    backend.enable_padding(length=10)
+    backend.enable_padding(length=10, pad_token="<s>")
     backend.save(str(tmp_path / "tokenizer.json"))
     write_json(tmp_path / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>")
     return tmp_path
@@ -274,12 +274,12 @@ def test_a_llama_tokenizer_follows_its_flags(folder, flags, around):
 
 def test_a_flag_without_its_token_is_refused(folder):
     write_json(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast", bos_token="<bos>")
-    with pytest.raises(CheckpointError, match="bos_token is not in the vocabulary"):
+    with pytest.raises(CheckpointError, match="bos_token '<bos>' is not in the vocabulary"):
         load_tokenizer(folder)
 
 
 def test_what_ends_a_sequence_comes_from_all_files(folder):
-    assert load_tokenizer(folder).eos_token_ids == ()
+    assert load_tokenizer(folder).eos_token_ids == (1,)  # </s>, by its text
     write_json(folder / "tokenizer_config.json", bos_token="<s>", eos_token="<|user|>")
     write_json(folder / "config.json", eos_token_id=1)
     tokenizer = load_tokenizer(folder)

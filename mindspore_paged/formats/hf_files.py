@@ -111,15 +111,32 @@ def checked(path: Path, kind: type[AnyHfModel], data: dict[str, Any]) -> AnyHfMo
         raise CheckpointError(f"{path}: {_explained(error)}") from None
 
 
+_ALLOWED = {
+    "missing": "there",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "dict_type": "a JSON object",
+    "model_type": "a JSON object",
+}
+
+
 def _explained(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
+    # Where a key may be of two kinds each kind complains: who looked deepest knows most.
+    problem = max((first, *(each for each in others if each["loc"][:1] == first["loc"][:1])), key=_depth)
     where = problem["loc"]
-    # Within a list or mapping the outermost key says enough; what follows may be names of pydantic's own.
     key = shown(str(where[0])) if where else "it"
+    if len(where) > 1 and where[-1] != "str" and str(where[-1])[:1].islower():  # others are pydantic's own names
+        key += f": {shown(where[-1])}"
     value = None if problem["type"] == "missing" else problem["input"]
     allowed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    allowed = {"missing": "there", "int_type": "a whole number", "float_type": "a number"}.get(problem["type"], allowed)
-    return f"{key} is {shortened(value)}; it must be {allowed}"
+    return f"{key} is {shortened(value)}; it must be {_ALLOWED.get(problem['type'], allowed)}"
+
+
+def _depth(problem: Any) -> int:
+    return len(problem["loc"])
 
 
 def generation_eos_token_ids(folder: Path) -> tuple[int, ...]:

@@ -1,22 +1,38 @@
 """Text to token ids and back, with the chat template of the model."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from mindspore_paged.errors import CheckpointError, RequestError
+from mindspore_paged.errors import RequestError
 from mindspore_paged.files import write_text
 from mindspore_paged.formats.gguf_file import GgufFile, is_gguf
-from mindspore_paged.formats.hf_files import generation_eos_token_ids, read_json_object_if_there
+from mindspore_paged.formats.hf_files import HfModel, checked, generation_eos_token_ids, read_json_object
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
 from mindspore_paged.tokenizer.end_of_turn import end_token_ids
 from mindspore_paged.tokenizer.gguf_vocabulary import gguf_backend, gguf_sequence_ends
+from mindspore_paged.tokenizer.hf_config_file import DEFAULT_TEMPLATE
+from mindspore_paged.tokenizer.hf_folder import (
+    SENTENCEPIECE,
+    TOKENIZER,
+    has_hf_tokenizer,
+    read_backend,
+    read_hf_tokenizer,
+)
 
-_CLASSES_WITH_FLAGS = ("LlamaTokenizer", "LlamaTokenizerFast")
+SAVED = "saved_tokenizer.json"
+"""Beside tokenizer.json in a folder that `Tokenizer.save` wrote: what else is to be known, so that no one asks more."""
+
+
+class _Saved(HfModel):
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    special_tokens: dict[str, str | list[str]] = Field(default_factory=dict)
+    chat_template: str | None = None
 
 
 class Tokenizer:
@@ -56,19 +72,16 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write files to `folder` from which `load_tokenizer` makes this tokenizer again."""
-        template = self._chat_template
-        names = dict(template.special_tokens) if template else {}
-        if self.bos_token_id is not None:
-            names["bos_token"] = self.backend.id_to_token(self.bos_token_id)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
-        texts = {"tokenizer_config.json": json.dumps(names, indent=1)}
-        if self.eos_token_ids:
-            texts["generation_config.json"] = json.dumps({"eos_token_id": list(self.eos_token_ids)})
-        if template:
-            texts["chat_template.jinja"] = template.source
-        for name, text in texts.items():
-            write_text(folder / name, text)
+        write_text(folder / TOKENIZER, self.backend.to_str(pretty=True))
+        template = self._chat_template
+        facts = _Saved(
+            bos_token_id=self.bos_token_id,
+            eos_token_ids=self.eos_token_ids,
+            special_tokens=template.special_tokens if template else {},
+            chat_template=template.source if template else None,
+        )
+        write_text(folder / SAVED, facts.model_dump_json(indent=1))
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a raw prompt; BOS and EOS are added only where the model's own files say so.
@@ -117,7 +130,10 @@ def load_tokenizer(source: str | Path | GgufFile | None) -> Tokenizer | None:
     path = Path(source).expanduser()
     if is_gguf(path):
         return _from_gguf(GgufFile(path))
-    return _from_folder(path) if (path / "tokenizer.json").is_file() else None
+    folder = path.parent if path.name in (TOKENIZER, SENTENCEPIECE) and path.is_file() else path
+    if (folder / SAVED).is_file():
+        return _from_saved(folder)
+    return _from_folder(folder) if has_hf_tokenizer(folder) else None
 
 
 def _from_gguf(file: GgufFile) -> Tokenizer | None:
@@ -146,58 +162,23 @@ def _add_sequence_ends(backend: Backend, ends: dict[str, int]):
 
 
 def _from_folder(folder: Path) -> Tokenizer:
-    config = read_json_object_if_there(folder / "tokenizer_config.json")
-    backend = _read_backend(folder / "tokenizer.json")
-    special_tokens = {name: _token_text(value) for name, value in config.items() if _is_special_token(name, value)}
-    ids = {name: backend.token_to_id(special_tokens.get(f"{name}_token", "")) for name in ("bos", "eos")}
-    if config.get("tokenizer_class") in _CLASSES_WITH_FLAGS:
-        _add_sequence_ends(backend, _flagged_ends(folder, config, ids))
-    template = _folder_chat_template(folder, config)
-    eos = (*generation_eos_token_ids(folder), ids["eos"])
+    parts = read_hf_tokenizer(folder)
+    template = parts.templates.get(DEFAULT_TEMPLATE)
+    stated = (*generation_eos_token_ids(folder), parts.eos_token_id)
     return Tokenizer(
-        backend,
-        bos_token_id=ids["bos"],
-        eos_token_ids=tuple(dict.fromkeys(token for token in eos if token is not None)),
-        chat_template=ChatTemplate(template, special_tokens) if template else None,
+        parts.backend,
+        bos_token_id=parts.bos_token_id,
+        eos_token_ids=end_token_ids(parts.backend, stated),
+        chat_template=ChatTemplate(template, parts.special_tokens) if template else None,
     )
 
 
-def _read_backend(path: Path) -> Backend:
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CheckpointError(f"{path}: not a tokenizer ({error})") from error
-    # Settings left over from training: a prompt is never cut or filled up.
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _is_special_token(name: str, value: Any) -> bool:
-    # add_bos_token and its like end the same way, but are no texts.
-    return name.endswith("_token") and isinstance(value, str | dict)
-
-
-def _token_text(value: str | dict[str, Any]) -> str:
-    return value["content"] if isinstance(value, dict) else value
-
-
-def _flagged_ends(folder: Path, config: dict[str, Any], ids: dict[str, int | None]) -> dict[str, int]:
-    # transformers' LlamaTokenizer replaces what tokenizer.json says of BOS and EOS by its own two flags.
-    flags = {"bos": config.get("add_bos_token", True), "eos": config.get("add_eos_token", False)}
-    ends = {name: ids[name] for name, add in flags.items() if add}
-    for name, index in ends.items():
-        if index is None:
-            raise CheckpointError(f"{folder}: add_{name}_token is true, but {name}_token is not in the vocabulary")
-    return ends
-
-
-def _folder_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        by_name = {entry["name"]: entry["template"] for entry in template}
-        return by_name.get("default")
-    return template
+def _from_saved(folder: Path) -> Tokenizer:
+    path = folder / SAVED
+    facts = checked(path, _Saved, read_json_object(path))
+    return Tokenizer(
+        read_backend(folder / TOKENIZER),
+        facts.bos_token_id,
+        facts.eos_token_ids,
+        ChatTemplate(facts.chat_template, facts.special_tokens) if facts.chat_template else None,
+    )
