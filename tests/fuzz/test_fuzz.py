@@ -8,7 +8,7 @@ from tests.fuzz.judge import Verdict
 
 SEED = 20
 IMPORTS_MINDSPORE = ("ckpt", "mindformers")
-FORMATS: tuple[str, ...] = ()  # those whose readers withstand it
+FORMATS = ("safetensors", "yaml", "page", "prefix")  # those whose readers withstand it
 
 
 @pytest.fixture(scope="module")
