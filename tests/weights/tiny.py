@@ -110,9 +110,12 @@ def gguf_metadata(**changes):
     return {key: value for key, value in metadata.items() if value is not None}
 
 
-def write_gguf(path, weights, metadata=None, architecture="llama", extra=(), quantize=()):
-    """Write `weights` (Hugging Face names and order) as a GGUF file; `quantize` maps names to quantizations."""
-    writer = gguf.GGUFWriter(path, architecture)
+def write_gguf(path, weights, metadata=None, architecture="llama", extra=(), quantize=(), split=0):
+    """Write `weights` (Hugging Face names and order) as a GGUF file; `quantize` maps names to quantizations.
+
+    split: tensors of a file, where there are to be several, NAME-00001-of-00003.gguf and so on.
+    """
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
     for key, value in (gguf_metadata() if metadata is None else metadata).items():
         add_value(writer, key, value)
     for name, values in weights.items():
