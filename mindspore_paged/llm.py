@@ -1,7 +1,7 @@
 """LLM: the one class that most users touch."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.builder import build_engine
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.prompt_forms import Prompt, is_one_prompt, text_or_token_ids
 from mindspore_paged.engine.ranks.place import errors_end_the_job
 from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
 from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefix, pin_prefix
@@ -21,9 +22,7 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.sampling_params import SamplingParams
-
-Prompt = str | Sequence[int] | Sequence[dict[str, Any]]
-"""Text, token ids, or chat messages (`{"role": …, "content": …}`)."""
+from mindspore_paged.wording import shortened
 
 
 class LLM:
@@ -94,18 +93,17 @@ class LLM:
     ) -> Request:
         """Check a prompt, without running it; raises RequestError that says what is wrong with it.
 
+        prompt: text, token ids (NumPy's too), chat messages, or a mapping: `{"prompt": …}`, `{"prompt_token_ids": …}`,
+        or `{"messages": …}` with `tools`, `chat_template_kwargs`, `add_generation_prompt`, `continue_final_message`.
         priority: the higher, the sooner, for the policy `priority`. request_class: requests of one class are expected
         to get answers of like length.
         """
         params = self.config.sampling if params is None else params
         if not isinstance(request_class, str | None):
-            raise RequestError(f"request_class is {request_class!r}; it must be text")
-        if not isinstance(prompt, Sequence):
-            raise RequestError(f"the prompt is {prompt!r}; it must be text, a list of token ids, or a list of messages")
-        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], dict):
-            if self.tokenizer is None:
-                raise RequestError("messages need a tokenizer with a chat template; this model has none")
-            prompt = self.tokenizer.encode_chat(list(prompt))
+            raise RequestError(f"request_class is {shortened(request_class)}; it must be text")
+        if not isinstance(params, SamplingParams):
+            raise RequestError(f"the sampling params are {shortened(params)}; they must be SamplingParams")
+        prompt = text_or_token_ids(prompt, self.tokenizer)
         return self.engine.make_request(prompt, params, priority=priority, request_class=request_class)
 
     def generate(
@@ -115,15 +113,38 @@ class LLM:
 
         Raises RequestError before anything runs if any prompt cannot be run.
         """
-        prompts = [prompts] if _is_one_prompt(prompts) else list(prompts)
+        if not isinstance(prompts, Iterable):
+            raise RequestError(f"the prompts are {shortened(prompts)}; they must be a prompt, or a list of prompts")
+        prompts = [prompts] if is_one_prompt(prompts) else list(prompts)
         each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(each)} sampling params for {len(prompts)} prompts; give one, or one each")
         return self.run([self.make_request(prompt, param) for prompt, param in zip(prompts, each, strict=True)])
 
-    def chat(self, messages: Sequence[dict[str, Any]], params: SamplingParams | None = None) -> RequestOutput:
-        """Answer a chat through the model's chat template."""
-        return self.run([self.make_request(messages, params)])[0]
+    def chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+    ) -> RequestOutput:
+        """Answer a chat through the model's chat template.
+
+        messages, tools: as OpenAI's API writes them. chat_template_kwargs: what else the template asks for, such as
+        `enable_thinking`. continue_final_message: go on where the last message ends; otherwise the words that open an
+        answer follow it, unless add_generation_prompt is false.
+        """
+        chat = {
+            "messages": messages,
+            "tools": tools,
+            "chat_template_kwargs": chat_template_kwargs,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+        }
+        return self.run([self.make_request(chat, params)])[0]
 
     def run(self, requests: Sequence[Request]) -> list[RequestOutput]:
         """Run requests made by `make_request` to their end; if this is interrupted, they are aborted."""
@@ -183,7 +204,3 @@ class LLM:
         for update in self.engine.step().updates:
             if update.request_id in self._inboxes:
                 self._inboxes[update.request_id].append(update)
-
-
-def _is_one_prompt(prompts) -> bool:
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], (int, dict)))

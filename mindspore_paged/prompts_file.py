@@ -1,17 +1,24 @@
 """Prompts from a JSON Lines file: one request a line, with sampling keys of its own."""
 
-import difflib
+import itertools
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mindspore_paged.engine.prompt_forms import CHAT_KEYS, PROMPT_KEYS, check_keys, unpacked
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.tokenizer.messages import checked_messages, checked_tools
+from mindspore_paged.wording import shortened
 
-PROMPT_KEYS = ("prompt", "prompt_token_ids", "messages")
 REQUEST_KEYS = ("priority", "request_class")
 SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
+_NULL_IS_A_VALUE = ("max_tokens", "seed", "logprobs")
+_KNOWN = (*PROMPT_KEYS, *SAMPLING_KEYS, *REQUEST_KEYS, *CHAT_KEYS)
+
+MAX_LINE = 2**24
+"""Bytes of a line; what models read in one piece has a few millions."""
 
 
 @dataclass(frozen=True)
@@ -29,65 +36,74 @@ def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]
     """The prompts of the file and their sampling params, `defaults` changed by the keys of each line.
 
     A line is `{"prompt": text}`, `{"prompt_token_ids": [..]}` or `{"messages": [{"role", "content"}, ..]}`, with
-    `priority`, `request_class` and sampling keys if it likes; empty lines are skipped. Raises RequestError that names
-    the file and the line.
+    `priority`, `request_class` and sampling keys if it likes, and for messages CHAT_KEYS; null means that a key is not
+    there. Empty lines are skipped. Raises RequestError that names the file and the line.
     """
+    prompts = []
     try:
-        # Not splitlines(): JSON text may hold other characters that end a line for Python.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with path.open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline(MAX_LINE + 1)
+                if not line:
+                    break
+                origin = f"{path} line {number}"
+                try:
+                    entry = _parse_line(line, defaults, origin)
+                except RequestError as error:
+                    raise RequestError(f"{origin}: {error}") from None
+                prompts += [] if entry is None else [entry]
     except OSError as error:
         raise RequestError(f"{path}: cannot read the prompts: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"{path}: not a prompts file: it is not UTF-8 text") from None
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            origin = f"{path} line {number}"
-            try:
-                prompts.append(_parse_line(line, defaults, origin))
-            except RequestError as error:
-                raise RequestError(f"{origin}: {error}") from None
     if not prompts:
         raise RequestError(f"{path}: no prompts in it")
     return prompts
 
 
-def _parse_line(line: str, defaults: SamplingParams, origin: str) -> PromptEntry:
+def _parse_line(line: bytes, defaults: SamplingParams, origin: str) -> PromptEntry | None:
+    if len(line) > MAX_LINE:
+        raise RequestError(f"it has more than {MAX_LINE} bytes")
+    if not line.strip():
+        return None
+    entry = _parse_json(line)
+    check_keys(entry, _KNOWN)
+    sampling = {
+        key: value
+        for key, value in entry.items()
+        if key in SAMPLING_KEYS and (value is not None or key in _NULL_IS_A_VALUE)
+    }
+    of_request = {key: entry[key] for key in REQUEST_KEYS if entry.get(key) is not None}
+    of_prompt = {key: value for key, value in entry.items() if key in (*PROMPT_KEYS, *CHAT_KEYS)}
+    key, prompt, options = unpacked(of_prompt)
+    if key == "messages":
+        checked_messages(prompt)
+        checked_tools(options.get("tools"))
+    elif key == "prompt_token_ids" and not all(type(token) is int for token in prompt):
+        raise RequestError("prompt_token_ids must be a list of whole numbers")
+    prompt = {key: prompt, **options} if options else prompt
+    return PromptEntry(prompt, replace(defaults, **sampling), origin, **of_request)
+
+
+def _parse_json(line: bytes) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        # Files from Windows begin with a byte order mark.
+        entry = json.loads(line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n"), object_pairs_hook=_object)
+        json.dumps(entry, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestError("it holds half a surrogate pair, which is no Unicode text") from None
+    except UnicodeDecodeError:
+        raise RequestError("not a prompts file: it is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise RequestError(f"not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
         raise RequestError(f"not JSON that can be read: {error}") from None
     if not isinstance(entry, dict):
         raise RequestError("not a JSON object")
-    given = [key for key in PROMPT_KEYS if key in entry]
-    if len(given) != 1:
-        raise RequestError(f"it has {', '.join(given) or 'none'} of {', '.join(PROMPT_KEYS)}; exactly one is needed")
-    others = {key: value for key, value in entry.items() if key not in PROMPT_KEYS}
-    known = (*PROMPT_KEYS, *SAMPLING_KEYS, *REQUEST_KEYS)
-    for key in others:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-            raise RequestError(f"unknown key {key!r}; {hint}")
-    of_request = {key: others.pop(key) for key in REQUEST_KEYS if key in others}
-    prompt = _checked_prompt(given[0], entry[given[0]])
-    return PromptEntry(prompt, replace(defaults, **others), origin, **of_request)
+    return entry
 
 
-def _checked_prompt(key: str, value: Any) -> Any:
-    if key == "prompt":
-        holds = isinstance(value, str)
-    elif key == "prompt_token_ids":
-        holds = isinstance(value, list) and all(type(token) is int for token in value)
-    else:
-        holds = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
-    if not holds:
-        allowed = {
-            "prompt": "a string",
-            "prompt_token_ids": "a list of whole numbers",
-            "messages": "a list of objects with role and content",
-        }
-        raise RequestError(f"{key} must be {allowed[key]}")
-    return value
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"the key {shortened(twice)} stands twice")
+    return entry

@@ -1,9 +1,12 @@
 """Prompts files: what a line may say, and what is said of a line that cannot be used."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from mindspore_paged.errors import RequestError
-from mindspore_paged.prompts_file import read_prompts_file
+from mindspore_paged.prompts_file import MAX_LINE, SAMPLING_KEYS, read_prompts_file
 from mindspore_paged.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams(max_tokens=7, temperature=0.5, stop=("x",))
@@ -40,6 +43,30 @@ def test_priority_and_class_of_a_line_are_for_that_line_alone(read):
     assert (second.priority, second.request_class) == (0, None)
 
 
+def test_messages_may_have_tools_and_what_their_template_asks_for(read):
+    messages = '[{"role": "assistant", "content": [{"type": "text", "text": "Hi"}], "refusal": null}]'
+    tools = '[{"type": "function", "function": {"name": "f", "parameters": {}}}]'
+    line = (
+        f'{{"messages": {messages}, "tools": {tools}, "chat_template_kwargs": {{"enable_thinking": false}}, '
+        f'"continue_final_message": true, "add_generation_prompt": null, "n": 2}}'
+    )
+    (entry,) = read(line)
+    assert entry.prompt == {
+        "messages": json.loads(messages),
+        "tools": json.loads(tools),
+        "chat_template_kwargs": {"enable_thinking": False},
+        "continue_final_message": True,
+    }
+    assert entry.params.n == 2
+
+
+def test_null_is_the_default_of_the_run_unless_it_is_a_value(read):
+    nulls = ", ".join(f'"{key}": null' for key in (*SAMPLING_KEYS, "priority", "request_class", "tools", "messages"))
+    (entry,) = read(f'{{"prompt": "a", {nulls}}}')
+    assert entry.params == replace(DEFAULTS, max_tokens=None)
+    assert (entry.priority, entry.request_class) == (0, None)
+
+
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
 def test_what_ends_a_line_for_python_alone_may_stand_in_a_text(read, character):
     assert read(f'{{"prompt": "a{character}b"}}')[0].prompt == f"a{character}b"
@@ -64,14 +91,33 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(read):
         ('{"prompt": "a", "priorty": 1}', "unknown key 'priorty'; did you mean priority?"),
         ('{"promt": "a", "prompt": "b"}', "unknown key 'promt'; did you mean prompt?"),
         ('{"prompt": "a", "zzz": 1}', "unknown key 'zzz'; known keys: prompt, prompt_token_ids, messages, max_tokens"),
-        ('{"prompt": 5}', "prompt must be a string"),
-        ('{"prompt": null}', "prompt must be a string"),
-        ('{"prompt_token_ids": "12"}', "prompt_token_ids must be a list of whole numbers"),
+        ('{"prompt": 5}', "prompt is 5; it must be a string"),
+        ('{"prompt": null}', "it has none of prompt, prompt_token_ids, messages"),
+        ("null", "not a JSON object"),
+        ('{"prompt": "a", "prompt": "b"}', "not JSON that can be read: the key 'prompt' stands twice"),
+        ('{"prompt": "\\ud83d"}', "it holds half a surrogate pair, which is no Unicode text"),
+        ('{"prompt": "a", "stop": ["\\ude00"]}', "it holds half a surrogate pair"),
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "it holds half a surrogate pair"),
+        ('{"prompt": "' + "a" * MAX_LINE + '"}', f"it has more than {MAX_LINE} bytes"),
+        ('{"prompt": ["a"]}', "prompt is ['a']; it must be a string"),
+        ('{"prompt": "a", "max_tokens": 1e999}', "max_tokens is inf; it must be a whole number"),
+        ('{"prompt": "a", "seed": ' + "9" * 400 + "}", "seed is a number of 1329 bits; it must be a whole number"),
+        ('{"prompt": "a", "tools": []}', "tools belongs to messages, but it has prompt"),
+        ('{"prompt": "a", "continue_final_message": true}', "continue_final_message belongs to messages"),
+        ('{"prompt_token_ids": "12"}', "prompt_token_ids is '12'; it must be a list of whole numbers"),
         ('{"prompt_token_ids": [1.0]}', "prompt_token_ids must be a list of whole numbers"),
         ('{"prompt_token_ids": [true]}', "prompt_token_ids must be a list of whole numbers"),
-        ('{"messages": []}', "messages must be a list of objects with role and content"),
-        ('{"messages": ["Hi"]}', "messages must be a list of objects with role and content"),
-        ('{"messages": [{"content": "Hi"}]}', "messages must be a list of objects with role and content"),
+        ('{"messages": []}', "messages is []; it must be a list of at least one message"),
+        ('{"messages": "Hi"}', "messages is 'Hi'; it must be a list of messages"),
+        ('{"messages": ["Hi"]}', "messages[0] is 'Hi'; it must be a mapping"),
+        ('{"messages": [{"content": "Hi"}]}', "messages[0].role is missing"),
+        ('{"messages": [{"role": "user"}]}', "messages[0].content is missing"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}',
+            "messages[0].content[0].type is 'image_url'; it must be 'text'",
+        ),
+        ('{"messages": [{"role": "user", "content": "Hi"}], "tools": [5]}', "tools[0] is 5; it must be a mapping"),
+        ('{"messages": [], "tool": []}', "unknown key 'tool'; did you mean tools?"),
         ('{"prompt": "a", "temperature": -1}', "temperature is -1; it must be 0 or more, and finite"),
         ('{"prompt": "a", "temperature": "hot"}', "temperature is 'hot'; it must be a finite number"),
         ('{"prompt": "a", "temperature": NaN}', "temperature is nan; it must be a finite number"),
@@ -97,5 +143,5 @@ def test_files_that_cannot_be_read(read, tmp_path):
         read_prompts_file(tmp_path / "absent", DEFAULTS)
     with pytest.raises(RequestError, match="cannot read the prompts: Is a directory"):
         read_prompts_file(tmp_path, DEFAULTS)
-    with pytest.raises(RequestError, match=r"prompts.jsonl: not a prompts file: it is not UTF-8 text"):
+    with pytest.raises(RequestError, match=r"prompts.jsonl line 1: not a prompts file: it is not UTF-8 text"):
         read(b"\xff\xfe")

@@ -323,6 +323,38 @@ def test_a_chat_has_the_bos_of_its_template_and_no_other(tmp_path):
     assert tokenizer.encode_chat([{"role": "user", "content": "abc"}])[:2].count(0) == 1
 
 
+@pytest.mark.parametrize(
+    ("template", "flag", "begins_with_bos"),
+    [
+        ("{{ messages[0].content }}", True, True),
+        ("{{ messages[0].content }}", False, False),
+        ("{{ messages[0].content }}", None, False),
+        ("{{ bos_token }}{{ messages[0].content }}", False, True),
+    ],
+)
+def test_a_chat_starts_with_bos_where_the_file_asks_for_it_or_its_template(tmp_path, template, flag, begins_with_bos):
+    """As llama.cpp has it: the flag is for every prompt, whatever made it."""
+    path = write_vocabulary(tmp_path / "x.gguf", **small_bpe(chat_template=template, add_bos_token=flag))
+    tokenizer = load_tokenizer(path)
+    tokenizer.save(tmp_path / "saved")
+    for each in (tokenizer, load_tokenizer(tmp_path / "saved")):
+        ids = each.encode_chat([{"role": "user", "content": "abc"}])
+        assert ids == [
+            *([0] if begins_with_bos else []),
+            *tokenizer.backend.encode("abc", add_special_tokens=False).ids,
+        ]
+
+
+def test_a_file_may_have_a_template_for_chats_with_tools(tmp_path):
+    templates = {"chat_template": "plain", "chat_template.tool_use": "with {{ tools[0].function.name }}"}
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "x.gguf", **small_bpe(**templates)))
+    tokenizer.save(tmp_path / "saved")
+    for each in (tokenizer, load_tokenizer(tmp_path / "saved")):
+        assert each.apply_chat_template(CHAT) == "plain"
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        assert each.apply_chat_template(CHAT, tools=tools) == "with f"
+
+
 def test_templates_have_the_helpers_of_transformers(chat_of):
     template = (
         "{% for message in messages %}\n"

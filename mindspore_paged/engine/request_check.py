@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
@@ -21,10 +23,12 @@ class ModelLimits:
     eos_token_ids: tuple[int, ...] = ()
 
 
-def token_ids_of(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> list[int]:
-    """The prompt's token ids; raises RequestError for text without a tokenizer."""
+def token_ids_of(prompt: str | Sequence[int] | np.ndarray, tokenizer: Tokenizer | None) -> list[int]:
+    """The prompt's token ids, NumPy's as Python's; raises RequestError for text without a tokenizer."""
+    if isinstance(prompt, np.ndarray):
+        return np.atleast_1d(prompt).tolist()
     if not isinstance(prompt, str):
-        return list(prompt)
+        return [int(token) if isinstance(token, np.integer) else token for token in prompt]
     if tokenizer is None:
         raise RequestError("the prompt is text, but this model has no tokenizer; give token ids")
     return tokenizer.encode(prompt)

@@ -1,5 +1,6 @@
 """Text to token ids and back, with the chat template of the model."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from mindspore_paged.formats.hf_files import HfModel, checked, generation_eos_to
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
 from mindspore_paged.tokenizer.end_of_turn import end_token_ids
 from mindspore_paged.tokenizer.gguf_vocabulary import gguf_backend, gguf_sequence_ends
-from mindspore_paged.tokenizer.hf_config_file import DEFAULT_TEMPLATE
 from mindspore_paged.tokenizer.hf_folder import (
     SENTENCEPIECE,
     TOKENIZER,
@@ -27,12 +27,15 @@ from mindspore_paged.tokenizer.hf_folder import (
 SAVED = "saved_tokenizer.json"
 """Beside tokenizer.json in a folder that `Tokenizer.save` wrote: what else is to be known, so that no one asks more."""
 
+_GGUF_TEMPLATES = {"default": "tokenizer.chat_template", "tool_use": "tokenizer.chat_template.tool_use"}
+
 
 class _Saved(HfModel):
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     special_tokens: dict[str, str | list[str]] = Field(default_factory=dict)
-    chat_template: str | None = None
+    chat_template: str | dict[str, str] | None = None
+    bos_before_chats: bool = False
 
 
 class Tokenizer:
@@ -40,6 +43,7 @@ class Tokenizer:
 
     backend: the `tokenizers.Tokenizer` beneath, for `tokenizers.decoders.DecodeStream` (text as it grows).
     bos_token_id: the token that starts a sequence, or None. eos_token_ids: those that end one, or a turn of a chat.
+    bos_before_chats: a chat starts with it also where the chat template does not say so.
     """
 
     def __init__(
@@ -48,11 +52,13 @@ class Tokenizer:
         bos_token_id: int | None,
         eos_token_ids: tuple[int, ...],
         chat_template: ChatTemplate | None,
+        bos_before_chats: bool = False,
     ):
         self.backend = backend
         self.bos_token_id = bos_token_id
         self.eos_token_ids = eos_token_ids
         self._chat_template = chat_template
+        self._bos_before_chats = bos_before_chats
 
     @property
     def vocab_size(self) -> int:
@@ -80,6 +86,7 @@ class Tokenizer:
             eos_token_ids=self.eos_token_ids,
             special_tokens=template.special_tokens if template else {},
             chat_template=template.source if template else None,
+            bos_before_chats=self._bos_before_chats,
         )
         write_text(folder / SAVED, facts.model_dump_json(indent=1))
 
@@ -90,10 +97,17 @@ class Tokenizer:
         """
         return self._encode(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
-        """The token ids of a chat; a BOS comes from the template alone, so that there are never two."""
-        text = self.apply_chat_template(messages, add_generation_prompt)
-        return self._encode(text, add_special_tokens=False)
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any
+    ) -> list[int]:
+        """The token ids of a chat, with one BOS: the template's, or one before it where the model's file asks for it.
+
+        add_generation_prompt, options (tools, continue_final_message, chat_template_kwargs): see `ChatTemplate.render`.
+        """
+        text = self.apply_chat_template(messages, add_generation_prompt, **options)
+        token_ids = self._encode(text, add_special_tokens=False)
+        lacks_bos = self._bos_before_chats and token_ids[:1] != [self.bos_token_id]
+        return [self.bos_token_id, *token_ids] if lacks_bos else token_ids
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -107,14 +121,17 @@ class Tokenizer:
             raise RequestError(f"the prompt is not Unicode text: {text[error.start]!r} at {error.start}") from None
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
-        """The prompt that the model's chat template makes of `messages` (dicts with `role` and `content`).
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any
+    ) -> str:
+        """The prompt that the model's chat template makes of `messages`, which are as OpenAI's API writes them.
 
+        add_generation_prompt, options (tools, continue_final_message, chat_template_kwargs): see `ChatTemplate.render`.
         Raises RequestError where the model has no chat template, or where the template refuses the messages.
         """
         if self._chat_template is None:
             raise RequestError("messages: this model has no chat template; give it a prompt instead")
-        return self._chat_template.render(messages, add_generation_prompt)
+        return self._chat_template.render(messages, add_generation_prompt, **options)
 
 
 def load_tokenizer(source: str | Path | GgufFile | None) -> Tokenizer | None:
@@ -140,16 +157,24 @@ def _from_gguf(file: GgufFile) -> Tokenizer | None:
     backend = gguf_backend(file)
     if backend is None:
         return None
-    _add_sequence_ends(backend, gguf_sequence_ends(file))
+    ends = gguf_sequence_ends(file)
+    _add_sequence_ends(backend, ends)
     ids = file.special_token_ids
     special_tokens = {f"{name}_token": backend.id_to_token(ids[name]) for name in ("bos", "eos") if name in ids}
-    template = file.optional("tokenizer.chat_template", str)
+    templates = {name: file.optional(key, str) for name, key in _GGUF_TEMPLATES.items()}
     return Tokenizer(
         backend,
         bos_token_id=ids.get("bos"),
         eos_token_ids=end_token_ids(backend, file.eos_token_ids),
-        chat_template=ChatTemplate(template, special_tokens) if template else None,
+        chat_template=_chat_template(templates, special_tokens),
+        # llama.cpp adds it to every prompt, whatever made it. transformers leaves it to the template.
+        bos_before_chats="bos" in ends,
     )
+
+
+def _chat_template(by_name: dict[str, str | None], special_tokens: dict[str, Any]) -> ChatTemplate | None:
+    given = {name: text for name, text in by_name.items() if text}
+    return ChatTemplate(given, special_tokens) if given else None
 
 
 def _add_sequence_ends(backend: Backend, ends: dict[str, int]):
@@ -163,13 +188,12 @@ def _add_sequence_ends(backend: Backend, ends: dict[str, int]):
 
 def _from_folder(folder: Path) -> Tokenizer:
     parts = read_hf_tokenizer(folder)
-    template = parts.templates.get(DEFAULT_TEMPLATE)
     stated = (*generation_eos_token_ids(folder), parts.eos_token_id)
     return Tokenizer(
         parts.backend,
         bos_token_id=parts.bos_token_id,
         eos_token_ids=end_token_ids(parts.backend, stated),
-        chat_template=ChatTemplate(template, parts.special_tokens) if template else None,
+        chat_template=_chat_template(parts.templates, parts.special_tokens),
     )
 
 
@@ -181,4 +205,5 @@ def _from_saved(folder: Path) -> Tokenizer:
         facts.bos_token_id,
         facts.eos_token_ids,
         ChatTemplate(facts.chat_template, facts.special_tokens) if facts.chat_template else None,
+        facts.bos_before_chats,
     )

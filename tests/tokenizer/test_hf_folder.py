@@ -187,6 +187,18 @@ def test_chat_templates_wherever_they_are(tmp_path, bpe, config, files, rendered
     assert load_tokenizer(folder).apply_chat_template(CHAT) == theirs == rendered
 
 
+def test_the_bos_of_a_chat_and_the_template_for_tools_are_those_of_transformers(tmp_path, bpe):
+    named = [{"name": "default", "template": "{{ messages[0].content }}"},
+             {"name": "tool_use", "template": "{{ bos_token }}{{ tools[0].function.name }}"}]  # fmt: skip
+    config = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>", "chat_template": named}
+    folder = write(tmp_path, tokenizer__json=bpe, tokenizer_config__json=config)
+    tokenizer, theirs = load_tokenizer(folder), of_transformers(folder)
+    assert tokenizer.encode("Hi")[:1] == theirs.encode("Hi")[:1] == [0]
+    for tools in (None, [{"type": "function", "function": {"name": "f"}}]):
+        assert tokenizer.encode_chat(CHAT, tools=tools) == theirs.apply_chat_template(CHAT, tools=tools)
+    assert tokenizer.encode_chat(CHAT)[:1] != [0]
+
+
 def test_a_folder_runs_no_code_and_names_no_files(tmp_path, bpe):
     """Names of files and of code in tokenizer_config.json, to which transformers listens, are not looked at."""
     other = byte_level(["<other>"])

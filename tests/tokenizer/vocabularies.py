@@ -8,7 +8,7 @@ def write_vocabulary(path, **metadata):
     """A GGUF file with nothing but a tokenizer, its keys given without `tokenizer.ggml.`."""
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in metadata.items():
-        full_key = "tokenizer.chat_template" if key == "chat_template" else f"tokenizer.ggml.{key}"
+        full_key = f"tokenizer.{key}" if key.startswith("chat_template") else f"tokenizer.ggml.{key}"
         kinds = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
         if value is not None:
             kinds[type(value)](full_key, value)
