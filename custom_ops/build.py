@@ -127,6 +127,14 @@ def build_stamp(compiler: list[str], flags: tuple[str, ...], sources: Iterable[P
     return digest.hexdigest()
 
 
+def sources_digest() -> str:
+    """Digest of what the CPU operators are compiled from: equal where they take the same calls and weights."""
+    digest = hashlib.sha256()
+    for source in sorted(CPU_SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def cpu_model() -> str:
     """Name this machine's CPU and what it can do."""
     try:

@@ -70,6 +70,17 @@ def _mindir_parser() -> argparse.ArgumentParser:
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model", type=Path, required=True, metavar="DIR", help="what export_mindir.py wrote")
+    model.add_argument(
+        "--verify-key",
+        type=Path,
+        metavar="FILE",
+        help="load nothing of the folder unless this key signed it (export_mindir.py --sign-key)",
+    )
+    model.add_argument(
+        "--local-kernels",
+        action="store_true",
+        help="run it with the kernels that are installed here, not with those it brings (docs/security.md)",
+    )
     _add_set(model, "change what is not part of the graph, such as cache.num_blocks=512 or scheduler.max_num_seqs=16")
     _add_prompts_and_the_rest(parser)
     return parser
@@ -148,7 +159,7 @@ def _answer(llm, requests: list, json_path: Path | None) -> list[str]:
 
 def _config(arguments: argparse.Namespace) -> EngineConfig:
     if "model" in arguments:
-        return load_mindir_config(arguments.model, arguments.overrides)
+        return load_mindir_config(arguments.model, arguments.overrides, arguments.verify_key, arguments.local_kernels)
     if arguments.config is None and arguments.weights is None:
         raise ConfigError("no model: give --config FILE, --weights PATH, or both")
     overrides = list(arguments.overrides)

@@ -61,13 +61,25 @@ class LLM:
         self._inboxes: dict[str, deque[SequenceUpdate]] = {}  # one for each stream under way
 
     @classmethod
-    def from_mindir(cls, path: str | Path, *, overrides: Sequence[str] = (), show_progress: bool = True) -> "LLM":
+    def from_mindir(
+        cls,
+        path: str | Path,
+        *,
+        overrides: Sequence[str] = (),
+        verify_key: str | Path | None = None,
+        local_kernels: bool = False,
+        show_progress: bool = True,
+    ) -> "LLM":
         """The model that scripts/export_mindir.py wrote to `path`, without the model's code.
 
+        An exported folder brings code, its kernels: whoever wrote it is trusted as a program is.
         overrides: `section.key=value`, of all that is not part of the graph: pages, rows, token buckets, policies.
-        Raises CheckpointError, one line that names the file, if the folder is damaged or does not fit this machine.
+        verify_key: the file of the key that must have signed the folder, before anything of it is loaded.
+        local_kernels: the kernels that are installed here in place of the folder's.
+        Raises CheckpointError, one line that names the file, if the folder is damaged, not signed, or does not fit
+        this machine.
         """
-        return cls(load_mindir_config(path, overrides), show_progress=show_progress)
+        return cls(load_mindir_config(path, overrides, verify_key, local_kernels), show_progress=show_progress)
 
     @property
     def tokenizer(self):

@@ -37,6 +37,12 @@ def main() -> int:
         "--kv-blocks", type=int, metavar="N", help="pages of the pool (default: the YAML's); free to change at start"
     )
     parser.add_argument("--portable-kernels", action="store_true", help="for any CPU of this architecture; slower")
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="FILE",
+        help="sign the folder with the key in this file (32 secret bytes or more), for run_mindir.py --verify-key",
+    )
     parser.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="section.key=value")
     arguments = parser.parse_args()
     return exit_code_of(lambda: export(arguments))
@@ -47,7 +53,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     from mindspore_paged.engine.exporting import export_model  # takes seconds: bad input does not wait
 
-    folder = export_model(config, arguments.output, arguments.portable_kernels, sys.stderr.isatty())
+    folder = export_model(config, arguments.output, arguments.portable_kernels, sys.stderr.isatty(), arguments.sign_key)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e9:.2f} GB")
 

@@ -42,6 +42,7 @@ _KEYS = {
 _PATHS = (
     ("model", "weights"),
     ("model", "tokenizer"),
+    ("model", "verify_key"),
     ("cache", "page_files"),
     ("cache", "page_key"),
     ("runtime", "event_log"),

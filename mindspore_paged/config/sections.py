@@ -99,15 +99,17 @@ class ModelSection:
 
     name: a key of `MODEL_CONFIGS`. config: fields of `ModelConfig`, which override those of `name` or stand alone.
     weights: a file or folder, `demo` for the demo model, or `random` for weights drawn from `seed`.
-    tokenizer: a file or folder; None takes the one that comes with the weights. dtype: of weights and
-    activations. weight_dtype: of the matrices alone, where operators are fused (runtime.fused_ops): `auto` is dtype,
-    int8 has a scale for each 32 neighbours, `stored` keeps them as the checkpoint has them, a GGUF's blocks too.
+    tokenizer: a file or folder; None takes the one that comes with the weights. verify_key: the file of a key that
+    must have signed an exported model before any of it is loaded. dtype: of weights and activations. weight_dtype: of
+    the matrices alone, where operators are fused (runtime.fused_ops): `auto` is dtype, int8 has a scale for each 32
+    neighbours, `stored` keeps them as the checkpoint has them, a GGUF's blocks too.
     """
 
     name: Literal[tuple(MODEL_CONFIGS)] | None = None
     config: _ModelConfigKeys | None = None
     weights: Annotated[str | Path, BeforeValidator(_weights)] | None = None
     tokenizer: Annotated[Path, BeforeValidator(_path)] | None = None
+    verify_key: Annotated[Path, BeforeValidator(_path)] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "stored"] = "auto"
     seed: StrictInt = Field(0, ge=0)
@@ -344,7 +346,8 @@ class RuntimeSection:
     ops_backend: which build of the custom operators; `ascend` runs on device_target Ascend, `cpu` and `ascend_emulator`
     (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all decoder layers as one operator, or two
     a layer if ranks share them, on the backend cpu with model.dtype float32; `auto`: wherever that is so. event_log:
-    a file that receives each step's use of the pool, for scripts/show_cache.py. debug: check every bookkeeping
+    a file that receives each step's use of the pool, for scripts/show_cache.py. local_kernels: run an exported model
+    with the kernels that are installed here, not with those it brings. debug: check every bookkeeping
     invariant whenever the engine is idle.
     """
 
@@ -353,6 +356,7 @@ class RuntimeSection:
     jit_level: Literal["O0", "O1"] = "O0"
     fused_ops: StrictBool | Literal["auto"] = "auto"
     event_log: Annotated[Path, BeforeValidator(_path)] | None = None
+    local_kernels: StrictBool = False
     debug: StrictBool = False
 
 

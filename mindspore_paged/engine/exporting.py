@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig
-from mindspore_paged.custom_ops.build import build_cpu, cpu_library
+from mindspore_paged.custom_ops.build import build_cpu, cpu_library, sources_digest
 from mindspore_paged.custom_ops.build_emulator import emulator_library
+from mindspore_paged.custom_ops.panels import panel_order
 from mindspore_paged.engine.builder import num_blocks_of
 from mindspore_paged.engine.model_building import (
     build_kv_pool,
@@ -27,6 +28,7 @@ from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.files import whole_folder
 from mindspore_paged.formats.weight_place import WeightPlace
+from mindspore_paged.key_file import read_key
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import write_config
 from mindspore_paged.mindir.folder import (
@@ -36,6 +38,7 @@ from mindspore_paged.mindir.folder import (
     WEIGHTS,
     ExportedWeight,
     needs_of_this_cpu,
+    sign_manifest,
     write_manifest,
 )
 from mindspore_paged.mindir.step_graph import export_step
@@ -49,12 +52,17 @@ BLOCKS_IN_THE_FILE = 2
 
 
 def export_model(
-    config: EngineConfig, output: Path, portable_kernels: bool = False, show_progress: bool = True
+    config: EngineConfig,
+    output: Path,
+    portable_kernels: bool = False,
+    show_progress: bool = True,
+    sign_key: Path | None = None,
 ) -> Path:
     """Export the step, weights, tokenizer and kernels to a new folder; returns it.
 
     Under msrun every rank writes its part to a folder of its own, `output`/rank_N. Nothing is left of an export that
-    fails. portable_kernels: for any CPU of this architecture, in place of this machine's alone.
+    fails. portable_kernels: for any CPU of this architecture, in place of this machine's alone. sign_key: the file of
+    a key that signs the manifest, for whoever loads the folder with the same key.
     Raises ConfigError, CheckpointError, and OSError that names the file that cannot be written.
     """
     with errors_end_the_job():
@@ -64,8 +72,11 @@ def export_model(
         output = Path(output).expanduser()
         target = output / f"rank_{worker.rank}" if worker.supervised else output
         _check_new(target)
+        key = None if sign_key is None else read_key(Path(sign_key), "--sign-key")
         with whole_folder(target) as scratch:
             _export(config, place, scratch, portable_kernels, show_progress and place.is_leader)
+            if key is not None:
+                sign_manifest(scratch, key)
         return target
 
 
@@ -113,6 +124,7 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
     buckets = config.scheduler.resolved_token_buckets()
+    is_cpu = config.runtime.ops_backend == "cpu"
     write_config(folder, config, model_config, num_blocks, max_model_len=max_model_len, token_buckets=buckets)
     write_manifest(
         folder,
@@ -123,8 +135,10 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
         token_buckets=buckets,
         rank=place.parallel.rank,
         num_ranks=place.parallel.size,
-        cpu=needs_of_this_cpu(portable_kernels or config.runtime.ops_backend != "cpu"),
+        cpu=needs_of_this_cpu(portable_kernels or not is_cpu),
         kernel_library=library.relative_to(folder).as_posix(),
+        kernel_order=panel_order(library) if is_cpu else "",
+        kernel_sources=sources_digest() if is_cpu else "",
     )
 
 

@@ -24,6 +24,7 @@ from mindspore_paged.engine.ranks.place import Place
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.formats.weight_format import BYTES
 from mindspore_paged.formats.weight_place import WeightPlace, values_of_parameters
+from mindspore_paged.key_file import read_key
 from mindspore_paged.mindir.folder import MindIRFolder, is_mindir_folder
 from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
@@ -311,12 +312,20 @@ def open_weights(config: EngineConfig, parallel: TensorParallel = WHOLE) -> Chec
     if weights == DEMO_WEIGHTS:
         weights = fetch_demo_model(report=lambda line: None)
     if is_mindir_folder(weights):
-        return ExportedCheckpoint(_folder_of(weights, parallel))
+        return ExportedCheckpoint(_folder_of(weights, config, parallel))
+    for key, is_set in {
+        "model.verify_key": config.model.verify_key,
+        "runtime.local_kernels": config.runtime.local_kernels,
+    }.items():
+        if is_set:
+            raise ConfigError(f"{key} is set, which is for exported models; {weights} is none")
     return open_checkpoint(weights, config.model.dimensions(), parallel)
 
 
-def _folder_of(path: Path, parallel: TensorParallel) -> MindIRFolder:
-    folder = MindIRFolder(path)
+def _folder_of(path: Path, config: EngineConfig, parallel: TensorParallel) -> MindIRFolder:
+    key_file = config.model.verify_key
+    verify_key = None if key_file is None else read_key(key_file, "model.verify_key")
+    folder = MindIRFolder(path, verify_key, config.runtime.local_kernels)
     exported = (folder.manifest.rank, folder.manifest.num_ranks)
     if exported != (parallel.rank, parallel.size):
         raise CheckpointError(

@@ -1,29 +1,64 @@
 """The configuration of an exported model: that of its export, without what lay on the machine of the export."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 from pydantic import TypeAdapter
 
 from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.errors import CheckpointError
 from mindspore_paged.files import write_text
+from mindspore_paged.key_file import read_key
 from mindspore_paged.launch.worker import current_worker
-from mindspore_paged.mindir.folder import CONFIG, folder_of_rank
+from mindspore_paged.mindir.folder import CONFIG, check_file, folder_of_rank, read_manifest
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.wording import shortened
 
-PATHS_OF_A_MACHINE = {"cache": ("page_files", "page_key"), "runtime": ("event_log",)}
+OF_A_MACHINE = {
+    "model": ("tokenizer", "verify_key"),
+    "cache": ("page_files", "page_key"),
+    "runtime": ("event_log", "local_kernels"),
+}
+"""Keys that say what lies on a machine, or whom its user trusts: no export has them, and none can set them."""
 
 
-def load_mindir_config(path: Path | str, overrides: Sequence[str] = ()) -> EngineConfig:
+def load_mindir_config(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    verify_key: Path | str | None = None,
+    local_kernels: bool = False,
+) -> EngineConfig:
     """The configuration to run an exported model with, changed by `section.key=value` overrides.
 
-    Under msrun it is that of this worker's rank. Raises CheckpointError if `path` holds no exported model, ConfigError
-    for an override that cannot be used.
+    verify_key: the file of a key that must have signed the folder, before anything else of it is read. local_kernels:
+    run it with the kernels that are installed here. Under msrun it is the configuration of this worker's rank.
+    Raises CheckpointError if `path` holds no exported model, or one that is not signed or reaches out of its folder;
+    ConfigError for an override or a key file that cannot be used.
     """
     folder = folder_of_rank(Path(path), current_worker().rank)
-    return load_config(folder / CONFIG, overrides)
+    key = None if verify_key is None else read_key(Path(verify_key), "the key to verify with")
+    check_file(folder, read_manifest(folder, key), CONFIG)
+    _check_own_words(folder, load_config(folder / CONFIG))
+    config = load_config(folder / CONFIG, overrides)
+    if verify_key is not None:
+        config = replace(config, model=replace(config.model, verify_key=Path(verify_key)))
+    if local_kernels:
+        config = replace(config, runtime=replace(config.runtime, local_kernels=True))
+    return config
+
+
+def _check_own_words(folder: Path, config: EngineConfig) -> None:
+    """Raise CheckpointError if the exported file itself, not its user, names what lies outside the folder."""
+    if config.model.weights != folder:
+        raise CheckpointError(
+            f"{folder / CONFIG}: model.weights is {shortened(str(config.model.weights))}; it must be the folder itself"
+        )
+    for section, keys in OF_A_MACHINE.items():
+        for key in keys:
+            if getattr(getattr(config, section), key):
+                raise CheckpointError(f"{folder / CONFIG}: {section}.{key} is set; only who runs the model may set it")
 
 
 def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, num_blocks: int, **scheduler) -> None:
@@ -32,7 +67,7 @@ def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, 
     data["sampling"] = _plain(asdict(config.sampling))
     of_graph = {key: getattr(config.model, key) for key in ("dtype", "weight_dtype")}
     data["model"] = {"weights": ".", **of_graph, "config": _plain(asdict(model_config))}
-    for section, keys in PATHS_OF_A_MACHINE.items():
+    for section, keys in OF_A_MACHINE.items():
         for key in keys:
             data[section].pop(key, None)
     data["cache"].pop("memory_budget", None)

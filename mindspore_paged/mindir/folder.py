@@ -1,23 +1,35 @@
 """The folder of an exported model: what lies where, and whether it is still what was exported."""
 
 import hashlib
+import hmac
 import json
+import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from mindspore_paged.errors import CheckpointError
+from mindspore_paged.bounded_file import read_bounded
+from mindspore_paged.custom_ops.build import cpu_library, sources_digest
+from mindspore_paged.custom_ops.panels import panel_order
+from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.files import write_text
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.wording import one_line, shortened
 
 FORMAT = 4
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.hmac"
 CONFIG, GRAPH, WEIGHTS, TOKENIZER, KERNELS = "config.yaml", "step.mindir", "weights", "tokenizer", "kernels"
+MOST_MANIFEST_BYTES = 16 * 2**20
+"""A model of 80 layers and a hundred files has some 200 KB."""
+_MOST_SIGNATURE_BYTES = 256
+_WEIGHT_FILE = re.compile(f"{WEIGHTS}/[^/]+\\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,28 @@ class ExportedWeight:
 
     parameter: str
     dtype: str
-    shape: tuple[int, ...]
-    offset: int
+    shape: tuple[Annotated[int, Field(ge=1, lt=2**48)], ...]
+    offset: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True)
+class CpuNeeds:
+    """What a kernel library needs of the machine that runs it."""
+
+    machine: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """What a file of an exported model is."""
+
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Format(BaseModel):
+    format: Any = None
 
 
 @dataclass(frozen=True)
@@ -37,51 +69,84 @@ class Manifest:
     fixed: for each key of the configuration that is part of the graph, its value. weights: by Hugging Face's names, as
     the files have them, those of one Parameter together. num_blocks, token_buckets: pages and graphs by default, free
     to choose at every start. cpu: what the kernel library needs of the machine: `machine` and the `features` of
-    /proc/cpuinfo, or none if it is portable. files: size and SHA-256 by the path within the folder.
+    /proc/cpuinfo, or none if it is portable. files: by the path within the folder. kernel_order, kernel_sources:
+    digests of how the kernels want weights to lie, and of what they are compiled from; empty if that is not known.
     """
 
     format: int
     model: ModelConfig
-    fixed: dict[str, int | str]
+    fixed: dict[str, bool | int | str]
     weights: dict[str, ExportedWeight]
     num_blocks: int
     token_buckets: tuple[int, ...]
     rank: int
     num_ranks: int
     versions: dict[str, str]
-    cpu: dict[str, Any]
+    cpu: CpuNeeds
     kernel_library: str
-    files: dict[str, dict[str, int | str]]
+    files: dict[str, ListedFile]
+    kernel_order: str = ""
+    kernel_sources: str = ""
 
 
 class MindIRFolder:
     """An exported model, its files checked: every one is there and has the bytes that were exported.
 
-    Raises CheckpointError, which names the file, for one that is missing or changed; for another version of MindSpore;
-    and for kernels that this machine cannot run.
+    Files that the manifest does not list are not used. verify_key: only a folder whose manifest was signed with this
+    key is opened; without it whoever wrote the folder is trusted with what its kernels do. local_kernels: run the
+    graph with the kernels that are installed here in place of the folder's.
+    Raises CheckpointError, which names the file, for one that is missing or changed, or leads out of the folder; for
+    another version of MindSpore; and for kernels that this machine cannot run.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, verify_key: bytes | None = None, local_kernels: bool = False):
         self.path = Path(path)
-        self.manifest = _read_manifest(self.path / MANIFEST)
+        self.manifest = read_manifest(self.path, verify_key)
         _check_version(self.path, self.manifest.versions)
-        _check_files(self.path, self.manifest.files)
-        _check_cpu(self.kernel_library, self.manifest.cpu)
+        for name in self.manifest.files:
+            check_file(self.path, self.manifest, name)
+        _check_tokenizer(self.path, self.manifest.files)
+        self.kernel_library = self._local_kernels() if local_kernels else self._own_kernels()
+
+    def _own_kernels(self) -> Path:
+        library = self.path / self.manifest.kernel_library
+        _check_cpu(library, self.manifest.cpu)
+        return library
+
+    def _local_kernels(self) -> Path:
+        """The library that is installed here; CheckpointError unless the weights lie in its order."""
+        if self.manifest.fixed.get("runtime.ops_backend") != "cpu":
+            raise CheckpointError(f"{self.path}: was not exported for the CPU's kernels; run it with its own")
+        exported = self.manifest.kernel_order, self.manifest.kernel_sources
+        library = cpu_library()
+        if exported != (panel_order(library), sources_digest()):
+            raise CheckpointError(
+                f"{self.path}: cannot run with the kernels that are installed here: its weights lie in the order of "
+                + ("other kernels" if all(exported) else "kernels that it does not describe")
+                + "; run it with its own, or export again on a CPU like this one"
+            )
+        return library
 
     @property
     def graph(self) -> Path:
         """The step, as MindIR without the values of its Parameters."""
         return self.path / GRAPH
 
-    @property
-    def kernel_library(self) -> Path:
-        """The library of the graph's operators."""
-        return self.path / self.manifest.kernel_library
+    def read_graph(self) -> bytes:
+        """The content of `graph`, checked again: what is run is what was checked, also if the file changed since."""
+        expected = self.manifest.files[GRAPH]
+        try:
+            data = read_bounded(self.graph, expected.bytes)
+        except OSError as error:
+            raise CheckpointError(f"{self.graph}: cannot be read: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != expected.sha256:
+            raise CheckpointError(f"{self.graph}: changed while it was loaded")
+        return data
 
     @property
     def weight_files(self) -> list[Path]:
         """The safetensors files."""
-        return sorted((self.path / WEIGHTS).glob("*.safetensors"))
+        return [self.path / name for name in sorted(self.manifest.files) if _WEIGHT_FILE.fullmatch(name)]
 
     @property
     def tokenizer(self) -> Path:
@@ -90,10 +155,14 @@ class MindIRFolder:
 
     def check_fixed(self, chosen: Mapping[str, int | str]) -> None:
         """Raise CheckpointError if a configuration asks for what the graph is not."""
+        if set(self.manifest.fixed) != set(chosen):
+            raise CheckpointError(
+                f"{self.path / MANIFEST}: damaged manifest (it does not say what is fixed in the graph)"
+            )
         for key, value in self.manifest.fixed.items():
             if chosen[key] != value:
                 raise CheckpointError(
-                    f"{self.path}: it was exported with {key} {value}, and {key} is {chosen[key]} here; "
+                    f"{self.path}: it was exported with {key} {one_line(value)}, and {key} is {chosen[key]} here; "
                     "leave the key out, or export again"
                 )
 
@@ -115,7 +184,7 @@ def folder_of_rank(path: Path, rank: int) -> Path:
 def write_manifest(folder: Path, **fields) -> None:
     """Describe the files that are in `folder` now; fields: those of Manifest but format, versions and files."""
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): ListedFile(path.stat().st_size, _sha256(path))
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -124,56 +193,97 @@ def write_manifest(folder: Path, **fields) -> None:
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
 
 
-def needs_of_this_cpu(portable: bool) -> dict[str, Any]:
+def needs_of_this_cpu(portable: bool) -> CpuNeeds:
     """What a kernel library that was compiled here needs of the machine that runs it."""
-    return {"machine": platform.machine(), "features": [] if portable else sorted(_cpu_features())}
+    return CpuNeeds(platform.machine(), () if portable else tuple(sorted(_cpu_features())))
 
 
-def _read_manifest(path: Path) -> Manifest:
+def sign_manifest(folder: Path, key: bytes) -> None:
+    """Vouch for the manifest that is in `folder` now, and by it for every file that it lists."""
+    write_text(folder / SIGNATURE, _signature((folder / MANIFEST).read_bytes(), key) + "\n")
+
+
+def read_manifest(folder: Path, verify_key: bytes | None = None) -> Manifest:
+    """The manifest of an exported model; nothing else is read. Raises CheckpointError if it is damaged or not signed.
+
+    verify_key: what must have signed it; None asks for no signature.
+    """
+    path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: format {data.get('format')!r}; this version reads format {FORMAT}")
-        return TypeAdapter(Manifest).validate_python(data)
+        data = read_bounded(path, MOST_MANIFEST_BYTES)
+        signature = read_bounded(folder / SIGNATURE, _MOST_SIGNATURE_BYTES) if verify_key is not None else b""
+    except OSError as error:
+        missing = "it is not signed" if isinstance(error, FileNotFoundError) and path.exists() else error.strerror
+        raise CheckpointError(f"{folder}: not an exported model that can be used: {missing}") from None
+    if verify_key is not None and not hmac.compare_digest(signature.strip(), _signature(data, verify_key).encode()):
+        raise CheckpointError(f"{path}: not what was signed with this key; nothing of {folder} is loaded")
+    try:
+        found = _Format.model_validate_json(data).format
+        if found != FORMAT:
+            raise CheckpointError(f"{path}: format {shortened(found)}; this version reads format {FORMAT}")
+        manifest = TypeAdapter(Manifest).validate_json(data)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(f"{path}: damaged manifest ({where}: {problem['msg']})") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged manifest ({error})") from None
+        raise CheckpointError(one_line(f"{path}: damaged manifest ({where}: {problem['msg']})")) from None
+    except ConfigError as error:  # of the model's dimensions
+        raise CheckpointError(one_line(f"{path}: damaged manifest ({error})")) from None
+    _check_names(path, manifest)
+    return manifest
+
+
+def check_file(folder: Path, manifest: Manifest, name: str) -> None:
+    """Raise CheckpointError unless the file has the bytes that were exported, and lies in the folder itself."""
+    path, expected = folder / name, manifest.files[name]
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{path}: this file of the exported model is missing")
+    if os.path.realpath(path) != os.path.join(os.path.realpath(folder), name) or not path.is_file():
+        raise CheckpointError(f"{path}: a link or no file; an exported model is made of files in its own folder")
+    size = path.stat().st_size
+    if size != expected.bytes:
+        raise CheckpointError(f"{path}: changed since it was exported ({size} bytes, not {expected.bytes})")
+    if _sha256(path) != expected.sha256:
+        raise CheckpointError(f"{path}: changed since it was exported (its SHA-256 is not that in {MANIFEST})")
+
+
+def _signature(manifest: bytes, key: bytes) -> str:
+    return hmac.new(key, manifest, "sha256").hexdigest()
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Raise CheckpointError for files outside the folder, and where one that is needed is not listed."""
+    for name in manifest.files:
+        parts = name.split("/")
+        if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
+            raise CheckpointError(f"{path}: damaged manifest ({shortened(name)} is not a path within the folder)")
+    for name in (CONFIG, GRAPH, manifest.kernel_library):
+        if name not in manifest.files:
+            raise CheckpointError(f"{path}: damaged manifest ({shortened(name)} is not among its files)")
+
+
+def _check_tokenizer(folder: Path, files: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a file that whoever reads the tokenizer's folder would find, and nobody vouches for."""
+    for path in sorted((folder / TOKENIZER).rglob("*")):
+        if not path.is_dir() and path.relative_to(folder).as_posix() not in files:
+            raise CheckpointError(f"{path}: is not listed in {MANIFEST}; remove it, or export again")
 
 
 def _check_version(folder: Path, versions: Mapping[str, str]) -> None:
     here, exported = version("mindspore"), versions.get("mindspore")
     if here != exported:
         raise CheckpointError(
-            f"{folder}: exported with MindSpore {exported}, and {here} is installed here; "
-            f"install mindspore=={exported}, or export again"
+            f"{folder}: exported with MindSpore {one_line(exported)}, and {here} is installed here; "
+            f"install mindspore=={one_line(exported)}, or export again"
         )
 
 
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, int | str]]) -> None:
-    for name, expected in files.items():
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise CheckpointError(f"{folder / MANIFEST}: damaged manifest ({name!r} is not a path within the folder)")
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: this file of the exported model is missing")
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{path}: changed since it was exported ({size} bytes, not {expected['bytes']})")
-        if _sha256(path) != expected["sha256"]:
-            raise CheckpointError(f"{path}: changed since it was exported (its SHA-256 is not that in {MANIFEST})")
-
-
-def _check_cpu(library: Path, cpu: Mapping[str, Any]) -> None:
-    if cpu.get("machine") != platform.machine():
-        raise CheckpointError(f"{library}: compiled for {cpu.get('machine')}; this machine is {platform.machine()}")
-    missing = sorted(set(cpu.get("features", ())) - _cpu_features())
+def _check_cpu(library: Path, cpu: CpuNeeds) -> None:
+    if cpu.machine != platform.machine():
+        raise CheckpointError(f"{library}: compiled for {one_line(cpu.machine)}; this machine is {platform.machine()}")
+    missing = sorted(set(cpu.features) - _cpu_features())
     if missing:
         raise CheckpointError(
-            f"{library}: compiled for another CPU, with {missing[0]}, which this one has not; "
+            f"{library}: compiled for another CPU, with {one_line(missing[0])}, which this one has not; "
             "export again with --portable-kernels"
         )
 

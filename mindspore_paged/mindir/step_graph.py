@@ -10,13 +10,16 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from google.protobuf.message import DecodeError
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from mindspore_paged.errors import CheckpointError
 from mindspore_paged.files import write_bytes
 from mindspore_paged.formats.weight_format import BYTES, FORMATS
 from mindspore_paged.formats.weight_place import WeightPlace
-from mindspore_paged.mindir.folder import ExportedWeight, MindIRFolder
+from mindspore_paged.mindir.folder import MANIFEST, ExportedWeight, MindIRFolder
+from mindspore_paged.wording import one_line, shortened
 
 LIBRARY = "@kernel_library@"
 """What the graph has for the path of its operators' library."""
@@ -93,17 +96,51 @@ def export_step(model: nn.Cell, library: Path, target: Path) -> None:
 def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindIRStep:
     """The exported step with a pool of `num_blocks` pages and `max_num_seqs` rows, its operators the folder's."""
     graph = ModelProto()
-    graph.ParseFromString(folder.graph.read_bytes())
+    try:
+        graph.ParseFromString(folder.read_graph())
+        for parameter in graph.graph.parameter:
+            if parameter.name.endswith(("key_cache", "value_cache")):
+                parameter.dims[-4] = num_blocks  # behind layers, where these are together
+            elif parameter.name.endswith("block_table"):
+                parameter.dims[0] = max_num_seqs
+    except (DecodeError, IndexError) as error:
+        raise CheckpointError(f"{folder.graph}: not the graph of a step ({one_line(error)})") from None
+    _check_operators(folder.graph, graph)
     _replace_in_operators(graph, LIBRARY, str(folder.kernel_library.resolve()))
-    for parameter in graph.graph.parameter:
-        if parameter.name.endswith(("key_cache", "value_cache")):
-            parameter.dims[-4] = num_blocks  # behind layers, where these are together
-        elif parameter.name.endswith("block_table"):
-            parameter.dims[0] = max_num_seqs
     with tempfile.TemporaryDirectory() as scratch:  # the exported folder may be read-only
         adapted = Path(scratch) / folder.graph.name
         write_bytes(adapted, graph.SerializeToString())
-        return MindIRStep(ms.load(str(adapted)), folder.manifest.weights)
+        try:
+            step = MindIRStep(ms.load(str(adapted)), folder.manifest.weights)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder.graph}: MindSpore cannot load it: {one_line(error)}") from None
+    _check_step(folder, step)
+    return step
+
+
+def _check_operators(path: Path, graph: ModelProto) -> None:
+    """Raise CheckpointError for a custom operator that is not of the kernel library: it could be of any other file."""
+    for primitive in graph.primitives:
+        functions = [attribute.s for attribute in primitive.attribute if attribute.name == "func_name"]
+        kinds = [attribute.s for attribute in primitive.attribute if attribute.name == "func_type"]
+        is_ours = kinds == [b"aot"] and len(functions) == 1 and functions[0].startswith(f"{LIBRARY}:".encode())
+        if (functions or kinds or primitive.op_type == "Custom") and not is_ours:
+            raise CheckpointError(f"{path}: calls {shortened(functions)}, which is not of its kernel library")
+
+
+def _check_step(folder: MindIRFolder, step: MindIRStep) -> None:
+    """Raise CheckpointError unless the graph has the Parameters that the manifest speaks of."""
+    try:
+        parameters = {parameter.name for parameter in (*step.key_caches, *step.value_caches, step.block_table)}
+        fit = bool(parameters) and all(map(_lies_within, step.weight_places().values()))
+    except (KeyError, IndexError, ValueError):
+        fit = False
+    if not fit:
+        raise CheckpointError(f"{folder.path}: the graph has not the Parameters that {MANIFEST} speaks of")
+
+
+def _lies_within(place: WeightPlace) -> bool:
+    return place.is_alone or (place.parameter.ndim == 1 and place.offset + place.nbytes <= place.parameter.nbytes)
 
 
 def _replace_in_operators(graph: ModelProto, old: str, new: str) -> None:

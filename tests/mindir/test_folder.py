@@ -1,20 +1,28 @@
 """Damaged and mismatching folders of exported models are refused, with a line that names the file and the fault."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mindspore_paged import cli
+from mindspore_paged.config import load_config
+from mindspore_paged.custom_ops.build import cpu_library, sources_digest
+from mindspore_paged.custom_ops.panels import panel_order
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.mindir import folder as folder_module
+from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.mindir.folder import (
     ExportedWeight,
     MindIRFolder,
     folder_of_rank,
     is_mindir_folder,
     needs_of_this_cpu,
+    read_manifest,
+    sign_manifest,
     write_manifest,
 )
 from mindspore_paged.model_config import model_config_by_name
@@ -37,6 +45,8 @@ def write_folder(path: Path, cpu=None) -> Path:
         num_ranks=1,
         cpu=cpu or needs_of_this_cpu(portable=False),
         kernel_library="kernels/lib.so",
+        kernel_order=panel_order(cpu_library()),
+        kernel_sources=sources_digest(),
     )
     return path
 
@@ -118,9 +128,11 @@ def test_a_manifest_that_lacks_a_key_is_refused(exported):
         MindIRFolder(exported)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "weights/../../outside", "a//b", "", ".", "a\0b", "a\\b"]
+)
 def test_files_outside_the_folder_are_refused(exported, name):
-    edit_manifest(exported, files={name: {"bytes": 1, "sha256": ""}})
+    edit_manifest(exported, files={name: {"bytes": 1, "sha256": "0" * 64}})
     with pytest.raises(CheckpointError, match="is not a path within the folder"):
         MindIRFolder(exported)
 
@@ -158,3 +170,254 @@ def test_the_command_line_refuses_with_one_line(exported, capsys):
     assert err.count("\n") == 1
     assert cli.main(["--model", str(exported / "weights"), "--prompt", "Hi"], of_mindir=True) == 2
     assert capsys.readouterr().err == f"error: {exported / 'weights'}: not an exported model; it lacks manifest.json\n"
+
+
+# What a hostile folder may hold
+
+
+def listed(exported: Path) -> dict:
+    return json.loads((exported / "manifest.json").read_text())["files"]
+
+
+def edit_listed(exported: Path, name: str, content: bytes) -> None:
+    """Change a file as whoever exported the folder could: the manifest vouches for it."""
+    (exported / name).write_bytes(content)
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_manifest(exported, files=listed(exported) | {name: entry})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"format":' * 50_000,
+        b"\xff\xfe",
+        b'{"format":4}',
+        b'{"format":"' + b"x" * 100_000 + b'"}',
+        b'{"format":' + b"9" * 5000 + b"}",
+        b" " * (16 * 2**20 + 1),
+    ],
+    ids=["deep list", "deep object", "no text", "nothing", "long text", "long number", "large"],
+)
+def test_any_manifest_is_refused_in_one_line(exported, content):
+    (exported / "manifest.json").write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        MindIRFolder(exported)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def weight(**changes) -> dict:
+    return {"a.weight": {"parameter": "pack", "dtype": "float32", "shape": [2, 3], "offset": 64} | changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": weight(offset=-1)},
+        {"weights": weight(offset=2**63)},
+        {"weights": weight(offset=1.5)},
+        {"weights": weight(shape=[-2, 3])},
+        {"weights": weight(shape=[0])},
+        {"weights": weight(shape=[10**30])},
+        {"weights": weight(shape="2,3")},
+        {"weights": weight(dtype=None)},
+        {"weights": []},
+        {"files": {"config.yaml": {}}},
+        {"files": {"config.yaml": {"bytes": -1, "sha256": "0" * 64}}},
+        {"files": {"config.yaml": {"bytes": 1, "sha256": "0"}}},
+        {"files": {}},
+        {"kernel_library": "/lib/libc.so"},
+        {"kernel_library": "../lib.so"},
+        {"kernel_library": "kernels/other.so"},
+        {"cpu": {"machine": [], "features": []}},
+        {"cpu": {"machine": "x86_64", "features": 5}},
+        {"cpu": {}},
+        {"fixed": {"cache.block_size": None}},
+        {"fixed": []},
+        {"versions": {"mindspore": {}}},
+        {"num_blocks": "many"},
+        {"token_buckets": {"1": 1}},
+        {"model": {"vocab_size": -1}},
+    ],
+    ids=lambda changes: str(changes)[:50],
+)
+def test_values_of_a_manifest_that_cannot_be(exported, changes):
+    edit_manifest(exported, **changes)
+    with pytest.raises(CheckpointError, match=r"manifest.json: damaged manifest \(") as error:
+        MindIRFolder(exported)
+    assert "\n" not in str(error.value)
+
+
+def test_dimensions_that_contradict_each_other(exported):
+    model = json.loads((exported / "manifest.json").read_text())["model"]
+    edit_manifest(exported, model=model | {"num_key_value_heads": 3})
+    with pytest.raises(CheckpointError, match=r"damaged manifest \(.*num_key_value_heads"):
+        MindIRFolder(exported)
+
+
+@pytest.mark.parametrize("fixed", [{}, {"cache.block_size": 16}, FIXED | {"another": 1}])
+def test_what_is_fixed_must_be_said(exported, fixed):
+    edit_manifest(exported, fixed=fixed)
+    with pytest.raises(CheckpointError, match="it does not say what is fixed in the graph"):
+        MindIRFolder(exported).check_fixed(FIXED)
+
+
+def test_links_are_not_followed(exported, tmp_path):
+    moved = tmp_path / "moved"
+    for name in ("step.mindir", "weights"):
+        (exported / name).rename(moved)
+        (exported / name).symlink_to(moved)
+        with pytest.raises(CheckpointError, match="a link or no file; an exported model is made of files in its own"):
+            MindIRFolder(exported)
+        (exported / name).unlink()
+        moved.rename(exported / name)
+    (tmp_path / "link").symlink_to(exported)
+    MindIRFolder(tmp_path / "link")  # that is its user's own
+
+
+def test_a_pipe_is_not_waited_for(exported):
+    for name in ("step.mindir", "manifest.json"):
+        content = (exported / name).read_bytes()
+        (exported / name).unlink()
+        os.mkfifo(exported / name)
+        with pytest.raises(CheckpointError):
+            MindIRFolder(exported)
+        (exported / name).unlink()
+        (exported / name).write_bytes(content)
+
+
+def test_files_that_nobody_vouches_for_are_not_used(exported):
+    (exported / "weights" / "00001.safetensors").write_bytes(b"more")
+    (exported / "weights" / "more").mkdir()
+    (exported / "notes.txt").write_text("mine")
+    folder = MindIRFolder(exported)
+    assert folder.weight_files == [exported / "weights" / "00000.safetensors"]
+    (exported / "tokenizer").mkdir()
+    assert MindIRFolder(exported)
+    (exported / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer/tokenizer.json: is not listed in manifest.json"):
+        MindIRFolder(exported)
+
+
+def test_the_graph_that_is_run_is_the_one_that_was_checked(exported):
+    folder = MindIRFolder(exported)
+    assert folder.read_graph() == b"step.mindir" * 100
+    for content in (b"x" * 1100, b"x", b"x" * 2000):
+        (exported / "step.mindir").write_bytes(content)
+        with pytest.raises(CheckpointError, match="step.mindir: (changed while it was loaded|cannot be read)"):
+            folder.read_graph()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {weights: /elsewhere}", "model.weights is '/elsewhere'; it must be the folder itself"),
+        ("model: {weights: ..}", "must be the folder itself"),
+        ("model: {weights: random, name: tiny}", "must be the folder itself"),
+        ("{}", "must be the folder itself"),
+        ("model: {weights: ., tokenizer: /elsewhere}", "model.tokenizer is set; only who runs the model may set it"),
+        ("model: {weights: ., verify_key: /dev/null}", "model.verify_key is set"),
+        ("model: {weights: .}\ncache: {host_memory: 1MiB, page_files: /elsewhere}", "cache.page_files is set"),
+        ("model: {weights: .}\ncache: {page_key: key}", "cache.page_key is set"),
+        ("model: {weights: .}\nruntime: {event_log: /elsewhere}", "runtime.event_log is set"),
+    ],
+)
+def test_a_configuration_that_reaches_out_of_the_folder(exported, text, message):
+    edit_listed(exported, "config.yaml", text.encode())
+    with pytest.raises(CheckpointError, match=f"config.yaml: .*{message}"):
+        load_mindir_config(exported)
+
+
+def test_who_runs_the_model_may_choose_files(exported, tmp_path):
+    edit_listed(exported, "config.yaml", b"model: {weights: .}")
+    config = load_mindir_config(exported, [f"model.tokenizer={tmp_path}", f"runtime.event_log={tmp_path}/log"])
+    assert (config.model.weights, config.model.tokenizer) == (exported, tmp_path)
+    assert load_mindir_config(exported) == load_config(exported / "config.yaml")
+
+
+# Signed
+
+
+@pytest.fixture
+def key_file(tmp_path) -> Path:
+    path = tmp_path / "key"
+    path.write_bytes(b"k" * 32)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_signed_folder_is_opened_by_those_who_know_the_key(exported, key_file):
+    edit_listed(exported, "config.yaml", b"model: {weights: .}")
+    sign_manifest(exported, b"k" * 32)
+    MindIRFolder(exported)
+    MindIRFolder(exported, b"k" * 32)
+    config = load_mindir_config(exported, verify_key=key_file, local_kernels=True)
+    assert (config.model.verify_key, config.runtime.local_kernels) == (key_file, True)
+
+
+def test_without_the_signature_nothing_is_read(exported, key_file, monkeypatch):
+    """Neither is the manifest parsed, nor any other file opened."""
+    with pytest.raises(CheckpointError, match="it is not signed"):
+        read_manifest(exported, b"k" * 32)
+    sign_manifest(exported, b"k" * 32)
+    signature = (exported / "manifest.hmac").read_bytes()
+    for other in (b"", b"\xff" * 64, signature[:-2], signature * 2, b"0" * 64, b"x" * 1000):
+        (exported / "manifest.hmac").write_bytes(other)
+        with pytest.raises(CheckpointError, match=f"{exported}.*(not what was signed with this key|at most 256)"):
+            read_manifest(exported, b"k" * 32)
+    (exported / "manifest.hmac").write_bytes(signature)
+    with pytest.raises(CheckpointError, match="not what was signed"):
+        read_manifest(exported, b"l" * 32)
+    edit_listed(exported, "kernels/lib.so", b"evil")
+    monkeypatch.setattr(folder_module, "TypeAdapter", None)
+    monkeypatch.setattr(folder_module, "check_file", None)
+    with pytest.raises(CheckpointError, match=f"nothing of {exported} is loaded"):
+        MindIRFolder(exported, b"k" * 32)
+    with pytest.raises(CheckpointError, match=f"nothing of {exported} is loaded"):
+        load_mindir_config(exported, verify_key=key_file)
+
+
+def test_a_file_of_a_signed_folder_cannot_be_changed(exported):
+    sign_manifest(exported, b"k" * 32)
+    (exported / "kernels" / "lib.so").write_bytes(b"evil")
+    with pytest.raises(CheckpointError, match="lib.so: changed since it was exported"):
+        MindIRFolder(exported, b"k" * 32)
+
+
+def test_the_command_line_verifies(exported, key_file, capsys):
+    arguments = ["--model", str(exported), "--verify-key", str(key_file), "--prompt", "Hi"]
+    assert cli.main(arguments, of_mindir=True) == 2
+    assert capsys.readouterr().err == f"error: {exported}: not an exported model that can be used: it is not signed\n"
+    key_file.chmod(0o644)
+    assert cli.main(arguments, of_mindir=True) == 2
+    assert "a key must be its user's alone" in capsys.readouterr().err
+
+
+# The kernels that are installed here
+
+
+def test_local_kernels_stand_in_where_weights_lie_in_their_order(exported):
+    (exported / "kernels" / "lib.so").write_bytes(b"kernels/lib.so" * 100)
+    assert MindIRFolder(exported, local_kernels=True).kernel_library == cpu_library()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"kernel_order": "0" * 64}, "its weights lie in the order of other kernels; run it with its own"),
+        ({"kernel_sources": "0" * 64}, "in the order of other kernels"),
+        ({"kernel_order": ""}, "in the order of kernels that it does not describe"),
+        ({"kernel_sources": ""}, "in the order of kernels that it does not describe"),
+        ({"fixed": FIXED | {"runtime.ops_backend": "ascend_emulator"}}, "was not exported for the CPU's kernels"),
+    ],
+)
+def test_local_kernels_are_refused_where_it_cannot_be_known(exported, changes, reason):
+    edit_manifest(exported, **changes)
+    with pytest.raises(CheckpointError, match=reason):
+        MindIRFolder(exported, local_kernels=True)
+
+
+def test_kernels_of_another_cpu_do_not_matter_to_local_ones(tmp_path):
+    exported = write_folder(tmp_path / "exported", cpu={"machine": "riscv64", "features": []})
+    assert MindIRFolder(exported, local_kernels=True).kernel_library == cpu_library()
