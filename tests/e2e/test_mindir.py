@@ -1,19 +1,25 @@
 """An exported model answers as the model that it was exported from, without its code."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore.train.mind_ir_pb2 import ModelProto
 
 from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import config_from_dict, load_config
 from mindspore_paged.engine.exporting import export_model
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.mindir.configuration import load_mindir_config
+from mindspore_paged.mindir.folder import MindIRFolder, sign_manifest
+from mindspore_paged.mindir.step_graph import load_step
 from mindspore_paged.weights import exported_checkpoint
 from tests.e2e.models import poison_pages
 
@@ -91,6 +97,71 @@ def test_pages_rows_and_buckets_are_free_to_choose(exported, llms):
     assert llm.get_statistics()["num_preemptions"] == 0
     assert llm.engine.runner.kv_pool.num_blocks == 40
     assert llm.engine.runner.block_tables()[0].shape == (3, 6)
+
+
+def test_a_signed_folder_runs_with_the_kernels_that_are_installed_here(exported, llms, tmp_path):
+    """Its own are replaced by what is no library at all: they are not touched."""
+    key, folder = tmp_path / "key", tmp_path / "folder"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    shutil.copytree(exported, folder)
+    write_listed(folder, "kernels/libpaged_ops_cpu.so", b"no library")
+    sign_manifest(folder, b"k" * 32)
+    params = SamplingParams(max_tokens=8, ignore_eos=True)
+    with LLM.from_mindir(folder, verify_key=key, local_kernels=True, show_progress=False) as llm:
+        assert tokens_of(llm, params) == tokens_of(llms[0], params)
+
+
+def write_listed(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file and what the manifest says of it, as whoever made the folder could."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def graph_with(exported, value: bytes, attribute: str = "func_name") -> bytes:
+    graph = ModelProto()
+    graph.ParseFromString((exported / "step.mindir").read_bytes())
+    for primitive in graph.primitives:
+        for each in primitive.attribute:
+            if each.name == attribute:
+                each.s = value
+    return graph.SerializeToString()
+
+
+@pytest.mark.parametrize("func_name", [b"/lib/libc.so.6:system", b"x@kernel_library@:LlamaStep", b"", b"LlamaStep"])
+def test_an_operator_of_another_library_is_refused(exported, tmp_path, func_name):
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    write_listed(folder, "step.mindir", graph_with(exported, func_name))
+    with pytest.raises(CheckpointError, match=r"step.mindir: calls \[.*, which is not of its kernel library"):
+        load_step(MindIRFolder(folder), 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "MindSpore cannot load it|has not the Parameters"), (b"\xff" * 100, "not the graph of a step")],
+)
+def test_bytes_that_are_no_graph_are_refused(exported, tmp_path, content, message):
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    write_listed(folder, "step.mindir", content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_step(MindIRFolder(folder), 4, 1)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"offset": 2**40}, {"parameter": "absent"}, {"dtype": "object"}, {"shape": [2**30, 64]}]
+)
+def test_a_weight_that_does_not_lie_in_its_parameter_is_refused(exported, changes):
+    folder = MindIRFolder(exported)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weights = folder.manifest.weights
+    folder.manifest = replace(folder.manifest, weights=weights | {name: replace(weights[name], **changes)})
+    with pytest.raises(CheckpointError, match="the graph has not the Parameters that manifest.json speaks of"):
+        load_step(folder, 4, 1)
 
 
 @pytest.mark.parametrize(

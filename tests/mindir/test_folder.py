@@ -398,7 +398,6 @@ def test_the_command_line_verifies(exported, key_file, capsys):
 
 
 def test_local_kernels_stand_in_where_weights_lie_in_their_order(exported):
-    (exported / "kernels" / "lib.so").write_bytes(b"kernels/lib.so" * 100)
     assert MindIRFolder(exported, local_kernels=True).kernel_library == cpu_library()
 
 
