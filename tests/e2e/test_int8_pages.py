@@ -49,10 +49,13 @@ def test_the_answers_are_nearly_those_over_float_pages(roomy, expected):
     assert sum(same) >= 5
 
 
-def test_host_and_file_tier_give_back_what_they_got(cramped, expected, tmp_path):
-    """Host memory for three pages, files for the rest; preempted, copied on write and moved together besides."""
+def test_host_and_file_tier_give_back_what_they_got(cramped, roomy, expected, tmp_path):
+    """Host memory for three pages, sealed files for the rest; preempted, copied on write and moved together besides."""
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
     cache = {"num_blocks": 11, "kv_cache_dtype": "int8", "swap": "always", "compaction": True}
-    tiers = {"host_memory": 3 * PAGE_BYTES, "page_files": str(tmp_path)}
+    tiers = {"host_memory": 3 * PAGE_BYTES, "page_files": str(tmp_path / "pages"), "page_key": str(key)}
     llm = make_llm_over(cramped, cache=cache | tiers, scheduler=SCHEDULER)
     for prompts, answers in ((PROMPTS[:1], expected[:1]), (PROMPTS, expected), (PROMPTS[::-1], expected[::-1])):
         assert tokens_of(llm.generate(prompts, GREEDY)) == answers
@@ -61,6 +64,9 @@ def test_host_and_file_tier_give_back_what_they_got(cramped, expected, tmp_path)
     assert statistics["num_pages_loaded"] > 0
     assert llm.engine.mover.host_tier.statistics()["loaded"] > 0
     llm.engine.check_integrity()
+    assert all(b'"seal":"' in path.read_bytes() for path in (tmp_path / "pages").rglob("*.safetensors"))
+    with pytest.raises(CheckpointError, match="not sealed with the key of this engine"):
+        llm.import_prefix(roomy.export_prefix(SHARED))
     llm.close()
 
 
