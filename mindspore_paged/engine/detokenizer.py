@@ -156,5 +156,8 @@ class _StopScanner:
         return text
 
     def _length_of_possible_beginning(self) -> int:
-        lengths = (n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
-        return max(lengths, default=0)
+        return max(map(self._length_of_beginning_of, self._stop), default=0)
+
+    def _length_of_beginning_of(self, stop: str) -> int:
+        longest = min(len(stop) - 1, len(self._held))
+        return next((length for length in range(longest, 0, -1) if self._held.endswith(stop[:length])), 0)

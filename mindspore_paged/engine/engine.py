@@ -16,8 +16,8 @@ from mindspore_paged.engine.outputs import CompletionOutput, RequestOutput, Sequ
 from mindspore_paged.engine.page_mover import PageMover
 from mindspore_paged.engine.request_check import (
     ModelLimits,
-    check_priority,
     check_prompt,
+    checked_priority,
     resolved_stop_token_ids,
     token_ids_of,
 )
@@ -105,7 +105,7 @@ class LLMEngine:
         """
         token_ids = token_ids_of(prompt, self.tokenizer)
         check_prompt(token_ids, self.limits)
-        check_priority(priority)
+        priority = checked_priority(priority)
         stop_token_ids = resolved_stop_token_ids(params, self.tokenizer, self.limits)
         arrival = next(self._arrivals)
         request = Request(

@@ -49,13 +49,16 @@ def check_prompt(token_ids: list[int], limits: ModelLimits) -> None:
         )
 
 
-def check_priority(priority: int) -> None:
-    """Raise RequestError for a priority out of bounds."""
+def checked_priority(priority: int | np.integer) -> int:
+    """The priority; raises RequestError where it is out of bounds."""
+    if isinstance(priority, np.integer):
+        priority = int(priority)
     if type(priority) is not int or not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise RequestError(
             f"priority is {shortened(priority)}; it must be a whole number from "
             f"{-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
         )
+    return priority
 
 
 def resolved_stop_token_ids(params: SamplingParams, tokenizer: Tokenizer | None, limits: ModelLimits) -> frozenset[int]:

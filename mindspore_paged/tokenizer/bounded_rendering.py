@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -71,7 +72,10 @@ class _Renderer:
         """End the process."""
         if self._process is not None and self._owner == os.getpid():
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            with suppress(OSError):  # what was not sent yet is not wanted any more
+                self._process.stdin.close()
+            self._process.stdout.close()
         self._process = None
 
     def _ask(self, line: bytes) -> dict[str, str] | None:
@@ -83,6 +87,9 @@ class _Renderer:
             answer = self._process.stdout.readline()
         except BrokenPipeError:
             answer = b""
+        except BaseException:
+            self.close()  # interrupted: its answer would be taken for that to the next
+            raise
         return json.loads(answer) if answer.endswith(b"\n") else None
 
     def _start(self) -> None:

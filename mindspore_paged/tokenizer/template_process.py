@@ -10,7 +10,7 @@ paths of its libraries are its arguments.
 import sys
 
 if __name__ == "__main__":
-    sys.path[:0] = sys.argv[1:]
+    sys.path += sys.argv[1:]
 
 import json
 import resource

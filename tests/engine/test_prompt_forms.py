@@ -49,7 +49,8 @@ def test_each_form_becomes_text_or_token_ids(prompt, expected):
 def test_token_ids_may_be_those_of_numpy(prompt):
     assert is_one_prompt(prompt)
     engine = make_engine()
-    request = engine.make_request(text_or_token_ids(prompt, None), SamplingParams())
+    request = engine.make_request(text_or_token_ids(prompt, None), SamplingParams(), priority=np.int8(2))
+    assert request.priority == 2
     assert request.prompt_token_ids == [1, 2, 3]
     assert {type(token) for token in request.prompt_token_ids} == {int}
 

@@ -352,6 +352,31 @@ def test_a_template_computes_no_deeper_than_the_sandbox():
         )
 
 
+def test_an_interrupted_rendering_leaves_no_answer_behind(monkeypatch):
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    template.render([user("first")])
+
+    class Interrupted:
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(bounded_rendering._RENDERER._process, "stdout", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        template.render([user("second")])
+    monkeypatch.undo()
+    assert template.render([user("third")]) == "third"
+
+
+def test_a_process_that_ended_while_nobody_asked_is_replaced():
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    template.render([user("first")])
+    bounded_rendering._RENDERER._process.kill()
+    assert template.render([user("second")]) == "second"
+
+
 def test_long_chats_may_take_more():
     messages = [user("word " * 1000), {"role": "assistant", "content": "answer " * 1000}] * 500
     text = ChatTemplate(CHATML, TOKENS).render(messages)
