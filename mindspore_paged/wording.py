@@ -20,8 +20,12 @@ def shortened(value: Any) -> str:
 
 
 def one_line(text: Any) -> str:
-    """What another program says, as a message may hold it: `str(text)` in one line of at most 300 characters."""
-    line = " ".join(str(text).split())
+    """What another program says, as a message may hold it: `str(text)` in one line of at most 300 characters.
+
+    What would move a terminal's cursor, or is half a character, is shown by its number.
+    """
+    line = " ".join(str(text).split())[:301]
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 

@@ -29,6 +29,7 @@ CONFIG, GRAPH, WEIGHTS, TOKENIZER, KERNELS = "config.yaml", "step.mindir", "weig
 MOST_MANIFEST_BYTES = 16 * 2**20
 """A model of 80 layers and a hundred files has some 200 KB."""
 _MOST_SIGNATURE_BYTES = 256
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
 _WEIGHT_FILE = re.compile(f"{WEIGHTS}/[^/]+\\.safetensors")
 
 
@@ -46,8 +47,8 @@ class ExportedWeight:
 class CpuNeeds:
     """What a kernel library needs of the machine that runs it."""
 
-    machine: str
-    features: tuple[str, ...]
+    machine: _Word
+    features: tuple[_Word, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Manifest:
     token_buckets: tuple[int, ...]
     rank: int
     num_ranks: int
-    versions: dict[str, str]
+    versions: dict[str, _Word]
     cpu: CpuNeeds
     kernel_library: str
     files: dict[str, ListedFile]
@@ -272,18 +273,18 @@ def _check_version(folder: Path, versions: Mapping[str, str]) -> None:
     here, exported = version("mindspore"), versions.get("mindspore")
     if here != exported:
         raise CheckpointError(
-            f"{folder}: exported with MindSpore {one_line(exported)}, and {here} is installed here; "
-            f"install mindspore=={one_line(exported)}, or export again"
+            f"{folder}: exported with MindSpore {exported}, and {here} is installed here; "
+            f"install mindspore=={exported}, or export again"
         )
 
 
 def _check_cpu(library: Path, cpu: CpuNeeds) -> None:
     if cpu.machine != platform.machine():
-        raise CheckpointError(f"{library}: compiled for {one_line(cpu.machine)}; this machine is {platform.machine()}")
+        raise CheckpointError(f"{library}: compiled for {cpu.machine}; this machine is {platform.machine()}")
     missing = sorted(set(cpu.features) - _cpu_features())
     if missing:
         raise CheckpointError(
-            f"{library}: compiled for another CPU, with {one_line(missing[0])}, which this one has not; "
+            f"{library}: compiled for another CPU, with {missing[0]}, which this one has not; "
             "export again with --portable-kernels"
         )
 
