@@ -31,5 +31,6 @@ def dequantize_part(
     step = max(1, _SLICE_BYTES // (4 * (last - first)))
     for row in range(0, len(rows), step):
         some = np.ascontiguousarray(rows[row : row + step])
-        weights[row : row + step] = gguf.dequantize(some, kind)[:, kept]
+        with np.errstate(all="ignore"):  # scales that are infinite or NaN are the file's, and show in the answers
+            weights[row : row + step] = gguf.dequantize(some, kind)[:, kept]
     return weights.reshape(*stored.shape[:-1], weights.shape[1])

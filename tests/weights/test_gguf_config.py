@@ -246,6 +246,96 @@ def test_metadata_of_something_else_is_refused(config_of, changes, message):
     assert "tiny.gguf" in str(error.value)
 
 
+HUGE = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"llama.attention.head_count": 0}, "llama.attention.head_count is 0; it must be greater than or equal to 1"),
+        ({"llama.attention.head_count": HUGE}, "llama.attention.head_count is 4294967295; it must be less than"),
+        ({"llama.attention.head_count": 64}, "head_dim is 0|only head_dim, 0, is supported"),
+        ({"llama.attention.head_count": 8.0}, "llama.attention.head_count is 8.0; it must be a valid integer"),
+        ({"llama.attention.head_count": True}, "llama.attention.head_count is True; it must be a valid integer"),
+        ({"llama.attention.head_count_kv": 0}, "llama.attention.head_count_kv is 0"),
+        ({"llama.attention.head_count_kv": "two"}, "llama.attention.head_count_kv is 'two'"),
+        ({"llama.attention.head_count_kv": [2.5]}, "llama.attention.head_count_kv"),
+        ({"llama.attention.head_count_kv": ["a"]}, "llama.attention.head_count_kv"),
+        ({"llama.embedding_length": HUGE}, "llama.embedding_length is 4294967295"),
+        ({"llama.embedding_length": "wide"}, "llama.embedding_length is 'wide'"),
+        ({"llama.feed_forward_length": 0}, "llama.feed_forward_length is 0"),
+        ({"llama.feed_forward_length": [64, 64]}, r"llama.feed_forward_length is \[64, 64\]"),
+        ({"llama.block_count": 1000}, "llama.block_count is 1000, but there are only 21 tensors"),
+        ({"llama.block_count": HUGE}, "llama.block_count is 4294967295; it must be less than"),
+        ({"llama.context_length": HUGE}, "llama.context_length is 4294967295; it must be less than"),
+        ({"llama.context_length": 0}, "llama.context_length is 0"),
+        ({"llama.attention.layer_norm_rms_epsilon": math.nan}, "layer_norm_rms_epsilon is nan; it must be"),
+        ({"llama.attention.layer_norm_rms_epsilon": math.inf}, "layer_norm_rms_epsilon is inf; it must be"),
+        ({"llama.attention.layer_norm_rms_epsilon": -1e-5}, "layer_norm_rms_epsilon is -"),
+        ({"llama.attention.layer_norm_rms_epsilon": "small"}, "layer_norm_rms_epsilon is 'small'"),
+        ({"llama.attention.key_length": HUGE}, "llama.attention.key_length is 4294967295"),
+        ({"llama.attention.key_length": 5, "llama.rope.dimension_count": None}, "head_dim is 5"),
+        ({"llama.expert_count": "many"}, "llama.expert_count is 'many'"),
+        ({"general.type": "adapter"}, "general.type is 'adapter'; allowed: 'model'"),
+        ({"general.type": 3}, "general.type is 3; it must be a valid string"),
+        ({"tokenizer.ggml.tokens": ["a"] * 51}, "51 tokens, but token_embd.weight has only 50 rows"),
+    ],
+)
+def test_values_that_cannot_be(config_of, changes, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        config_of(**changes)
+    assert "tiny.gguf" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [50, 2**32 - 1])
+def test_special_tokens_that_are_none_are_left_out_with_a_warning(config_of, caplog, value):
+    config = config_of(**{"tokenizer.ggml.bos_token_id": value, "tokenizer.ggml.eos_token_id": value})
+    assert (config.bos_token_id, config.eos_token_ids) == (None, ())
+    assert [record.message.split(": ", 1)[1] for record in caplog.records] == [
+        f"tokenizer.ggml.{name}_token_id is {value}, which is no token of a vocabulary of 50; it is ignored"
+        for name in ("bos", "eos")
+    ]
+
+
+def test_an_unused_key_may_hold_any_bytes(tmp_path):
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.make_weights(), tiny.gguf_metadata(general__author="Jose"))
+    path.write_bytes(path.read_bytes().replace(b"Jose", b"Jos\xe9"))
+    assert open_checkpoint(path).model_config == tiny.CONFIG
+    path.write_bytes(path.read_bytes().replace(b"llama.block_count", b"llam\xe9.block_count"[:17]))
+    with pytest.raises(CheckpointError, match=r"lacks llama.block_count"):
+        open_checkpoint(path)
+
+
+def test_an_architecture_that_is_no_text(tmp_path):
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.make_weights(), architecture="qqqqq")
+    path.write_bytes(path.read_bytes().replace(b"qqqqq", b"l\xe0ama"))
+    with pytest.raises(CheckpointError, match=r"general.architecture is b'l\\xe0ama', which is not UTF-8"):
+        open_checkpoint(path)
+
+
+def test_two_tensors_of_one_name(tmp_path):
+    path = tiny.write_gguf(
+        tmp_path / "tiny.gguf", tiny.make_weights(), extra={"model.norm.weight": np.ones(32, np.float32)}
+    )
+    with pytest.raises(CheckpointError, match=r"output_norm.weight and model.norm.weight are both model.norm.weight"):
+        open_checkpoint(path)
+
+
+def test_rows_that_are_no_whole_heads_are_refused_where_they_are_read(tmp_path):
+    weights = tiny.make_weights()
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", weights)
+    path.write_bytes(path.read_bytes().replace(b"blk.0.attn_v.weight", b"blk.9.attn_q.weight"))
+    checkpoint = open_checkpoint(path)
+    name = "model.layers.9.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(np.sort(checkpoint.read(name), axis=None).shape, (8 * 32,))
+    changed = tiny.write_gguf(
+        tmp_path / "tiny.gguf", weights, extra={"blk.9.attn_q.weight": np.ones((7, 32), np.float32)}
+    )
+    with pytest.raises(CheckpointError, match=r"shape \(7, 32\); its rows must be a multiple of head_dim, 4"):
+        open_checkpoint(changed).read(name)
+
+
 def test_another_architecture_is_refused_by_name(tmp_path):
     path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.make_weights(), architecture="qwen2")
     with pytest.raises(CheckpointError, match="architecture is 'qwen2'; allowed: 'llama'"):
