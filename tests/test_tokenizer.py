@@ -207,7 +207,7 @@ def test_without_the_space_prefix_nothing_is_put_before_the_text(sentencepiece, 
         ({"add_bos_token": "yes"}, "tokenizer.ggml.add_bos_token is 'yes'; it must be a valid boolean"),
         ({"model": "llama"}, "lacks tokenizer.ggml.scores"),
         ({"model": "llama", "scores": [1.0]}, "tokens but 1 scores"),
-        ({"chat_template": "{% for %}"}, "chat template is not valid"),
+        ({"chat_template": "{% for %}"}, "x.gguf: the model's chat template is not valid"),
     ],
 )
 def test_vocabularies_that_cannot_be_used(tmp_path, changes, message):

@@ -166,15 +166,18 @@ def _from_gguf(file: GgufFile) -> Tokenizer | None:
         backend,
         bos_token_id=ids.get("bos"),
         eos_token_ids=end_token_ids(backend, file.eos_token_ids),
-        chat_template=_chat_template(templates, special_tokens),
+        chat_template=_chat_template(file.path, templates, special_tokens),
         # llama.cpp adds it to every prompt, whatever made it. transformers leaves it to the template.
         bos_before_chats="bos" in ends,
     )
 
 
-def _chat_template(by_name: dict[str, str | None], special_tokens: dict[str, Any]) -> ChatTemplate | None:
+def _chat_template(path: Path, by_name: dict[str, str | None], special_tokens: dict[str, Any]) -> ChatTemplate | None:
     given = {name: text for name, text in by_name.items() if text}
-    return ChatTemplate(given, special_tokens) if given else None
+    try:
+        return ChatTemplate(given, special_tokens) if given else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _add_sequence_ends(backend: Backend, ends: dict[str, int]):
