@@ -9,7 +9,7 @@ from pydantic import Field
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from mindspore_paged.errors import RequestError
+from mindspore_paged.errors import CheckpointError, RequestError
 from mindspore_paged.files import write_text
 from mindspore_paged.formats.gguf_file import GgufFile, is_gguf
 from mindspore_paged.formats.hf_files import HfModel, checked, generation_eos_token_ids, read_json_object
@@ -196,7 +196,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         parts.backend,
         bos_token_id=parts.bos_token_id,
         eos_token_ids=end_token_ids(parts.backend, stated),
-        chat_template=_chat_template(parts.templates, parts.special_tokens),
+        chat_template=_chat_template(folder, parts.templates, parts.special_tokens),
     )
 
 
