@@ -182,10 +182,11 @@ def _chat_template(path: Path, by_name: dict[str, str | None], special_tokens: d
 
 def _add_sequence_ends(backend: Backend, ends: dict[str, int]):
     """Make `backend` put the tokens `ends["bos"]` and `ends["eos"]`, where present, around what it encodes."""
-    texts = {name: backend.id_to_token(index) for name, index in ends.items()}
-    single = [texts["bos"], "$A"] if "bos" in texts else ["$A"]
-    single += [texts["eos"]] if "eos" in texts else []
-    special_tokens = list({(texts[name], ends[name]) for name in ends})
+    single = [*(name for name in ("bos",) if name in ends), "$A", *(name for name in ("eos",) if name in ends)]
+    # Under names of our own: a token's text may be anything, also what a template means something else by.
+    special_tokens = [
+        {"id": name, "ids": [index], "tokens": [backend.id_to_token(index)]} for name, index in ends.items()
+    ]
     backend.post_processor = TemplateProcessing(single=single, special_tokens=special_tokens)
 
 

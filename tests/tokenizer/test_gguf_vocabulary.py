@@ -11,7 +11,8 @@ from mindspore_paged.tokenizer import load_tokenizer
 from tests.formats.gguf_bytes import ARRAY, FLOAT32, INT32, STRING, array, entry, gguf_bytes, string, text, uint32
 from tests.tokenizer.vocabularies import small_bpe, write_vocabulary
 
-SIZE = len(small_bpe()["tokens"])
+TOKENS = small_bpe()["tokens"]
+SIZE = len(TOKENS)
 
 
 @pytest.fixture
@@ -80,15 +81,21 @@ def test_a_flag_that_asks_for_a_token_that_is_none_is_refused(tokenizer_of):
         tokenizer_of(add_eos_token=True, eos_token_id=SIZE)
 
 
+@pytest.mark.parametrize("bos", ["$A", "$B:9", "x:y", "bos:1", "eos", "$$", "\n", "<s>:99999999999"])
+def test_bos_may_be_any_text(tokenizer_of, bos):
+    """A template of the tokenizers library means something by some of these; it once ended in a panic."""
+    tokenizer = tokenizer_of(tokens=[bos, *TOKENS[1:]], add_bos_token=True, add_eos_token=True)
+    ids = tokenizer.encode("abc")
+    assert ids == [0, SIZE - 1, 1]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == f"{bos}abc</s>"
+
+
 def test_an_empty_token_keeps_its_place(tokenizer_of):
     vocabulary = small_bpe()
     tokens = [*vocabulary["tokens"], "", "xyz", ""]
     tokenizer = tokenizer_of(tokens=tokens, token_type=[*vocabulary["token_type"], 3, 3, 1])
     assert tokenizer.vocab_size == len(tokens)
     assert tokenizer.encode("abcxyz")[-1] == len(tokens) - 2
-
-
-TOKENS = small_bpe()["tokens"]
 
 
 @pytest.mark.parametrize(
