@@ -37,12 +37,13 @@ class SafetensorsFiles:
 
     def __init__(self, paths: list[Path]):
         self._files: dict[str, safe_open] = {}
+        self._paths: dict[str, Path] = {}
         for path in paths:
             file = _open(path)
             for name in file.keys():  # noqa: SIM118 (no mapping: it has keys() only)
                 if name in self._files:
                     raise CheckpointError(f"{path}: tensor {shown(name)} is in another file of the checkpoint too")
-                self._files[name] = file
+                self._add(name, file, path)
 
     @classmethod
     def of_index(cls, index: Path) -> "SafetensorsFiles":
@@ -54,18 +55,16 @@ class SafetensorsFiles:
         files = cls([])
         shards: dict[str, tuple[safe_open, set[str]]] = {}
         for name, shard in _weight_map(index).items():
+            path = index.parent / shard
             if shard not in shards:
-                path = index.parent / shard
                 if not path.is_file():
                     raise CheckpointError(f"{path}: this shard, listed in {index.name}, is missing")
                 file = _open(path)
                 shards[shard] = file, set(file.keys())
             file, held = shards[shard]
             if name not in held:
-                raise CheckpointError(
-                    f"{index.parent / shard}: lacks tensor {shown(name)}, which {index.name} says is there"
-                )
-            files._files[name] = file
+                raise CheckpointError(f"{path}: lacks tensor {shown(name)}, which {index.name} says is there")
+            files._add(name, file, path)
         return files
 
     def names(self) -> list[str]:
@@ -80,7 +79,9 @@ class SafetensorsFiles:
         """The dtype that `read(name)` returns; raises CheckpointError for a type that is not read."""
         kind = self._files[name].get_slice(name).get_dtype()
         if kind not in _DTYPES:
-            raise CheckpointError(f"tensor {shown(name)} is of type {kind}, which is not read; read are {_READ}")
+            raise CheckpointError(
+                f"{self._paths[name]}: tensor {shown(name)} is of type {kind}, which is not read; read are {_READ}"
+            )
         return _DTYPES[kind]
 
     def read(self, name: str) -> np.ndarray:
@@ -91,6 +92,9 @@ class SafetensorsFiles:
         """What `read(name)` has from start to stop of one axis, as an array of its own; nothing else is read."""
         return with_common_bfloat16(self._files[name].get_slice(name)[along(axis, start, stop)])
 
+    def _add(self, name: str, file: safe_open, path: Path) -> None:
+        self._files[name], self._paths[name] = file, path
+
 
 def _weight_map(index: Path) -> dict[str, str]:
     """The shard of each tensor; each is the name of a file beside the index."""
@@ -98,7 +102,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index}: not an index of safetensors files; it lacks a weight_map of names to files")
     for file in set(weight_map.values()):
-        if not re.fullmatch(r"\w[^/\\\0]{0,200}\.safetensors", file):
+        if not re.fullmatch(r"\w[\w .=+@-]{0,200}\.safetensors", file):
             raise CheckpointError(f"{index}: names {shown(file)} as a shard; it must be a .safetensors file beside it")
     return weight_map
 
