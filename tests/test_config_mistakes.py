@@ -1,5 +1,7 @@
 """What one line a mistake in a configuration gets."""
 
+from pathlib import Path
+
 import pytest
 
 from mindspore_paged.config import CacheSection, config_from_dict, load_config
@@ -58,6 +60,7 @@ def test_unknown_key_names_the_nearest_right_one(data, message):
         ("model", "dtype", "float64", "'float32', 'float16' or 'bfloat16'"),
         ("model", "weights", 3, "a path"),
         ("model", "tokenizer", "", "a path"),
+        ("model", "weights", Path("a\0b"), "a path"),
         ("model", "seed", -1, "greater than or equal to 0"),
         ("model", "weights", "random", "a file or folder, unless model.name or model.config gives the shape"),
         ("sampling", "temperature", -1, "0 or more, and finite"),

@@ -42,7 +42,7 @@ _CLOSED = ConfigDict(extra="forbid", strict=True)
 def _path(value: Any) -> Any:
     if isinstance(value, str) and value:
         value = Path(value)
-    if not isinstance(value, Path):
+    if not isinstance(value, Path) or "\0" in str(value):
         raise ValueError("a path")
     try:
         return value.expanduser()
