@@ -18,10 +18,17 @@ from mindspore import Tensor, nn
 from mindspore_paged.custom_ops.targets import library_op, writes_caches
 
 LAYER_WEIGHTS = (
-    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    "input_layernorm.weight",
+    "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
+    "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.o_proj.bias",
+    "post_attention_layernorm.weight",
+    "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
+    "mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias",
 )  # fmt: skip
-"""The weights of a decoder layer in the order of LlamaStep, by Hugging Face's names."""
+"""All that a decoder layer may have, in the order of LlamaStep, by Hugging Face's names; a layer may lack any bias."""
+
+ABSENT = (-1, 0, 0, 0, 0)
+"""What LlamaStep's layout says of a bias that a layer lacks."""
 
 
 class Embedding(nn.Cell):
@@ -64,22 +71,26 @@ class AttentionLayer(nn.Cell):
 
     A token attends to all of its row up to itself, which the same call may have stored. Source of the rotation, in
     rotate-half order: Su et al. 2021, "RoFormer".
+    has_bias: whether each of the four has a bias; construct takes those that there are, float32 [rows], in that order.
     """
 
-    def __init__(self, epsilon: float, scale: float, kinds: Sequence[int], adds_residual: bool, backend: str | Path):
+    def __init__(
+        self, epsilon: float, scale: float, kinds: Sequence[int], has_bias: Sequence[bool], adds_residual: bool,
+        backend: str | Path,
+    ):  # fmt: skip
         super().__init__()
         self.epsilon, self.scale, self.adds_residual = float(epsilon), float(scale), int(adds_residual)
-        self.kinds = _packed(kinds)
+        self.kinds, self.has_bias = _packed(kinds), _bits(has_bias)
         self.op = writes_caches(library_op("AttentionLayer", backend))
 
     def construct(
         self, x, norm_weight, query, key, value, out, cos_table, sin_table, key_cache, value_cache, block_table,
-        positions, rows,
+        positions, rows, biases=(),
     ):  # fmt: skip
         """Store this call's keys and values, then attend."""
         return self.op(
             x, norm_weight, query, key, value, out, cos_table, sin_table, key_cache, value_cache, block_table,
-            positions, rows, self.epsilon, self.scale, self.kinds, self.adds_residual,
+            positions, rows, *biases, self.epsilon, self.scale, self.kinds, self.adds_residual, self.has_bias,
         )  # fmt: skip
 
 
@@ -87,25 +98,30 @@ class FeedForwardLayer(nn.Cell):
     """x + (silu(norm(x) Wg^T) * (norm(x) Wu^T)) Wd^T, SwiGLU: x [T, C] -> [T, C], without x unless adds_residual.
 
     norm_weight [C] float32; gate, up [N, C] and down [C, N], of three kinds. Source: Shazeer 2020, "GLU Variants
-    Improve Transformer".
+    Improve Transformer". has_bias: as that of AttentionLayer.
     """
 
-    def __init__(self, epsilon: float, kinds: Sequence[int], adds_residual: bool, backend: str | Path):
+    def __init__(
+        self, epsilon: float, kinds: Sequence[int], has_bias: Sequence[bool], adds_residual: bool, backend: str | Path
+    ):
         super().__init__()
         self.epsilon, self.kinds, self.adds_residual = float(epsilon), _packed(kinds), int(adds_residual)
+        self.has_bias = _bits(has_bias)
         self.op = library_op("FeedForwardLayer", backend)
 
-    def construct(self, x, norm_weight, gate, up, down):
+    def construct(self, x, norm_weight, gate, up, down, biases=()):
         """Compute the layer."""
-        return self.op(x, norm_weight, gate, up, down, self.epsilon, self.kinds, self.adds_residual)
+        return self.op(
+            x, norm_weight, gate, up, down, *biases, self.epsilon, self.kinds, self.adds_residual, self.has_bias
+        )
 
 
 class LlamaStep(nn.Cell):
     """A whole step of a model of L layers, each AttentionLayer and then FeedForwardLayer: logits float32 [N, V].
 
-    layout: int64 [L, 9, 5]: of each weight of a layer in the order of LAYER_WEIGHTS the pack that it is in, its first
-    byte there, kind, rows and columns; kinds of floats are 0 float32, 1 float16, 30 bfloat16. table_kind, head_kind: of
-    what `table` and `head` are.
+    layout: int64 [L, 16, 5]: of each weight of a layer in the order of LAYER_WEIGHTS the pack that it is in, its first
+    byte there, kind, rows and columns, or ABSENT; kinds of floats are 0 float32, 1 float16, 30 bfloat16. table_kind,
+    head_kind: of what `table` and `head` are.
     Inputs: input_ids, positions, rows [T] int32; logit_indices [N] int32, tokens whose logits are wanted, -1 for none;
     table_indices [E, 2] and table_values [E] int32, written into block_table first; table and head [V, C]; norm_weight
     [C], of the last norm; key_cache and value_cache [L, NB, BS, K, D]; packs: uint8 [bytes] each, of any number.
@@ -131,6 +147,10 @@ class LlamaStep(nn.Cell):
             self.layout, table, norm_weight, head, key_cache, value_cache, *packs,
             self.epsilon, self.scale, self.table_kind, self.head_kind,
         )  # fmt: skip
+
+
+def _bits(has_bias: Sequence[bool]) -> int:
+    return sum(bool(there) << place for place, there in enumerate(has_bias))
 
 
 def _packed(kinds: Sequence[int]) -> int:

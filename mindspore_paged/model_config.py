@@ -6,10 +6,16 @@ from dataclasses import dataclass, field, replace
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.rope_scaling import RopeScaling
 
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Dimensions of a LLaMA model, by Hugging Face's names; raises ConfigError where they contradict each other."""
+    """Dimensions of a LLaMA model, by Hugging Face's names; raises ConfigError where they contradict each other.
+
+    biases: the projections that have a bias, in every layer.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -23,6 +29,7 @@ class ModelConfig:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling = field(default_factory=RopeScaling)
     tie_word_embeddings: bool = False
+    biases: tuple[str, ...] = ()
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
@@ -48,17 +55,40 @@ class ModelConfig:
             raise ConfigError(f"model: head_dim is {self.head_dim}; rotary embeddings need an even one")
         if not 0 < self.rope_theta < math.inf:
             raise ConfigError(f"model: rope_theta is {self.rope_theta}; it must be positive")
+        projections = ATTENTION_PROJECTIONS + MLP_PROJECTIONS
+        for name in self.biases:
+            if name not in projections or self.biases.count(name) > 1:
+                raise ConfigError(f"model: biases has {name!r}; allowed: each once, of {', '.join(projections)}")
         self.rope_scaling.check(self.head_dim, self.rope_theta, self.max_position_embeddings)
 
     def for_length(self, longest: int) -> "ModelConfig":
         """The model for sequences of up to `longest` tokens, with what depends on that decided."""
         return replace(self, rope_scaling=self.rope_scaling.for_length(longest, self.max_position_embeddings))
 
+    def has_bias(self, projection: str) -> bool:
+        """Whether the projection called so has a bias: `q_proj`."""
+        return projection in self.biases
+
+    def projection_shape(self, projection: str) -> tuple[int, int]:
+        """Outputs and inputs of the projection called so."""
+        hidden, width = self.hidden_size, self.intermediate_size
+        query, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        return {
+            "q_proj": (query, hidden),
+            "k_proj": (keys, hidden),
+            "v_proj": (keys, hidden),
+            "o_proj": (hidden, query),
+            "gate_proj": (width, hidden),
+            "up_proj": (width, hidden),
+            "down_proj": (hidden, width),
+        }[projection]
+
     @property
     def num_parameters(self) -> int:
         """Weights of the whole model, tied ones counted once."""
-        attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
-        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        shapes = [self.projection_shape(projection) for projection in ATTENTION_PROJECTIONS + MLP_PROJECTIONS]
+        biases = sum(self.projection_shape(projection)[0] for projection in self.biases)
+        layer = sum(outputs * inputs for outputs, inputs in shapes) + biases + 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * layer + embeddings + self.hidden_size
 

@@ -4,11 +4,13 @@ The cut is Megatron's (Shoeybi et al. 2019): what makes heads and the feed-forwa
 takes them in by input columns, so that two sums over ranks a layer suffice; the vocabulary is cut by rows.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig
+
+SUMMED_BIASES = ("o_proj.bias", "down_proj.bias")
+"""Those of projections whose products are summed over ranks."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,9 @@ class Cuts:
     def __init__(self, parallel: TensorParallel, config: ModelConfig):
         kv_heads, head_dim = parallel.kv_heads(config), config.head_dim
         queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-        width, vocab_size = config.intermediate_size, config.vocab_size
+        width, vocab_size, hidden = config.intermediate_size, config.vocab_size, config.hidden_size
         of_kv_heads = Cut(0, kv_heads.start * head_dim, kv_heads.stop * head_dim, len(kv_heads) * head_dim)
-        self._cuts_and_wholes: Mapping[str, tuple[Cut, int]] = {
+        self._cuts_and_wholes: dict[str, tuple[Cut, int]] = {
             "q_proj": (_even(0, queries, parallel), queries),
             "k_proj": (of_kv_heads, keys),
             "v_proj": (of_kv_heads, keys),
@@ -110,6 +112,9 @@ class Cuts:
             "embed_tokens": (parallel.vocab(config), vocab_size),
             "lm_head": (parallel.vocab(config), vocab_size),
         }
+        # What is summed over the ranks gets its bias from the first; the others have zeros.
+        on_first = Cut(0, 0, 0 if parallel.rank else hidden, hidden)
+        self._cuts_and_wholes |= dict.fromkeys(SUMMED_BIASES, (on_first, hidden))
 
     def of(self, name: str) -> Cut | None:
         """The part of tensor `name`, or None if every rank has the whole of it (the norms)."""
@@ -121,7 +126,9 @@ class Cuts:
 
 
 def _kind(name: str) -> str:
-    return name.removesuffix(".weight").rpartition(".")[2]
+    if name.endswith(SUMMED_BIASES):
+        return ".".join(name.split(".")[-2:])
+    return name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
 
 
 def _even(axis: int, whole: int, parallel: TensorParallel) -> Cut:

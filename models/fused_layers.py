@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import ParameterTuple, Tensor, nn
 from mindspore.common.initializer import Zero
 
 from mindspore_paged.cache.kv_pool import KVPagePool
@@ -46,8 +46,8 @@ class FusedLayers:
         self._library = library_of(ops_backend)
 
     def format_of(self, name: str) -> WeightFormat:
-        """How a weight is held; that of a norm is of floats always."""
-        return FLOAT32 if "norm" in name else self._formats(name)
+        """How a weight is held; that of a norm, and a bias, is of floats always."""
+        return FLOAT32 if "norm" in name or name.endswith(".bias") else self._formats(name)
 
     def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
         """A weight in the order that the layers take: rows of a matrix in panels, whatever its format.
@@ -60,21 +60,24 @@ class FusedLayers:
         return arrange_panels(weight, form.kind, form.logical_shape(weight.shape)[1], library or self._library)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of a weight of this rank, [outputs, inputs] or those of a norm."""
-        config, width = self.config, self.config.intermediate_size
-        hidden = config.hidden_size
-        query = config.num_attention_heads * config.head_dim
-        keys = config.num_key_value_heads * config.head_dim
-        shapes = {"q_proj": (query, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
-        shapes |= {"o_proj": (hidden, query), "gate_proj": (width, hidden), "up_proj": (width, hidden)}
-        shapes |= {"down_proj": (hidden, width)}
-        shapes |= dict.fromkeys(("embed_tokens", "lm_head"), (self.vocab.length, hidden))
-        return (hidden,) if "norm" in name else shapes[name.split(".")[-2]]
+        """Of a weight of this rank, [outputs, inputs], or [outputs] of a bias, or [inputs] of a norm."""
+        hidden, cell = self.config.hidden_size, name.split(".")[-2]
+        if "norm" in cell:
+            return (hidden,)
+        if cell in ("embed_tokens", "lm_head"):
+            return self.vocab.length, hidden
+        outputs, inputs = self.config.projection_shape(cell)
+        return (outputs,) if name.endswith(".bias") else (outputs, inputs)
+
+    def has(self, name: str) -> bool:
+        """Whether the model has the weight called `name`: a bias may be lacking."""
+        return not name.endswith(".bias") or self.config.has_bias(name.split(".")[-2])
 
     def held(self, name: str) -> "HeldWeight":
-        """The weight that the Cell called `name` has."""
-        weight = f"{name}.weight"
-        return HeldWeight(self.shape_of(weight), self.format_of(weight))
+        """The weight that the Cell called `name` has, and its bias if there is one."""
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        bias_rows = self.shape_of(bias)[0] if self.has(bias) else None
+        return HeldWeight(self.shape_of(weight), self.format_of(weight), bias_rows)
 
     def norm(self) -> nn.Cell:
         """The weight of a norm."""
@@ -89,8 +92,11 @@ class FusedLayers:
         if self.ranks is not ONE_RANK:
             return list_of_layers(lambda index: FusedDecoderLayer(self, f"model.layers.{index}"), num_layers, share)
         own = range(1 if share else num_layers)
-        names = [[f"model.layers.{index}.{part}.weight" for part in LAYER_WEIGHTS] for index in own]
-        held = [[(self.format_of(name), self.shape_of(name)) for name in layer] for layer in names]
+        names = [[f"model.layers.{index}.{part}" for part in LAYER_WEIGHTS] for index in own]
+        held = [
+            [(self.format_of(name), self.shape_of(name)) if self.has(name) else None for name in layer]
+            for layer in names
+        ]
         return PackedLayers(held, num_layers)
 
     def lm_head(self) -> nn.Cell:
@@ -108,12 +114,19 @@ class FusedLayers:
 
 
 class HeldWeight(nn.Cell):
-    """A weight of `shape` as a Parameter in `form`, for operators that the layer calls."""
+    """A weight of `shape` as a Parameter in `form`, for operators that the layer calls; its bias [bias_rows] too."""
 
-    def __init__(self, shape: tuple[int, ...], form: WeightFormat):
+    def __init__(self, shape: tuple[int, ...], form: WeightFormat, bias_rows: int | None = None):
         super().__init__()
         self.weight = weight_parameter(*form.stored_shape(shape), dtype=getattr(ms, form.dtype.name))
+        self.bias = None if bias_rows is None else weight_parameter(bias_rows, dtype=ms.float32)
         self.kind = form.kind
+
+
+def biases_of(held: list[HeldWeight]) -> tuple:
+    """The biases that there are, in the order of the weights."""
+    biases = [weight.bias for weight in held if weight.bias is not None]
+    return ParameterTuple(biases) if biases else ()
 
 
 class FusedEmbedding(HeldWeight):
@@ -153,15 +166,16 @@ class FusedAttention(nn.Cell):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = held = [
             parts.held(f"{name}.{projection}") for projection in ("q_proj", "k_proj", "v_proj", "o_proj")
         ]
-        kinds = [weight.kind for weight in held]
-        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, kinds, False, parts.backend)
+        kinds, has_bias = [weight.kind for weight in held], [weight.bias is not None for weight in held]
+        self.biases = biases_of(held)
+        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, kinds, has_bias, False, parts.backend)
         self.sum_over_ranks = parts.ranks.sum()
 
     def construct(self, x, norm_weight, key_cache, value_cache, step):
         cos_table, sin_table, block_table, positions, rows = step
         attended = self.attend(
             x, norm_weight, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight, cos_table,
-            sin_table, key_cache, value_cache, block_table, positions, rows,
+            sin_table, key_cache, value_cache, block_table, positions, rows, self.biases,
         )  # fmt: skip
         return x + self.sum_over_ranks(attended)
 
@@ -174,12 +188,14 @@ class FusedMLP(nn.Cell):
         self.gate_proj, self.up_proj, self.down_proj = held = [
             parts.held(f"{name}.{projection}") for projection in ("gate_proj", "up_proj", "down_proj")
         ]
-        kinds = [weight.kind for weight in held]
-        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, kinds, False, parts.backend)
+        kinds, has_bias = [weight.kind for weight in held], [weight.bias is not None for weight in held]
+        self.biases = biases_of(held)
+        self.feed_forward = FeedForwardLayer(parts.config.rms_norm_eps, kinds, has_bias, False, parts.backend)
         self.sum_over_ranks = parts.ranks.sum()
 
     def construct(self, x, norm_weight):
-        computed = self.feed_forward(x, norm_weight, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        weights = self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
+        computed = self.feed_forward(x, norm_weight, *weights, self.biases)
         return x + self.sum_over_ranks(computed)
 
 

@@ -70,7 +70,7 @@ class LlamaForCausalLM(nn.Cell):
 
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight is that a checkpoint must provide, by Hugging Face's names."""
-        weights = [(name, weight) for name, weight in self.parameters_and_names() if name.endswith(".weight")]
+        weights = [item for item in self.parameters_and_names() if item[0].endswith((".weight", ".bias"))]
         places = {name: WeightPlace(weight, self.format_of(name), tuple(weight.shape)) for name, weight in weights}
         layers = self.model.layers
         return places | (layers.weight_places() if isinstance(layers, PackedLayers) else {})

@@ -20,28 +20,35 @@ def weight_parameter(*shape, dtype) -> Parameter:
 
 
 class ColumnParallelLinear(nn.Cell):
-    """x [T, in_features] -> x W^T [T, out_features], without bias; a rank has its part of the outputs."""
+    """x [T, in_features] -> x W^T [T, out_features], plus a bias if has_bias; a rank has its part of the outputs."""
 
-    def __init__(self, in_features, out_features, dtype):
+    def __init__(self, in_features, out_features, dtype, has_bias=False):
         super().__init__()
         self.weight = weight_parameter(out_features, in_features, dtype=dtype)
+        self.bias = weight_parameter(out_features, dtype=dtype) if has_bias else None
         self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x):
-        return self.matmul(x, self.weight)
+        product = self.matmul(x, self.weight)
+        return product if self.bias is None else product + self.bias
 
 
 class RowParallelLinear(nn.Cell):
-    """Its part of x [T, in_features] -> the sum over ranks of x W^T [T, out_features], without bias."""
+    """Its part of x [T, in_features] -> the sum over ranks of x W^T [T, out_features], plus a bias if has_bias.
 
-    def __init__(self, in_features, out_features, dtype, ranks):
+    The first rank has the bias, the others zeros: so it is added once.
+    """
+
+    def __init__(self, in_features, out_features, dtype, ranks, has_bias=False):
         super().__init__()
         self.weight = weight_parameter(out_features, in_features, dtype=dtype)
+        self.bias = weight_parameter(out_features, dtype=dtype) if has_bias else None
         self.matmul = ops.MatMul(transpose_b=True)
         self.sum_over_ranks = ranks.sum()
 
     def construct(self, x):
-        return self.sum_over_ranks(self.matmul(x, self.weight))
+        product = self.matmul(x, self.weight)
+        return self.sum_over_ranks(product if self.bias is None else product + self.bias)
 
 
 class VocabParallelEmbedding(nn.Cell):

@@ -97,10 +97,10 @@ class LlamaAttention(nn.Cell):
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         query_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        self.q_proj = ColumnParallelLinear(config.hidden_size, query_size, dtype)
-        self.k_proj = ColumnParallelLinear(config.hidden_size, kv_size, dtype)
-        self.v_proj = ColumnParallelLinear(config.hidden_size, kv_size, dtype)
-        self.o_proj = RowParallelLinear(query_size, config.hidden_size, dtype, ranks)
+        self.q_proj = ColumnParallelLinear(config.hidden_size, query_size, dtype, config.has_bias("q_proj"))
+        self.k_proj = ColumnParallelLinear(config.hidden_size, kv_size, dtype, config.has_bias("k_proj"))
+        self.v_proj = ColumnParallelLinear(config.hidden_size, kv_size, dtype, config.has_bias("v_proj"))
+        self.o_proj = RowParallelLinear(query_size, config.hidden_size, dtype, ranks, config.has_bias("o_proj"))
         self.reshape_and_cache = ReshapeAndCache(ops_backend)
         self.paged_attention = PagedAttention(self.head_dim**-0.5, ops_backend)
         self.split_halves = ops.Split(axis=-1, output_num=2)
@@ -127,9 +127,10 @@ class LlamaMLP(nn.Cell):
 
     def __init__(self, config: ModelConfig, dtype, ranks):
         super().__init__()
-        self.gate_proj = ColumnParallelLinear(config.hidden_size, config.intermediate_size, dtype)
-        self.up_proj = ColumnParallelLinear(config.hidden_size, config.intermediate_size, dtype)
-        self.down_proj = RowParallelLinear(config.intermediate_size, config.hidden_size, dtype, ranks)
+        hidden, width = config.hidden_size, config.intermediate_size
+        self.gate_proj = ColumnParallelLinear(hidden, width, dtype, config.has_bias("gate_proj"))
+        self.up_proj = ColumnParallelLinear(hidden, width, dtype, config.has_bias("up_proj"))
+        self.down_proj = RowParallelLinear(width, hidden, dtype, ranks, config.has_bias("down_proj"))
 
     def construct(self, x):
         return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))

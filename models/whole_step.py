@@ -5,7 +5,7 @@ import numpy as np
 from mindspore import ParameterTuple, nn
 
 from mindspore_paged.cache.kv_pool import KVPagePool
-from mindspore_paged.custom_ops.layer_ops import LAYER_WEIGHTS, LlamaStep
+from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_WEIGHTS, LlamaStep
 from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace, whole_lines
 from mindspore_paged.models.parallel import weight_parameter
@@ -17,35 +17,36 @@ PACK_BYTES = 2**30
 class PackedLayers(nn.Cell):
     """The weights of decoder layers, uint8 [bytes] in each of `packs`, those of several layers together.
 
-    layers: for each, the form and the shape of its LAYER_WEIGHTS, or for one that all share. layout: int64 [L, 9, 5],
-    as LlamaStep takes it.
+    layers: for each, the form and the shape of its LAYER_WEIGHTS, None for a bias that it lacks; or for one that all
+    share. layout: int64 [L, 16, 5], as LlamaStep takes it.
     MindSpore takes some 3 us to tell an operator of an input, when weights have just gone through the CPU's caches.
     """
 
-    def __init__(self, layers: list[list[tuple[WeightFormat, tuple[int, ...]]]], num_layers: int):
+    def __init__(self, layers: list[list[tuple[WeightFormat, tuple[int, ...]] | None]], num_layers: int):
         super().__init__()
         sizes = [0]  # of the packs, in bytes
         where = []  # of each weight: pack, offset, form, shape
         for layer in layers:
-            room = [whole_lines(form.num_bytes(shape)) for form, shape in layer]
+            room = [whole_lines(held[0].num_bytes(held[1])) if held else 0 for held in layer]
             if sizes[-1] and sizes[-1] + sum(room) > PACK_BYTES:
                 sizes.append(0)
-            for (form, shape), num_bytes in zip(layer, room, strict=True):
-                where.append((len(sizes) - 1, sizes[-1], form, shape))
+            for held, num_bytes in zip(layer, room, strict=True):
+                where.append((len(sizes) - 1, sizes[-1], *held) if held else None)
                 sizes[-1] += num_bytes
         self.packs = ParameterTuple([weight_parameter(size, dtype=ms.uint8) for size in sizes])
         for number, pack in enumerate(self.packs):
             pack.name = f"packed_layers_{number}"
         self._where = where * (num_layers // len(layers))
-        rows = [(pack, offset, form.kind, *_as_matrix(shape)) for pack, offset, form, shape in self._where]
+        rows = [_layout_row(*place) if place else ABSENT for place in self._where]
         self.layout = np.array(rows, np.int64).reshape(num_layers, len(LAYER_WEIGHTS), -1)
 
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight lies, by Hugging Face's names."""
-        names = (f"model.layers.{i}.{part}.weight" for i in range(len(self.layout)) for part in LAYER_WEIGHTS)
+        names = (f"model.layers.{i}.{part}" for i in range(len(self.layout)) for part in LAYER_WEIGHTS)
+        held = ((name, place) for name, place in zip(names, self._where, strict=True) if place)
         return {
             name: WeightPlace(self.packs[pack], form, form.stored_shape(shape), offset)
-            for name, (pack, offset, form, shape) in zip(names, self._where, strict=True)
+            for name, (pack, offset, form, shape) in held
         }
 
 
@@ -72,5 +73,5 @@ class WholeStep(nn.Cell):
         )  # fmt: skip
 
 
-def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    return (1, *shape) if len(shape) == 1 else shape
+def _layout_row(pack: int, offset: int, form: WeightFormat, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (pack, offset, form.kind, *((1, *shape) if len(shape) == 1 else shape))

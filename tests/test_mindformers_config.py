@@ -289,8 +289,8 @@ def test_one_warning_names_what_has_no_effect(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("qkv_has_bias", "True"),
-        ("attn_proj_has_bias", "True"),
+        ("qkv_has_bias", "'yes'"),
+        ("attn_proj_has_bias", "2"),
         ("quant_config", "{quant_method: rtn}"),
         ("quantization_config", "{quant_method: rtn, weight_dtype: int8}"),
         ("pet_config", "{pet_type: lora}"),
@@ -334,6 +334,18 @@ def test_files_of_another_kind_are_refused(tmp_path, old, new, message):
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
     assert refusal_of(path).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("keys", "biases"),
+    [
+        ("    qkv_has_bias: True\n", ("q_proj", "k_proj", "v_proj")),
+        ("    qkv_has_bias: True\n    attn_proj_has_bias: True\n", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("    attn_proj_has_bias: True\n", ("o_proj",)),
+    ],
+)
+def test_biases(tmp_path, keys, biases):
+    assert load_config(write(tmp_path, SMALL + keys)).model.dimensions().biases == biases
 
 
 def test_harmless_values_of_refused_keys_pass(tmp_path):

@@ -97,6 +97,20 @@ class Arguments {
   int next_ = 0;
 };
 
+// All parameters of a call, of an op that takes any number of some.
+struct Parameters {
+  int count;
+  void** data;
+  int* ndims;
+  int64_t** shapes;
+  const char** dtypes;
+
+  // Some of them, refused in the name of `op`.
+  Arguments Some(const char* op, int first, int number) const {
+    return Arguments(op, number, number, data + first, ndims + first, shapes + first, dtypes + first);
+  }
+};
+
 inline void RequireShape(const char* op, const Tensor& tensor, const int64_t* expected, int rank) {
   if (tensor.rank == rank && std::equal(expected, expected + rank, tensor.shape)) return;
   Refuse(op, tensor.name, " has shape ", ShapeText(tensor.shape, tensor.rank), ", it must be ",

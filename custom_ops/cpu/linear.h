@@ -1,4 +1,4 @@
-// x W^T for 1 to some hundred tokens: what every linear layer of a model computes.
+// x W^T, plus a bias where there is one, for 1 to some hundred tokens: what every linear layer of a model computes.
 //
 // W stands in panels of 16 rows (panels.h). A sum belongs to one token and row, and takes its products in the same order
 // for any number of tokens, threads and chunks. So a token's result is bitwise the same whatever else is in the batch.
@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "linear_floats.h"
 #if defined(PAGED_OPS_VNNI)
@@ -26,7 +27,8 @@ struct Panel {
   const Weights& weights;
   int64_t index;
 
-  bool is_whole() const { return weights.rows_of(index) == kPanelRows; }
+  int64_t num_rows() const { return weights.rows_of(index); }
+  bool is_whole() const { return num_rows() == kPanelRows; }
 };
 
 using Sums = float (*)[kPanelRows];  // [tokens][16]
@@ -131,7 +133,17 @@ class PanelWorker {
   Tiles tiles_;
 };
 
-// A weight whose products with x go to consume(first_token, num_tokens, first_row, num_rows, products [tokens][16]).
+// Adds a panel's biases to its sums.
+inline void AddBias(const Panel& panel, int64_t num_tokens, Sums sums) {
+  alignas(kLineBytes) float biases[kPanelRows] = {};
+  std::memcpy(biases, panel.weights.bias + panel.index * kPanelRows, panel.num_rows() * sizeof(float));
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    PAGED_OPS_UNROLL_TILE
+    for (int n = 0; n < kPanelRows; n += kLanes) Store(sums[t] + n, Load(sums[t] + n) + Load(biases + n));
+  }
+}
+
+// A weight whose products with x, plus its bias, go to consume(first_token, num_tokens, first_row, num_rows, products [tokens][16]).
 template <typename Consume>
 struct Product {
   Weights weights;
@@ -151,6 +163,7 @@ struct Product {
     }
     const int64_t done = std::min<int64_t>(most, kPanelsTogether);
     for (int64_t i = 0; i < done; ++i) {
+      if (weights.bias != nullptr) AddBias({weights, panel + i}, tokens.num_tokens, products[i]);
       consume(token, tokens.num_tokens, (panel + i) * kPanelRows, weights.rows_of(panel + i), products[i]);
     }
     return done;
@@ -173,6 +186,8 @@ struct ProductOfTwo {
   int64_t Run(PanelWorker& worker, const LinearTokens& tokens, int64_t token, int64_t panel, int64_t /*most*/) const {
     alignas(kLineBytes) float products[2][kBlockTokens][kPanelRows];
     worker.Multiply(tokens, {first, panel}, products[0], {second, panel}, products[1]);
+    if (first.bias != nullptr) AddBias({first, panel}, tokens.num_tokens, products[0]);
+    if (second.bias != nullptr) AddBias({second, panel}, tokens.num_tokens, products[1]);
     consume(token, tokens.num_tokens, panel * kPanelRows, first.rows_of(panel), products[0], products[1]);
     return 1;
   }

@@ -49,6 +49,23 @@ inline Weights WeightsOf(const char* op, const Tensor& tensor, int64_t kind, int
   return weights(tensor.dtype == DType::kFloat16 ? WeightKind::kFloat16 : WeightKind::kBFloat16, row_bytes);
 }
 
+// The biases of some weights, as inputs of an op: float32 [rows] each. `there`: a bit for each of the weights, the first
+// lowest, as the op is told it.
+inline void TakeBiases(const char* op, Arguments biases, int number, int64_t there,
+                       std::initializer_list<Weights*> all) {
+  int64_t place = 0, taken = 0;
+  for (Weights* weights : all) {
+    if ((there >> place++ & 1) == 0) continue;
+    if (++taken > number) break;
+    const Tensor bias = biases.Next("bias", 1, {DType::kFloat32});
+    RequireShape(op, bias, {weights->num_rows});
+    weights->bias = bias.as<float>();
+  }
+  if (there >> place != 0 || taken != number) {
+    Refuse(op, "got ", number, " biases, biases is ", there, ": a bit for each, of ", all.size(), " at most");
+  }
+}
+
 inline Tensor NextTokens(Arguments& arguments, const char* name) {
   return arguments.Next(name, 2, {DType::kFloat32});
 }

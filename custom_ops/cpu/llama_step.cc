@@ -8,9 +8,10 @@
 //   table_indices            [E, 2] int32: (row, column) of block_table to be written, in order
 //   table_values             [E] int32: what to write there
 //   block_table              [R, M] int32, written in place
-//   layout                   [L, 9, 5] int64: of each weight of a layer its pack, first byte there, kind, rows, columns.
+//   layout                   [L, 16, 5] int64: of each weight of a layer its pack, first byte there, kind, rows, columns.
 //                            A layer's are, in this order: norm_weight [1, C], query, key, value, out of
-//                            attention_layer; norm_weight [1, C], gate, up, down of feed_forward_layer
+//                            attention_layer and the biases [1, rows] of the four; norm_weight [1, C], gate, up, down
+//                            of feed_forward_layer and the biases of the three. Pack -1: the layer has no such bias
 //   table                    [V, C], rows of the embedding, as the weight of norm_linear
 //   norm_weight              [C] float32, of the last norm
 //   head                     [V, C], as the weight of norm_linear; may be the table itself
@@ -39,21 +40,7 @@ constexpr char kLlamaStep[] = "llama_step";
 
 // Parameters before the packs, and behind them.
 constexpr int kBefore = 15, kBehind = 5;
-constexpr int64_t kLayerWeights = 9;
-
-// All parameters of a call.
-struct Parameters {
-  int count;
-  void** data;
-  int* ndims;
-  int64_t** shapes;
-  const char** dtypes;
-
-  // Some of them, refused in the name of `op`.
-  Arguments Some(const char* op, int first, int number) const {
-    return Arguments(op, number, number, data + first, ndims + first, shapes + first, dtypes + first);
-  }
-};
+constexpr int64_t kLayerWeights = 16;
 
 // block_table and what is to be written there.
 struct TableCall {
@@ -193,6 +180,10 @@ AttentionLayerCall ParseAttention(const char* op, const Pages& pages, PackedLaye
   call.value = weights.NextWeight(op, "value", columns);
   call.out = weights.NextWeight(op, "out", call.query.num_rows);
   RequireShapes(op, call);
+  weights.NextBias(op, "query", &call.query);
+  weights.NextBias(op, "key", &call.key);
+  weights.NextBias(op, "value", &call.value);
+  weights.NextBias(op, "out", &call.out);
   return call;
 }
 
@@ -208,6 +199,9 @@ FeedForwardCall ParseFeedForward(const char* op, PackedLayer& weights, const Att
   call.up = weights.NextWeight(op, "up", columns);
   call.down = weights.NextWeight(op, "down", call.gate.num_rows);
   RequireShapes(op, call);
+  weights.NextBias(op, "gate", &call.gate);
+  weights.NextBias(op, "up", &call.up);
+  weights.NextBias(op, "down", &call.down);
   return call;
 }
 

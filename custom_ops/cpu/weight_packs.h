@@ -1,17 +1,20 @@
 // Weights of many layers in a few pieces of memory, the packs: MindSpore takes microseconds to tell an op of an input.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "linear_call.h"
 
 namespace paged_ops {
 
-// Where a weight lies, as a row of the op's `layout`: from `offset` bytes of a pack on, [rows, columns] of a kind.
+// Where a weight lies, as a row of the op's `layout`: from `offset` bytes of a pack on, [rows, columns] of a kind. A layer
+// that has no such weight says kNoPack.
 struct WeightPlace {
   int64_t pack, offset, kind, rows, columns;
 };
 
+constexpr int64_t kNoPack = -1;
 constexpr int64_t kPlaceNumbers = sizeof(WeightPlace) / sizeof(int64_t);
 
 // 0 for what is no kind.
@@ -49,15 +52,26 @@ class PackedLayer {
 
   // float32 [columns], as one row.
   Tensor NextNormWeight(const char* op, const char* name, const int64_t* shape) {
+    return {name, OneRow(op, name, Next(), shape[0]), 1, shape, "float32", DType::kFloat32};
+  }
+
+  // That of weights that were taken, unless the layer has none.
+  void NextBias(const char* op, const char* of, Weights* weights) {
     const WeightPlace place = Next();
-    if (place.kind != 0 || place.rows != 1 || place.columns != shape[0]) {
-      Refuse(op, name, " has kind ", place.kind, " and shape [", place.rows, ", ", place.columns,
-             "], it must be 0 (float32) and [1, ", shape[0], "]");
-    }
-    return {name, Memory(op, name, place, shape[0] * sizeof(float)), 1, shape, "float32", DType::kFloat32};
+    if (place.pack == kNoPack) return;
+    const std::string name = std::string("bias of ") + of;
+    weights->bias = reinterpret_cast<const float*>(OneRow(op, name.c_str(), place, weights->num_rows));
   }
 
  private:
+  char* OneRow(const char* op, const char* name, const WeightPlace& place, int64_t columns) const {
+    if (place.kind != 0 || place.rows != 1 || place.columns != columns) {
+      Refuse(op, name, " has kind ", place.kind, " and shape [", place.rows, ", ", place.columns,
+             "], it must be 0 (float32) and [1, ", columns, "]");
+    }
+    return Memory(op, name, place, columns * sizeof(float));
+  }
+
   WeightPlace Next() {
     const WeightPlace place{layout_[0], layout_[1], layout_[2], layout_[3], layout_[4]};
     layout_ += kPlaceNumbers;

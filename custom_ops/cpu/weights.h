@@ -39,13 +39,14 @@ struct Q8_0 {  // q * scale
 constexpr int kPanelRows = 16;
 constexpr int kRowVecs = kPanelRows / kLanes;
 
-// All panels; then the rows that are too few for one, as they come in a file.
+// All panels; then the rows that are too few for one, as they come in a file. bias: [num_rows], or null.
 struct Weights {
   WeightKind kind;
   const char* data;
   int64_t num_rows;
   int64_t num_columns;
   int64_t row_bytes;
+  const float* bias = nullptr;
 
   int64_t bytes() const { return num_rows * row_bytes; }
   int64_t products(int64_t num_tokens) const { return num_tokens * num_rows * num_columns; }

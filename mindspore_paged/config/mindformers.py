@@ -22,8 +22,6 @@ _MODEL = "model.model_config"
 
 # What MindFormers computes differently from us unless the key has this value (or none).
 _REFUSED_UNLESS = {
-    f"{_MODEL}.qkv_has_bias": False,
-    f"{_MODEL}.attn_proj_has_bias": False,
     f"{_MODEL}.quant_config": {},
     f"{_MODEL}.quantization_config": {},
     f"{_MODEL}.pet_config": {},
@@ -71,6 +69,8 @@ class _Llama(BaseModel):
     extend_method: str | None
     scaling_factor: PositiveFloat | dict[str, Any]
     tie_word_embeddings: bool
+    qkv_has_bias: bool
+    attn_proj_has_bias: bool
     bos_token_id: NonNegativeInt | None
     eos_token_id: NonNegativeInt | list[NonNegativeInt] | None
     block_size: PositiveInt
@@ -169,6 +169,7 @@ def _model(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -> d
             "rope_theta": theta,
             "rope_scaling": rope_scaling,
             "tie_word_embeddings": llama.tie_word_embeddings,
+            "biases": ["q_proj", "k_proj", "v_proj"] * llama.qkv_has_bias + ["o_proj"] * llama.attn_proj_has_bias,
             "bos_token_id": llama.bos_token_id,
             "eos_token_ids": generation.eos_token_id or [],
         },

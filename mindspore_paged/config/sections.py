@@ -88,6 +88,7 @@ _ModelConfigKeys = create_model(
     **{key.name: (key.type, None) for key in fields(ModelConfig)}
     | {
         "rope_scaling": (_RopeScalingKeys, None),
+        "biases": (Annotated[tuple[str, ...], Field(strict=False)], None),
         "eos_token_ids": (Annotated[tuple[StrictInt, ...], Field(strict=False)], None),
     },
 )

@@ -294,7 +294,8 @@ def model_fingerprint(config: EngineConfig, model_config: ModelConfig, model: St
     cuts = WHOLE.cuts(model_config)
     for name, place in sorted(model.weight_places().items()):
         cut = cuts.of(name)
-        num_common = cut.length // most_ranks if cut is not None and cut.axis == 1 else place.stored_shape[-1]
+        is_cut = cut is not None and cut.axis == len(place.stored_shape) - 1
+        num_common = cut.length // most_ranks if is_cut else place.stored_shape[-1]
         digest.update(name.encode() + place.beginning(min(num_common, MOST_OF_A_ROW)))
     return digest.hexdigest()
 

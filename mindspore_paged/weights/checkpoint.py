@@ -1,5 +1,6 @@
 """Opening a checkpoint, whatever format it is in."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore_paged.errors import CheckpointError
@@ -15,6 +16,7 @@ from mindspore_paged.weights.mindspore_files import MindSporeFiles
 from mindspore_paged.weights.rank_folders import RankFolderCuts, has_rank_folders, rank_folder
 from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
+from mindspore_paged.weights.tensor_names import biased_projections
 from mindspore_paged.weights.tensor_source import Checkpoint, TensorSource
 
 ADAPTER = "adapter_config.json"
@@ -33,8 +35,13 @@ class TensorCheckpoint(LlamaTensors):
         tokenizer_source: Path | None,
     ):
         super().__init__(path, source, layout)
-        self.model_config = described
+        self.model_config = described and replace(described, biases=self._biases_of(described))
         self.tokenizer_source = tokenizer_source
+
+    def _biases_of(self, described: ModelConfig) -> tuple[str, ...]:
+        """Those that config.json allows and a file has: one that is nowhere is zero, as transformers makes it."""
+        found = biased_projections(self.names())
+        return tuple(projection for projection in described.biases if projection in found)
 
 
 def open_checkpoint(

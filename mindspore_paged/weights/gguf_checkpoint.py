@@ -22,7 +22,7 @@ _KEPT_DTYPES = {
     Quantization.F16: np.dtype(np.float16),
     Quantization.BF16: BFLOAT16,
 }
-_ROTATED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
+_ROTATED = tuple(f"self_attn.{projection}.{kind}" for projection in ("q_proj", "k_proj") for kind in ("weight", "bias"))
 
 
 class GgufCheckpoint:
@@ -93,7 +93,7 @@ class GgufCheckpoint:
     def _head_dim_of(self, name: str) -> int:
         """head_dim, where the rows of the projection called `name` are whole heads."""
         shape, head_dim = self.shape(name), self.model_config.head_dim
-        if len(shape) != 2 or shape[0] % head_dim:
+        if len(shape) > 2 or shape[0] % head_dim:
             raise CheckpointError(
                 f"{self.path}: tensor {name} has shape {shape}; its rows must be a multiple of head_dim, {head_dim}"
             )
@@ -132,9 +132,8 @@ def _under_hugging_faces_names(file: GgufFile) -> dict[str, GgufTensor]:
 def to_rotate_half(weights: np.ndarray, head_dim: int) -> np.ndarray:
     """Reorder the rows of a q or k projection from pairs (0,1), (2,3), … to halves: evens, then odds.
 
-    weights: [heads * head_dim, columns], any dtype. Rotary embedding turns two rows of a head together: GGUF puts
-    the two side by side, Hugging Face half a head apart.
+    weights: [heads * head_dim, columns], any dtype, or a bias [heads * head_dim]. Rotary embedding turns two rows of a
+    head together: GGUF puts the two side by side, Hugging Face half a head apart.
     """
-    rows, columns = weights.shape
-    pairs = weights.reshape(rows // head_dim, head_dim // 2, 2, columns)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, columns)
+    pairs = weights.reshape(len(weights) // head_dim, head_dim // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weights.shape)

@@ -9,6 +9,7 @@ from mindspore_paged.formats.gguf_file import EMBEDDING, TOKENS, GgufFile
 from mindspore_paged.formats.gguf_metadata import GgufSection
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.weights.rope_config import gguf_rope, shortest_float
+from mindspore_paged.weights.tensor_names import biased_projections, from_gguf
 from mindspore_paged.wording import shortened
 
 ARCHITECTURE = "llama"
@@ -67,6 +68,7 @@ def gguf_model_config(file: GgufFile) -> ModelConfig:
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,
             tie_word_embeddings="output.weight" not in file.tensors,
+            biases=biased_projections(map(from_gguf, file.tensors)),
             bos_token_id=file.special_token_ids.get("bos"),
             eos_token_ids=file.eos_token_ids,
         )

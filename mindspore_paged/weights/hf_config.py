@@ -17,7 +17,7 @@ from mindspore_paged.formats.hf_files import (
     generation_eos_token_ids,
     read_json_object,
 )
-from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.model_config import ATTENTION_PROJECTIONS, MLP_PROJECTIONS, ModelConfig
 from mindspore_paged.weights.rope_config import hf_rope
 from mindspore_paged.wording import shortened
 
@@ -25,8 +25,6 @@ MODEL_TYPE = "llama"
 # Settings that change what the model computes, and the values that this model implements.
 _REQUIRED_SETTINGS = {
     "hidden_act": ("silu", "swish"),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
     "partial_rotary_factor": (1.0,),
 }
 
@@ -44,6 +42,8 @@ class _LlamaConfig(HfModel):
     max_position_embeddings: Length = 2048
     rms_norm_eps: Number = 1e-6
     tie_word_embeddings: StrictBool = False
+    attention_bias: StrictBool = False
+    mlp_bias: StrictBool = False
     bos_token_id: TokenId = NO_TOKEN
 
 
@@ -68,6 +68,7 @@ def hf_model_config(folder: Path) -> ModelConfig:
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,
             tie_word_embeddings=config.tie_word_embeddings,
+            biases=ATTENTION_PROJECTIONS * config.attention_bias + MLP_PROJECTIONS * config.mlp_bias,
             bos_token_id=config.bos_token_id if config.bos_token_id != NO_TOKEN else None,
             eos_token_ids=generation_eos_token_ids(folder),
         )

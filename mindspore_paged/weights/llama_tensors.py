@@ -10,8 +10,8 @@ from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.weights.tensor_names import from_hf, from_mindformers
 from mindspore_paged.weights.tensor_source import TensorSource, widened
 
-FUSED_QKV = ".attention.w_qkv.weight"
-FUSED_GATE_UP = ".feed_forward.w_gate_hidden.weight"
+FUSED_QKV = ".attention.w_qkv"
+FUSED_GATE_UP = ".feed_forward.w_gate_hidden"
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class _Fused:
         return (self.last - self.first) * self.rows
 
     def pick(self, stored: np.ndarray) -> np.ndarray:
-        """The tensor's rows among whole groups of stored ones [groups * members * rows, columns]."""
-        columns = stored.shape[1]
-        groups = stored.reshape(-1, self.members, self.rows, columns)
-        return np.ascontiguousarray(groups[:, self.first : self.last]).reshape(-1, columns)
+        """The tensor's rows among whole groups of stored ones, [groups * members * rows, columns], or of a bias."""
+        columns = stored.shape[1:]
+        groups = stored.reshape(-1, self.members, self.rows, *columns)
+        return np.ascontiguousarray(groups[:, self.first : self.last]).reshape(-1, *columns)
 
 
 @dataclass(frozen=True)
@@ -99,40 +99,41 @@ class LlamaTensors:
         return rows[start - first : stop - first]
 
     def _parts_of(self, stored_name: str) -> dict[str, _Part]:
-        if stored_name.endswith(FUSED_QKV):
-            return self._parts_of_qkv(stored_name)
-        if stored_name.endswith(FUSED_GATE_UP):
-            return self._parts_of_gate_up(stored_name)
+        cell, _, kind = stored_name.rpartition(".")
+        if kind in ("weight", "bias") and cell.endswith(FUSED_QKV):
+            return self._parts_of_qkv(stored_name, cell.removesuffix(FUSED_QKV), kind)
+        if kind in ("weight", "bias") and cell.endswith(FUSED_GATE_UP):
+            return self._parts_of_gate_up(stored_name, cell.removesuffix(FUSED_GATE_UP), kind)
         return {from_hf(from_mindformers(stored_name)): _Part(stored_name, self._source.shape(stored_name))}
 
-    def _parts_of_qkv(self, stored_name: str) -> dict[str, _Part]:
+    def _parts_of_qkv(self, stored_name: str, layer: str, kind: str) -> dict[str, _Part]:
         kv_heads, head_dim = self._config.num_key_value_heads, self._config.head_dim
         shared = self._config.num_attention_heads // kv_heads
         columns = self._fused_columns(stored_name, kv_heads * (shared + 2) * head_dim)
         members = {"q_proj": (0, shared), "k_proj": (shared, shared + 1), "v_proj": (shared + 1, shared + 2)}
-        layer = stored_name.removesuffix(FUSED_QKV)
         return {
-            f"{layer}.self_attn.{kind}.weight": self._fused_part(
+            f"{layer}.self_attn.{projection}.{kind}": self._fused_part(
                 stored_name, columns, _Fused(kv_heads, shared + 2, head_dim, first, last)
             )
-            for kind, (first, last) in members.items()
+            for projection, (first, last) in members.items()
         }
 
-    def _parts_of_gate_up(self, stored_name: str) -> dict[str, _Part]:
+    def _parts_of_gate_up(self, stored_name: str, layer: str, kind: str) -> dict[str, _Part]:
         size = self._config.intermediate_size
         columns = self._fused_columns(stored_name, 2 * size)
-        layer = stored_name.removesuffix(FUSED_GATE_UP)
         return {
-            f"{layer}.mlp.{kind}.weight": self._fused_part(stored_name, columns, _Fused(size, 2, 1, first, first + 1))
-            for first, kind in enumerate(("gate_proj", "up_proj"))
+            f"{layer}.mlp.{projection}.{kind}": self._fused_part(
+                stored_name, columns, _Fused(size, 2, 1, first, first + 1)
+            )
+            for first, projection in enumerate(("gate_proj", "up_proj"))
         }
 
-    def _fused_part(self, stored_name: str, columns: int, fused: _Fused) -> _Part:
-        return _Part(stored_name, (fused.groups * fused.rows_of_group, columns), fused)
+    def _fused_part(self, stored_name: str, columns: tuple[int, ...], fused: _Fused) -> _Part:
+        return _Part(stored_name, (fused.groups * fused.rows_of_group, *columns), fused)
 
-    def _fused_columns(self, stored_name: str, rows: int) -> int:
-        needed = (rows, self._config.hidden_size)
+    def _fused_columns(self, stored_name: str, rows: int) -> tuple[int, ...]:
+        needed = (rows, self._config.hidden_size) if stored_name.endswith(".weight") else (rows,)
         shape = self._source.shape(stored_name)
         if shape != needed:
             raise CheckpointError(f"{self.path}: tensor {stored_name} has shape {shape}; the model needs {needed}")
-        return shape[1]
+        return shape[1:]

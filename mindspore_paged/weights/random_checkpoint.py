@@ -4,14 +4,15 @@ import zlib
 
 import numpy as np
 
-from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.model_config import ATTENTION_PROJECTIONS, MLP_PROJECTIONS, ModelConfig
 from mindspore_paged.weights.tensor_source import along
 
 
 class RandomCheckpoint:
     """A Checkpoint of `model_config` whose tensors are drawn from `seed`, each on its own; nothing is kept in memory.
 
-    Matrices are normal with deviation fan_in^-0.5, so that activations keep their size; norms are ones.
+    Matrices are normal with deviation fan_in^-0.5, so that activations keep their size; norms are ones, biases normal
+    with deviation 0.1.
     """
 
     path = "random weights"
@@ -37,9 +38,11 @@ class RandomCheckpoint:
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`, float32; the same at every call."""
         shape = self._shapes[name]
-        if len(shape) == 1:
+        if "norm" in name:
             return np.ones(shape, np.float32)
         generator = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
+        if name.endswith(".bias"):
+            return generator.standard_normal(shape, np.float32) * np.float32(0.1)
         return generator.standard_normal(shape, np.float32) * np.float32(shape[1] ** -0.5)
 
     def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
@@ -49,22 +52,18 @@ class RandomCheckpoint:
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a model, by Hugging Face's names."""
-    hidden, ffn = config.hidden_size, config.intermediate_size
-    query, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    hidden = config.hidden_size
+    cells = {"self_attn": ATTENTION_PROJECTIONS, "mlp": MLP_PROJECTIONS}
     shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden), "model.norm.weight": (hidden,)}
     for layer in range(config.num_hidden_layers):
-        of_layer = {
-            "input_layernorm": (hidden,),
-            "self_attn.q_proj": (query, hidden),
-            "self_attn.k_proj": (kv, hidden),
-            "self_attn.v_proj": (kv, hidden),
-            "self_attn.o_proj": (hidden, query),
-            "post_attention_layernorm": (hidden,),
-            "mlp.gate_proj": (ffn, hidden),
-            "mlp.up_proj": (ffn, hidden),
-            "mlp.down_proj": (hidden, ffn),
-        }
-        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in of_layer.items()}
+        prefix = f"model.layers.{layer}"
+        shapes |= {f"{prefix}.{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        for cell, projections in cells.items():
+            for projection in projections:
+                outputs, inputs = config.projection_shape(projection)
+                shapes[f"{prefix}.{cell}.{projection}.weight"] = (outputs, inputs)
+                if config.has_bias(projection):
+                    shapes[f"{prefix}.{cell}.{projection}.bias"] = (outputs,)
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.vocab_size, hidden)
     return shapes

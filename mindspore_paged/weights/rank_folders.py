@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.tensor_parallel import Cut, Cuts, TensorParallel
+from mindspore_paged.tensor_parallel import SUMMED_BIASES, Cut, Cuts, TensorParallel
 from mindspore_paged.weights.tensor_names import EMBEDDING, LM_HEAD
 from mindspore_paged.weights.tensor_source import TensorSource
 
@@ -36,9 +36,10 @@ def rank_folder(path: Path, parallel: TensorParallel) -> Path:
 
 
 class RankFolderCuts(Cuts):
-    """Of the tensors in a rank's folder only a vocabulary that was saved whole is still to be cut.
+    """Of the tensors in a rank's folder only those that were saved whole are still to be cut.
 
-    MindFormers saves embedding and head whole with `vocab_emb_dp`, and where the ranks do not divide the vocabulary.
+    MindFormers saves embedding and head whole with `vocab_emb_dp`, and where the ranks do not divide the vocabulary;
+    the biases of what is summed over ranks always.
     """
 
     def __init__(self, parallel: TensorParallel, config: ModelConfig, saved: TensorSource):
@@ -48,7 +49,7 @@ class RankFolderCuts(Cuts):
 
     def of(self, name: str) -> Cut | None:
         """The part of tensor `name`, or None where the folder holds just that part."""
-        return super().of(name) if name in self._whole_tables else None
+        return super().of(name) if name in self._whole_tables or name.endswith(SUMMED_BIASES) else None
 
 
 def _ranks(path: Path) -> set[int]:

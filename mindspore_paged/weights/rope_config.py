@@ -1,17 +1,19 @@
 """What a model's files say of its rotary embedding: the base of its frequencies, and how these are scaled."""
 
 import math
-import reprlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.formats.gguf_file import GgufFile
+from mindspore_paged.formats.gguf_metadata import GgufSection
+from mindspore_paged.formats.hf_files import HfModel, Length
 from mindspore_paged.rope_scaling import RopeScaling
+from mindspore_paged.wording import shortened
 
 DIVISORS, SHORT_FACTORS, LONG_FACTORS = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 GGUF_ROPE_TENSORS = (DIVISORS, SHORT_FACTORS, LONG_FACTORS)
@@ -22,22 +24,14 @@ GGUF_TYPES = ("none", "linear", "yarn", "longrope")
 DEFAULT_THETA = 10000.0
 _MOST_PAIRS = 1 << 16
 
-
-def _whole(value: Any) -> Any:
-    """A whole float is a whole number: JSON knows no other than one kind of number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 _Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 _NumberOrZero = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=1, lt=2**31)]
+_CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 _OfPairs = Annotated[tuple[_Number, ...], Field(max_length=_MOST_PAIRS)]
 
 
-class _HfRope(BaseModel):
-    """Keys of config.json and of its rope_scaling; null is absent, others are not looked at."""
-
-    model_config = ConfigDict(extra="ignore")
+class _HfRope(HfModel):
+    """Keys of config.json and of its rope_scaling."""
 
     rope_type: Annotated[str, Field(strict=True)] | None = None
     type: Annotated[str, Field(strict=True)] | None = None
@@ -45,7 +39,7 @@ class _HfRope(BaseModel):
     factor: _Number | None = None
     low_freq_factor: _Number | None = None
     high_freq_factor: _Number | None = None
-    original_max_position_embeddings: _Count | None = None
+    original_max_position_embeddings: Length | None = None
     beta_fast: _NumberOrZero | None = None
     beta_slow: _NumberOrZero | None = None
     truncate: Annotated[bool, Field(strict=True)] | None = None
@@ -65,12 +59,13 @@ def hf_rope(path: Path, config: dict[str, Any], max_position_embeddings: int) ->
     # transformers 5 writes one dict, rope_parameters, theta included; before, it was rope_scaling beside rope_theta.
     written = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(written, dict):
-        raise CheckpointError(f"{path}: rope scaling is {reprlib.repr(written)}; it must be a JSON object")
+        raise CheckpointError(f"{path}: rope scaling is {shortened(written)}; it must be a JSON object")
     beside = {key: config[key] for key in ("rope_theta",) if config.get(key) is not None}
-    rope = _validated(_HfRope, beside | written, path, "rope_scaling.")
-    original = _validated(
-        _HfRope, {"original_max_position_embeddings": config.get("original_max_position_embeddings")}, path, ""
-    ).original_max_position_embeddings
+    rope = _validated(
+        path, beside | {key: written[key] for key in written if written[key] is not None}, "rope_scaling."
+    )
+    key = "original_max_position_embeddings"
+    original = _validated(path, {key: config.get(key)}, "").original_max_position_embeddings
     try:
         scaling = _hf_scaling(path, rope, original or rope.original_max_position_embeddings, max_position_embeddings)
     except ConfigError as error:
@@ -118,7 +113,7 @@ def _hf_scaling(path: Path, rope: _HfRope, original: int | None, max_position_em
                 attention_factor=rope.attention_factor,
             )
     allowed = ", ".join(map(repr, HF_TYPES))
-    raise CheckpointError(f"{path}: rope type is {reprlib.repr(kind)}; allowed: {allowed}")
+    raise CheckpointError(f"{path}: rope type is {shortened(kind)}; allowed: {allowed}")
 
 
 def _yarn_attention(rope: _HfRope) -> float | None:
@@ -129,18 +124,18 @@ def _yarn_attention(rope: _HfRope) -> float | None:
     return (1.0 + rope.mscale * growth) / (1.0 + rope.mscale_all_dim * growth)
 
 
-class _GgufRope(BaseModel):
-    """Keys of a GGUF file's metadata behind `llama.rope.`; a number of 0 is absent, as in llama.cpp."""
+class _GgufRope(GgufSection):
+    """A number of 0 is absent, as in llama.cpp."""
 
-    scaling_type: Annotated[str, Field(strict=True)] | None = None
-    freq_base: _NumberOrZero | None = None
-    scale_linear: _NumberOrZero | None = None
-    scaling_factor: _NumberOrZero | None = None
-    scaling_attn_factor: _NumberOrZero | None = None
-    scaling_original_context_length: Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=0, lt=2**31)] = 0
-    scaling_yarn_beta_fast: _NumberOrZero | None = None
-    scaling_yarn_beta_slow: _NumberOrZero | None = None
-    scaling_yarn_attn_factor: _NumberOrZero | None = None
+    kind: str = Field("linear", alias="llama.rope.scaling.type")
+    freq_base: _NumberOrZero = Field(0.0, alias="llama.rope.freq_base")
+    scale_linear: _NumberOrZero = Field(0.0, alias="llama.rope.scale_linear")
+    factor: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.factor")
+    attn_factor: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.attn_factor")
+    original_context: _CountOrZero = Field(0, alias="llama.rope.scaling.original_context_length")
+    beta_fast: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.yarn_beta_fast")
+    beta_slow: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.yarn_beta_slow")
+    yarn_attn_factor: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.yarn_attn_factor")
 
 
 def gguf_rope(file: GgufFile, head_dim: int) -> tuple[float, RopeScaling]:
@@ -148,30 +143,27 @@ def gguf_rope(file: GgufFile, head_dim: int) -> tuple[float, RopeScaling]:
 
     Raises CheckpointError for another kind of scaling, and for values that cannot be.
     """
-    keys = {name: f"llama.rope.{name.replace('scaling_', 'scaling.')}" for name in _GgufRope.model_fields}
-    written = {name: file.metadata[key] for name, key in keys.items() if file.metadata.get(key) is not None}
-    rope = _validated(_GgufRope, written, file.path, "", keys)
-    kind = rope.scaling_type or "linear"
-    if kind not in GGUF_TYPES:
+    rope = file.metadata.section(_GgufRope)
+    if rope.kind not in GGUF_TYPES:
         allowed = ", ".join(map(repr, GGUF_TYPES))
-        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {reprlib.repr(kind)}; allowed: {allowed}")
+        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {shortened(rope.kind)}; allowed: {allowed}")
     try:
-        scaling = _gguf_scaling(file, kind, rope, head_dim)
+        scaling = _gguf_scaling(file, rope, head_dim)
     except ConfigError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
     return shortest_float(rope.freq_base or DEFAULT_THETA), scaling
 
 
-def _gguf_scaling(file: GgufFile, kind: str, rope: _GgufRope, head_dim: int) -> RopeScaling:
+def _gguf_scaling(file: GgufFile, rope: _GgufRope, head_dim: int) -> RopeScaling:
     # scale_linear is the older spelling of the same number.
-    factor = shortest_float(rope.scaling_factor or rope.scale_linear or 1.0)
-    attention = shortest_float(rope.scaling_attn_factor or 1.0)
-    original = rope.scaling_original_context_length or None
-    if kind == "longrope":
+    factor = shortest_float(rope.factor or rope.scale_linear or 1.0)
+    attention = shortest_float(rope.attn_factor or 1.0)
+    original = rope.original_context or None
+    if rope.kind == "longrope":
         # llama.cpp divides positions by `factor` too. It is no measure of the attention factor there.
         short, long = (_factors_of_pairs(file, name, head_dim, factor) for name in (SHORT_FACTORS, LONG_FACTORS))
         return RopeScaling(
-            kind,
+            rope.kind,
             original_max_position_embeddings=original,
             attention_factor=attention,
             short_factor=short,
@@ -179,20 +171,20 @@ def _gguf_scaling(file: GgufFile, kind: str, rope: _GgufRope, head_dim: int) -> 
         )
     divisors = _factors_of_pairs(file, DIVISORS, head_dim) if DIVISORS in file.tensors else ()
     divisors = divisors if any(number != 1.0 for number in divisors) else ()
-    if kind == "yarn" and factor != 1.0:
+    if rope.kind == "yarn" and factor != 1.0:
         # llama.cpp reads yarn's own keys of other architectures only; converters put there what transformers uses.
-        derived = rope.scaling_yarn_attn_factor or 1.0 + 0.1 * math.log(factor)
+        derived = rope.yarn_attn_factor or 1.0 + 0.1 * math.log(factor)
         return RopeScaling(
-            kind,
+            rope.kind,
             factor=factor,
             original_max_position_embeddings=original,
-            beta_fast=shortest_float(rope.scaling_yarn_beta_fast or 32.0),
-            beta_slow=shortest_float(rope.scaling_yarn_beta_slow or 1.0),
+            beta_fast=shortest_float(rope.beta_fast or 32.0),
+            beta_slow=shortest_float(rope.beta_slow or 1.0),
             attention_factor=derived * attention,
             divisors=divisors,
         )
     common = {"divisors": divisors, "attention_factor": attention if attention != 1.0 else None}
-    return RopeScaling("linear", factor, **common) if kind == "linear" and factor != 1.0 else RopeScaling(**common)
+    return RopeScaling("linear", factor, **common) if rope.kind == "linear" and factor != 1.0 else RopeScaling(**common)
 
 
 def _factors_of_pairs(file: GgufFile, name: str, head_dim: int, times: float = 1.0) -> tuple[float, ...]:
@@ -216,13 +208,13 @@ def shortest_float(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _validated(kind: type[BaseModel], values: dict, path: Path, prefix: str, keys: dict[str, str] | None = None) -> Any:
+def _validated(path: Path, values: dict[str, Any], prefix: str) -> _HfRope:
+    """The keys that stand behind `prefix` in the file."""
     try:
-        return kind.model_validate(values)
+        return _HfRope.model_validate(values)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
-        name, *places = problem["loc"]
-        name = (keys or {}).get(name, f"{'' if name == 'rope_theta' else prefix}{name}")
-        where = name + "".join(f"[{place}]" for place in places if isinstance(place, int))
-        needed = problem["msg"].removeprefix("Input should be ")
-        raise CheckpointError(f"{path}: {where} is {reprlib.repr(problem['input'])}; it must be {needed}") from None
+    name, *places = problem["loc"]
+    where = f"{'' if name == 'rope_theta' else prefix}{name}" + "".join(f"[{place}]" for place in places)
+    needed = problem["msg"].removeprefix("Input should be ")
+    raise CheckpointError(f"{path}: {where} is {shortened(problem['input'])}; it must be {needed}")

@@ -1,6 +1,9 @@
 """One set of tensor names, Hugging Face's for LLaMA, and how GGUF and MindFormers spell them."""
 
 import re
+from collections.abc import Iterable
+
+from mindspore_paged.model_config import ATTENTION_PROJECTIONS, MLP_PROJECTIONS
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -39,6 +42,13 @@ _MINDFORMERS_LAYER = {
 def from_gguf(name: str) -> str:
     """The Hugging Face name of a GGUF tensor of architecture `llama`; an unknown name is returned as it is."""
     return _translate(name, r"blk\.(\d+)\.(\w+)\.(weight|bias)", _GGUF_TOP, _GGUF_LAYER)
+
+
+def biased_projections(names: Iterable[str]) -> tuple[str, ...]:
+    """The projections of decoder layers of which `names`, Hugging Face's, have a bias, in the order of a layer."""
+    pattern = re.compile(r"model\.layers\.\d+\.(?:self_attn|mlp)\.(\w+)\.bias")
+    found = {match[1] for match in map(pattern.fullmatch, names) if match}
+    return tuple(name for name in ATTENTION_PROJECTIONS + MLP_PROJECTIONS if name in found)
 
 
 def from_mindformers(name: str) -> str:

@@ -103,7 +103,8 @@ class Kernels:
         output = np.full(x.shape, np.nan, np.float32)
         arranged = map(self.arranged, weights)
         numbers = (np.array(epsilon, np.float32), packed_kinds(weights), np.array(adds_residual, np.int64))
-        self.call("FeedForwardLayer", x, norm_weight, *arranged, *numbers, output)
+        biases, there = biases_of(weights)
+        self.call("FeedForwardLayer", x, norm_weight, *arranged, *biases, *numbers, there, output)
         return output
 
     def attention_layer(self, x, norm_weight, weights, places, epsilon, scale, adds_residual=True) -> np.ndarray:
@@ -111,8 +112,8 @@ class Kernels:
         output = np.full(x.shape, np.nan, np.float32)
         arranged = map(self.arranged, weights)
         numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32), packed_kinds(weights))
-        residual = np.array(adds_residual, np.int64)
-        self.call("AttentionLayer", x, norm_weight, *arranged, *places, *numbers, residual, output)
+        residual, (biases, there) = np.array(adds_residual, np.int64), biases_of(weights)
+        self.call("AttentionLayer", x, norm_weight, *arranged, *places, *biases, *numbers, residual, there, output)
         return output
 
     def llama_step(self, tokens, places, table_entries, ends, layers, epsilon, scale) -> np.ndarray:
@@ -127,7 +128,8 @@ class Kernels:
         table, norm_weight, head = ends
         output = np.full((len(logit_indices), len(head.stored)), np.nan, np.float32)
         layout, packs = packed(
-            [[weight for norm, weights, _ in parts for weight in (norm, *weights)] for parts in layers], self.arranged
+            [[each for norm, weights, _ in parts for each in with_biases(norm, weights)] for parts in layers],
+            self.arranged,
         )
         of_layers = [caches for parts in layers for _, _, caches in parts if caches]
         key_cache, value_cache = together = [np.stack(caches) for caches in zip(*of_layers, strict=True)]
@@ -165,15 +167,29 @@ def packed_kinds(weights) -> np.ndarray:
     return np.array(sum(weight.form.kind << 8 * place for place, weight in enumerate(weights)), np.int64)
 
 
+def biases_of(weights) -> tuple[list[np.ndarray], np.ndarray]:
+    """The biases that some weights have, and the bits that say which have one."""
+    there = sum((weight.bias is not None) << place for place, weight in enumerate(weights))
+    return [weight.bias for weight in weights if weight.bias is not None], np.array(there, np.int64)
+
+
+def with_biases(norm_weight, weights) -> list:
+    """All that half a layer has, in the order of LlamaStep."""
+    return [norm_weight, *weights, *(weight.bias for weight in weights)]
+
+
 def packed(layers, arranged) -> tuple[np.ndarray, list[np.ndarray]]:
-    """layout and packs of layers' weights, a norm's being an array: layers in turn in two packs, with gaps."""
+    """layout and packs of layers' weights, a norm or a bias being an array: layers in turn in two packs, with gaps."""
     packs = [b"?" * 3, b""]
     layout = []
     for number, weights in enumerate(layers):
         for weight in weights:
-            is_norm = isinstance(weight, np.ndarray)
-            kind, shape = (0, (1, len(weight))) if is_norm else (weight.form.kind, weight.values.shape)
+            if weight is None:
+                layout.append((-1, 0, 0, 0, 0))
+                continue
+            is_row = isinstance(weight, np.ndarray)
+            kind, shape = (0, (1, len(weight))) if is_row else (weight.form.kind, weight.values.shape)
             layout.append((number % 2, len(packs[number % 2]), kind, *shape))
-            packs[number % 2] += (weight if is_norm else arranged(weight)).tobytes() + b"?" * 5
+            packs[number % 2] += (weight if is_row else arranged(weight)).tobytes() + b"?" * 5
     layout = np.array(layout, np.int64).reshape(len(layers), -1, 5)
     return layout, [np.frombuffer(pack, np.uint8).copy() for pack in packs]

@@ -5,7 +5,7 @@ each addition. Of blocks, it multiplies whole numbers that stand for a token's n
 are exact.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gguf
 import numpy as np
@@ -21,7 +21,7 @@ NOTHING = 3.9e-34  # a block whose scale would be less than float32's smallest n
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix as a file has it, and as numbers [N, K] in float64.
+    """A matrix as a file has it, and as numbers [N, K] in float64; its bias, float32 [N], or None.
 
     parts: what values are the sum of, each multiplied and added apart: a block's numbers, then its minimum.
     """
@@ -30,13 +30,15 @@ class Weight:
     stored: np.ndarray
     values: np.ndarray
     parts: tuple[np.ndarray, ...] = ()
+    bias: np.ndarray | None = None
 
 
-def make_weight(rng, form_name: str, rows: int, columns: int) -> Weight:
+def make_weight(rng, form_name: str, rows: int, columns: int, has_bias: bool = False) -> Weight:
     """Random numbers of about 1 / sqrt(columns), larger and off zero by turns, so that each block has its own scale."""
     floats = rng.normal(size=(rows, columns)) + rng.normal(size=(rows, 1)) * 0.3
     floats *= 2.0 ** rng.uniform(-1, 1, size=(rows, -(-columns // BLOCK))).repeat(BLOCK, axis=1)[:, :columns]
-    return weight_of((floats / np.sqrt(columns)).astype(np.float32), form_name)
+    weight = weight_of((floats / np.sqrt(columns)).astype(np.float32), form_name)
+    return replace(weight, bias=rng.normal(size=rows).astype(np.float32)) if has_bias else weight
 
 
 def weight_of(floats: np.ndarray, form_name: str) -> Weight:
@@ -108,10 +110,12 @@ def normalized(x, norm_weight, epsilon) -> Bounded:
 
 
 def product(x: Bounded, weight: Weight) -> Bounded:
-    """x W^T; blocks mean the numbers that GGUF's own code makes of them.
+    """x W^T, plus the bias; blocks mean the numbers that GGUF's own code makes of them.
 
     Of floats, the products of all columns are added one after the other.
     """
+    if weight.bias is not None:
+        return product(x, replace(weight, bias=None)).plus(weight.bias)
     if weight.form.block_bytes:
         return product_with_blocks(x, weight)
     sizes = np.abs(weight.values)

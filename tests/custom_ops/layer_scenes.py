@@ -29,10 +29,12 @@ def make_norm_weight(rng, num_columns: int) -> np.ndarray:
     return (1 + 0.3 * rng.normal(size=num_columns)).astype(np.float32)
 
 
-def make_feed_forward(rng, num_tokens: int, columns: int, width: int, formats: Sequence[str]):
-    """x, norm_weight and the weights gate, up and down in three formats."""
-    gate, up = (make_weight(rng, form, width, columns) for form in formats[:2])
-    down = make_weight(rng, formats[2], columns, width)
+def make_feed_forward(
+    rng, num_tokens: int, columns: int, width: int, formats: Sequence[str], biases: Sequence[bool] = (False,) * 3
+):
+    """x, norm_weight and the weights gate, up and down in three formats; biases: which of them have one."""
+    gate, up = (make_weight(rng, form, width, columns, there) for form, there in zip(formats[:2], biases))
+    down = make_weight(rng, formats[2], columns, width, biases[2])
     return make_tokens(rng, num_tokens, columns), make_norm_weight(rng, columns), (gate, up, down)
 
 
@@ -93,7 +95,7 @@ class LayerScene:
 
 def make_layer_scene(
     rng, contexts, new_tokens, formats, *, heads=4, kv_heads=2, head_dim=16, columns=96, cache_dtype=np.float32,
-    padding=0,
+    padding=0, biases=(False,) * 4,
 ):  # fmt: skip
     """Row r has contexts[r] tokens, the last new_tokens[r] of which this call brings; then as many of padding."""
     pages = make_scene(
@@ -101,8 +103,10 @@ def make_layer_scene(
         cache_dtype=cache_dtype,
     )  # fmt: skip
     shapes = [(heads, columns), (kv_heads, columns), (kv_heads, columns)]
-    query, key, value = (make_weight(rng, form, n * head_dim, k) for form, (n, k) in zip(formats, shapes))
-    out = make_weight(rng, formats[3], columns, heads * head_dim)
+    query, key, value = (
+        make_weight(rng, form, n * head_dim, k, there) for form, (n, k), there in zip(formats, shapes, biases)
+    )
+    out = make_weight(rng, formats[3], columns, heads * head_dim, biases[3])
     num_tokens = sum(new_tokens) + padding
     longest = max(contexts) + 2
     scene = LayerScene(
@@ -179,11 +183,14 @@ class StepScene:
         return kernels.norm_linear(x, self.norm_weight, self.head, EPSILON), [*given, x]
 
 
-def make_step_scene(rng, contexts, new_tokens, formats, ends=("float32", "float32"), **shape) -> StepScene:
+def make_step_scene(
+    rng, contexts, new_tokens, formats, ends=("float32", "float32"), has_biases=False, **shape
+) -> StepScene:
     """A layer for each of `formats`, those of its attention and of its SwiGLU of 160 columns; `ends`: table and head.
 
     A vocabulary of 50 for lookup, 37 for the head; logits of all tokens that are no padding.
     """
+    shape |= {"biases": (has_biases,) * 4}
     attentions = [make_layer_scene(rng, contexts, new_tokens, of_attention, **shape) for of_attention, _ in formats]
     first = attentions[0]
     shared = {name: getattr(first, name) for name in ("cos_table", "sin_table", "block_table", "positions", "rows")}
@@ -193,7 +200,7 @@ def make_step_scene(rng, contexts, new_tokens, formats, ends=("float32", "float3
             cache[...] = rng.normal(size=cache.shape)
             cache[new_slots] = np.nan
     columns = first.x.shape[1]
-    feed_forwards = [make_feed_forward(rng, 1, columns, 160, of_mlp)[1:] for _, of_mlp in formats]
+    feed_forwards = [make_feed_forward(rng, 1, columns, 160, of_mlp, (has_biases,) * 3)[1:] for _, of_mlp in formats]
     return StepScene(
         rng.integers(0, 50, len(first.rows)).astype(np.int32),
         np.flatnonzero(first.rows >= 0).astype(np.int32),

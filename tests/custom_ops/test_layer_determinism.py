@@ -47,7 +47,7 @@ def test_norm_linear(kernels, set_threads, form, columns):
 @pytest.mark.parametrize("form", ALL_FORMATS)
 def test_feed_forward_layer(kernels, set_threads, form):
     rng = np.random.default_rng(2)
-    x, norm_weight, weights = make_feed_forward(rng, TOKENS, 96, 1600, (form,) * 3)
+    x, norm_weight, weights = make_feed_forward(rng, TOKENS, 96, 1600, (form,) * 3, (True, False, True))
     set_threads(1)
     whole = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
     for threads in THREADS:
@@ -80,8 +80,9 @@ def test_attention_layer(kernels, set_threads, form):
     """The whole chunk, its parts one after the other, and each token alone as a decode step: outputs and pages."""
     rng = np.random.default_rng(4)
     together = make_layer_scene(
-        rng, [90, 40, 300, 5], [70, 1, 20, 5], (form,) * 4, heads=6, head_dim=32, columns=288, padding=2
-    )
+        rng, [90, 40, 300, 5], [70, 1, 20, 5], (form,) * 4, heads=6, head_dim=32, columns=288, padding=2,
+        biases=(True, False, True, True),
+    )  # fmt: skip
     fresh = together.on_copied_pages()
     set_threads(1)
     whole = together.run(kernels)
@@ -102,7 +103,7 @@ def test_attention_layer(kernels, set_threads, form):
 @pytest.mark.parametrize("form", ["float32", "Q4_1"])
 def test_a_whole_step(kernels, set_threads, form):
     formats = [((form,) * 4, (form,) * 3)] * 3
-    together = make_step_scene(np.random.default_rng(6), [90, 40, 5], [70, 1, 5], formats, (form, form), heads=6)
+    together = make_step_scene(np.random.default_rng(6), [90, 40, 5], [70, 1, 5], formats, (form, form), True, heads=6)
     fresh = together.on_copied_pages()
     set_threads(1)
     whole = together.run(kernels)

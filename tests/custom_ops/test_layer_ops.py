@@ -1,5 +1,7 @@
 """The layer operators against float64, for every form of weights, sizes around every boundary of their loops."""
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
@@ -188,16 +190,45 @@ def test_attention_layer_of_any_batch(kernels, seed, data):
     check_attention_layer(kernels, scene)
 
 
+BIASES = [(True,) * 4, (True, True, True, False), (False, True, False, True)]
+
+
+@pytest.mark.parametrize("biases", BIASES, ids=["all", "query, key, value", "key, out"])
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_layers_with_biases(kernels, form, biases):
+    """Each where its product is stored: before the rotation, before silu, before x. Rows are no whole panels."""
+    rng = np.random.default_rng(16)
+    scene = make_layer_scene(
+        rng, [40, 65, 1], [40, 7, 1], (form,) * 4, heads=3, kv_heads=3, head_dim=10 if form in FLOAT_FORMATS else 32,
+        padding=2, biases=biases,
+    )  # fmt: skip
+    check_attention_layer(kernels, scene)
+    for num_tokens in (1, 9, 97):
+        x, norm_weight, weights = make_feed_forward(rng, num_tokens, 96, 160, (form,) * 3, biases[1:])
+        expected = reference.feed_forward(x, norm_weight, weights, EPSILON)
+        assert_within(kernels.feed_forward_layer(x, norm_weight, weights, EPSILON), expected.plus(x))
+
+
+@pytest.mark.parametrize("form", ALL_FORMATS)
+def test_a_bias_that_is_absent_is_one_of_zeros(kernels, form):
+    rng = np.random.default_rng(17)
+    x, norm_weight, weights = make_feed_forward(rng, 9, 96, 160, (form,) * 3)
+    zeros = [replace(weight, bias=np.zeros(len(weight.stored), np.float32)) for weight in weights]
+    without = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
+    np.testing.assert_array_equal(kernels.feed_forward_layer(x, norm_weight, zeros, EPSILON), without)
+
+
 STACKS = [[((form,) * 4, (form,) * 3)] * 2 for form in ALL_FORMATS]
 STACKS += [[*zip(ATTENTION_FORMATS[-2:], MIXED), (("float32",) * 4, ("int8", "Q4_0", "float32"))]]
 
 
+@pytest.mark.parametrize("has_biases", [False, True], ids=["", "biases"])
 @pytest.mark.parametrize("formats", STACKS, ids=[*ALL_FORMATS, "mixed"])
-def test_a_step_is_bitwise_the_operators_of_its_parts(kernels, formats):
+def test_a_step_is_bitwise_the_operators_of_its_parts(kernels, formats, has_biases):
     """Logits and pages; and the parts, given what they were given, are near float64 as everywhere above."""
     rng = np.random.default_rng(10)
     ends = (formats[0][0][0], formats[-1][1][0])
-    together = make_step_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, ends, padding=3)
+    together = make_step_scene(rng, [40, 65, 16, 33, 1], [40, 7, 1, 17, 1], formats, ends, has_biases, padding=3)
     apart = together.on_copied_pages()
     logits = together.run(kernels)
     expected, given = apart.run_apart(kernels)

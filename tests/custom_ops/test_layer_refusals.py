@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.custom_ops.kernel_calls import OpRefusedError, packed, packed_kinds
+from tests.custom_ops.kernel_calls import OpRefusedError, packed, packed_kinds, with_biases
 from tests.custom_ops.layer_reference import make_weight
 from tests.custom_ops.layer_scenes import EPSILON, make_feed_forward, make_layer_scene
 from tests.custom_ops.test_refusals import assert_refused, put, swap, swap_caches
@@ -59,23 +59,27 @@ def embedding_inputs():
 
 
 def feed_forward_inputs():
-    """Three tokens of 32 columns, width 96: gate and down of blocks, up of float16."""
+    """Three tokens of 32 columns, width 96: gate and down of blocks, up of float16; biases of gate and down."""
     x, norm_weight, weights = make_feed_forward(np.random.default_rng(0), 3, 32, 96, ("Q4_0", "float16", "Q4_1"))
     stored = {name: weight.stored for name, weight in zip(("gate", "up", "down"), weights)}
     return {
         "x": x,
         "norm_weight": norm_weight,
         **stored,
+        "gate_bias": np.ones(96, np.float32),
+        "down_bias": np.ones(32, np.float32),
         "epsilon": np.array(EPSILON, np.float32),
         "kinds": packed_kinds(weights),
         "adds_residual": np.array(1, INT64),
+        "biases": np.array(0b101, INT64),
     }
 
 
 def attention_inputs():
     """Rows with 20 and 40 tokens, a new one of the first and two of the second, and one of padding.
 
-    8 blocks of 16; a row has up to 4, 64 tokens, the tables 42 positions; 4 heads and 2 KV heads of 16; 96 columns.
+    8 blocks of 16; a row has up to 4, 64 tokens, the tables 42 positions; 4 heads and 2 KV heads of 16; 96 columns; a
+    bias of out alone.
     """
     scene = make_layer_scene(np.random.default_rng(0), [20, 40], [1, 2], ("Q4_1", "int8", "float32", "Q4_0"), padding=1)
     query, key, value, out = (weight.stored for weight in scene.weights)
@@ -93,10 +97,12 @@ def attention_inputs():
         "block_table": scene.block_table,
         "positions": scene.positions,
         "rows": scene.rows,
+        "out_bias": np.ones(96, np.float32),
         "epsilon": np.array(EPSILON, np.float32),
         "scale": np.array(0.25, np.float32),
         "kinds": packed_kinds(scene.weights),
         "adds_residual": np.array(1, INT64),
+        "biases": np.array(0b1000, INT64),
     }
 
 
@@ -111,7 +117,7 @@ def step_inputs():
     layers = []
     for _ in range(2):
         _, norm_weight, weights = make_feed_forward(rng, 1, 96, 64, ("Q4_0", "float16", "Q4_1"))
-        layers.append([scene.norm_weight, *scene.weights, norm_weight, *weights])
+        layers.append(with_biases(scene.norm_weight, scene.weights) + with_biases(norm_weight, weights))
     layout, packs = packed(layers, lambda weight: weight.stored)
     table, head = make_weight(rng, "Q4_1", 12, 96), make_weight(rng, "float16", 12, 96)
     inputs = {"input_ids": np.array([0, 11, 5, 6], INT32)}
@@ -130,7 +136,7 @@ def step_inputs():
 
 
 # Of a layer's weights in `layout`, and of what it says of one.
-QUERY, KEY, GATE, UP, DOWN = 1, 2, 6, 7, 8
+QUERY, KEY, KEY_BIAS, MLP_NORM, GATE, UP, DOWN, UP_BIAS = 1, 2, 6, 9, 10, 11, 12, 14
 PACK, OFFSET, KIND, ROWS, COLUMNS = range(5)
 
 KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
@@ -199,6 +205,21 @@ FEED_FORWARD = {
         swap("adds_residual", lambda x: x.astype(INT32)),
         "adds_residual has dtype int32, allowed: int64",
     ),
+    "bias shape": (swap("down_bias", lambda x: x[:31]), "bias has shape [31], it must be [32]"),
+    "bias of another": (swap("biases", number(0b011)), "bias has shape [32], it must be [96]"),
+    "a bias more than there is": (
+        swap("biases", number(0b111)),
+        "bias has shape [32], it must be [96]",
+    ),
+    "a bias less than there is": (
+        swap("biases", number(0b001)),
+        "got 2 biases, biases is 1: a bit for each, of 3 at most",
+    ),
+    "a bias of none": (
+        swap("biases", number(0b1101)),
+        "got 2 biases, biases is 13: a bit for each, of 3 at most",
+    ),
+    "no such biases": (swap("biases", number(-1)), "bias has shape [32], it must be [96]"),
 }
 
 ATTENTION = {
@@ -251,6 +272,12 @@ ATTENTION = {
     "unknown blocks of query": (swap("kinds", number(8 << 8 | 2 << 24)), f"query has blocks of kind 0, {KINDS}"),
     "unknown blocks of out": (swap("kinds", number(3 | 8 << 8 | 9 << 24)), f"out has blocks of kind 9, {KINDS}"),
     "scale dtype": (swap("scale", lambda x: x.astype(np.float64)), "scale has dtype float64, allowed: float32"),
+    "bias shape": (swap("out_bias", lambda x: x[:95]), "bias has shape [95], it must be [96]"),
+    "bias rank": (swap("out_bias", lambda x: x[None]), "bias has shape [1, 96], its rank must be 1"),
+    "bias dtype": (swap("out_bias", lambda x: x.astype(np.float16)), "bias has dtype float16, allowed: float32"),
+    "biases dtype": (swap("biases", lambda x: x.astype(INT32)), "biases has dtype int32, allowed: int64"),
+    "no bias": (swap("biases", number(0)), "got 1 biases, biases is 0: a bit for each, of 4 at most"),
+    "beyond the four": (swap("biases", number(0b11000)), "got 1 biases, biases is 24: a bit for each, of 4 at most"),
 }
 
 ALL_KINDS = "allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
@@ -266,12 +293,12 @@ STEP = {
     "row of an entry": (put("table_indices", (1, 0), 2), "table entry 1: [2, 3] is outside [2, 4]"),
     "column of an entry": (put("table_indices", (0, 1), -1), "table entry 0: [0, -1] is outside [2, 4]"),
     "entries shape": (swap("table_indices", lambda x: x[:1]), "table_indices has shape [1, 2], it must be [2, 2]"),
-    "layout shape": (swap("layout", lambda x: x[:, :8].copy()), "layout has shape [2, 8, 5], it must be [2, 9, 5]"),
+    "layout shape": (swap("layout", lambda x: x[:, :8].copy()), "layout has shape [2, 8, 5], it must be [2, 16, 5]"),
     "layout dtype": (swap("layout", lambda x: x.astype(INT32)), "layout has dtype int32, allowed: int64"),
     "no layers": (swap_caches(lambda x: x[:0]), "key_cache has no layers"),
     "more layers than caches": (
         swap("layout", lambda x: np.concatenate([x, x, x])),
-        "layout has shape [6, 9, 5], it must be [2, 9, 5]",
+        "layout has shape [6, 16, 5], it must be [2, 16, 5]",
     ),
     "caches of one layer": (
         swap_caches(lambda x: x[0]),
@@ -301,7 +328,7 @@ STEP = {
         "layer 1, attention: norm_weight has kind 0 and shape [1, 95], it must be 0 (float32) and [1, 96]",
     ),
     "norm_weight of SwiGLU": (
-        put("layout", (0, 5, KIND), 1),
+        put("layout", (0, MLP_NORM, KIND), 1),
         "layer 0, feed forward: norm_weight has kind 1 and shape [1, 96], it must be 0 (float32) and [1, 96]",
     ),
     "last norm_weight": (
@@ -334,6 +361,26 @@ STEP = {
     "columns of the second layer": (
         put("layout", (1, UP, COLUMNS), 95),
         "layer 1, feed forward: up has 95 columns, it must have 96",
+    ),
+    "bias of more rows": (
+        put("layout", (1, KEY_BIAS), [0, 0, 0, 1, 33]),
+        "layer 1, attention: bias of key has kind 0 and shape [1, 33], it must be 0 (float32) and [1, 32]",
+    ),
+    "bias of halves": (
+        put("layout", (0, UP_BIAS), [0, 0, 1, 1, 64]),
+        "layer 0, feed forward: bias of up has kind 1 and shape [1, 64], it must be 0 (float32) and [1, 64]",
+    ),
+    "bias in no pack": (
+        put("layout", (0, KEY_BIAS), [-2, 0, 0, 1, 32]),
+        "layer 0, attention: bias of key is in pack -2, outside [0, 2)",
+    ),
+    "bias beyond its pack": (
+        put("layout", (0, KEY_BIAS), [0, 43_200, 0, 1, 32]),
+        "layer 0, attention: bias of key has 1 rows of 128 bytes from 43200 on in pack 0, which has 43248",
+    ),
+    "a weight that must be there": (
+        put("layout", (1, DOWN), [-1, 0, 0, 0, 0]),
+        "layer 1, feed forward: down has 0 columns, it must have 64",
     ),
     "columns cut a block": (
         both(put("layout", (0, GATE, ROWS), 60), put("layout", (0, DOWN, COLUMNS), 60)),
@@ -410,8 +457,8 @@ def test_output_and_number_of_inputs(kernels, function):
     ):
         assert_refused(kernels, function, operator, inputs, output, message)
     takes = len(inputs) + 1
-    if function == "LlamaStep":
-        inputs, takes = dict(list(inputs.items())[:19]), "at least 21"
+    if function in (least := {"LlamaStep": 21, "AttentionLayer": 19, "FeedForwardLayer": 10}):
+        inputs, takes = dict(list(inputs.items())[: least[function] - 2]), f"at least {least[function]}"
     else:
         del inputs["kinds" if "kinds" in inputs else "kind"]
     message = f"got {len(inputs) + 1} inputs and outputs, it takes {takes}"

@@ -40,7 +40,7 @@ def as_held(weights, formats):
     """The weights as float64 of what a model that holds them so computes with."""
     held = {}
     for name, weight in weights.items():
-        form = FLOAT32 if "norm" in name else formats(name)
+        form = FLOAT32 if "norm" in name or name.endswith(".bias") else formats(name)
         stored = form.pack(weight)
         blocks = form in BLOCK_FORMATS.values()
         held[name] = gguf.dequantize(stored, gguf.GGMLQuantizationType(form.kind)) if blocks else stored
@@ -65,7 +65,10 @@ def run_in_chunks(runner, tokens, chunk, row=2, blocks=(17, 3, 9)):
     return got
 
 
-@pytest.mark.parametrize("config", [TINY, CONFIGS[UNTIED]], ids=["tied", "untied"])
+BIASED = CONFIGS["biases"]
+
+
+@pytest.mark.parametrize("config", [BIASED, CONFIGS[UNTIED]], ids=["tied, biases", "untied"])
 @pytest.mark.parametrize("formats", [*map(of, FORMATS.values()), mixed], ids=[*FORMATS, "mixed"])
 def test_logits_equal_the_reference(monkeypatch, formats, config):
     weights = reference.random_weights(config, seed=1)
@@ -74,7 +77,7 @@ def test_logits_equal_the_reference(monkeypatch, formats, config):
     held = as_held(weights, formats)
     exact = reference.logits(config, held, tokens)
     linear = reference.linear
-    of_blocks = {id(held[name]) for name in held if "norm" not in name and formats(name).block_bytes}
+    of_blocks = {id(held[name]) for name in held if held[name].ndim == 2 and formats(name).block_bytes}
     monkeypatch.setattr(
         reference, "linear", lambda x, weight: linear(rounded(x) if id(weight) in of_blocks else x, weight)
     )
@@ -105,25 +108,25 @@ def test_a_token_has_the_same_logits_in_a_chunk_and_alone(name):
 @pytest.mark.parametrize("pages", ["float32", "bfloat16", "int8"])
 def test_all_layers_at_once_are_bitwise_what_they_are_one_by_one(pages):
     """As a rank of several has them."""
-    weights = reference.random_weights(TINY, seed=9)
+    weights = reference.random_weights(BIASED, seed=9)
     tokens = np.random.default_rng(9).integers(0, TINY.vocab_size, 30)
     at_once, one_by_one = (
-        run_in_chunks(make_runner(TINY, weights, [1, 8], pages, formats=mixed, ranks=ranks), tokens, 6)
+        run_in_chunks(make_runner(BIASED, weights, [1, 8], pages, formats=mixed, ranks=ranks), tokens, 6)
         for ranks in (ONE_RANK, OneRank())
     )
     assert_same_bits(at_once, one_by_one)
 
 
-def test_norms_are_floats_and_the_rest_is_as_asked():
-    runner = make_runner(TINY, reference.random_weights(TINY, seed=5), [1], formats=mixed)
-    model = runner.model
+def test_norms_and_biases_are_floats_and_the_rest_is_as_asked():
+    weights = reference.random_weights(BIASED, seed=5)
+    model = make_runner(BIASED, weights, [1], formats=mixed).model
     for name, place in model.weight_places().items():
-        assert place.form == (FLOAT32 if "norm" in name else mixed(name))
-        assert place.shape == reference.random_weights(TINY, seed=5)[name].shape
+        assert place.form == (FLOAT32 if weights[name].ndim == 1 else mixed(name))
+        assert place.shape == weights[name].shape
 
 
 def test_names_are_those_of_the_plain_layers():
-    for config in (TINY, CONFIGS[UNTIED]):
+    for config in (TINY, CONFIGS[UNTIED], CONFIGS["biases of q, k and v"]):
         weights = reference.random_weights(config, seed=6)
         plain, fused = (make_runner(config, weights, [1], formats=formats) for formats in (None, of(FLOAT32)))
         assert fused.model.weight_places().keys() == plain.model.weight_places().keys() == weights.keys()

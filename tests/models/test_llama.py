@@ -22,6 +22,7 @@ from tests.reference import llama as reference
 BLOCK_SIZE, NUM_BLOCKS, ROWS, BLOCKS_PER_ROW = 16, 24, 6, 4
 UNUSED_ENTRY = (4, 3, 0)  # of block_table, and what it holds: a step states at least one
 TINY = MODEL_CONFIGS["tiny"]
+ALL_BIASES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def shaped(heads, kv_heads, head_dim, **changes) -> ModelConfig:
@@ -53,6 +54,8 @@ CONFIGS = {
             original_max_position_embeddings=32,
         ),
     ),
+    "biases": replace(TINY, biases=ALL_BIASES),
+    "biases of q, k and v": shaped(6, 3, 20, biases=ALL_BIASES[:3]),
     "yarn rope": replace(TINY, rope_scaling=RopeScaling("yarn", 4.0, original_max_position_embeddings=32)),
 }
 

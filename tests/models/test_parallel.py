@@ -18,7 +18,7 @@ from mindspore_paged.model_config import MODEL_CONFIGS
 from mindspore_paged.models.llama import LlamaForCausalLM
 from mindspore_paged.models.parallel import OneRank
 from mindspore_paged.tensor_parallel import TensorParallel
-from tests.models.test_llama import BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
+from tests.models.test_llama import ALL_BIASES, BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
 from tests.reference import llama as reference
 
 TINY = MODEL_CONFIGS["tiny"]
@@ -36,6 +36,8 @@ CUTS = {
     "9 heads on 3": (DEMO_HEADS, 3),
     "64 heads on 2": (LLAMA_70B_HEADS, 2),
     "64 heads on 8": (LLAMA_70B_HEADS, 8),
+    "biases on 2": (replace(TINY, biases=ALL_BIASES), 2),
+    "biases on 4, 2 KV heads": (replace(TINY, biases=ALL_BIASES), 4),
     "8 KV heads on 16": (replace(LLAMA_70B_HEADS, num_hidden_layers=2), 16),
 }
 

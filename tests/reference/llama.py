@@ -49,12 +49,12 @@ def layer_weights(weights: dict[str, np.ndarray], index: int) -> dict[str, np.nd
 def self_attention(config: ModelConfig, weights: dict[str, np.ndarray], hidden: np.ndarray) -> np.ndarray:
     """Grouped-query attention (Ainslie et al. 2023) of each token to itself and those before it."""
     shape = (len(hidden), -1, config.head_dim)
-    query = linear(hidden, weights["self_attn.q_proj.weight"]).reshape(shape)
-    key = linear(hidden, weights["self_attn.k_proj.weight"]).reshape(shape)
-    value = linear(hidden, weights["self_attn.v_proj.weight"]).reshape(shape)
+    query = projected(hidden, weights, "self_attn.q_proj").reshape(shape)
+    key = projected(hidden, weights, "self_attn.k_proj").reshape(shape)
+    value = projected(hidden, weights, "self_attn.v_proj").reshape(shape)
     positions = np.arange(len(hidden))
     context = causal_attention(rotate(config, query, positions), rotate(config, key, positions), value)
-    return linear(context.reshape(len(hidden), -1), weights["self_attn.o_proj.weight"])
+    return projected(context.reshape(len(hidden), -1), weights, "self_attn.o_proj")
 
 
 def causal_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -73,14 +73,20 @@ def causal_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> n
 
 def feed_forward(weights: dict[str, np.ndarray], hidden: np.ndarray) -> np.ndarray:
     """SwiGLU (Shazeer 2020): down(silu(gate) * up)."""
-    gate = linear(hidden, weights["mlp.gate_proj.weight"])
-    up = linear(hidden, weights["mlp.up_proj.weight"])
-    return linear(gate / (1.0 + np.exp(-gate)) * up, weights["mlp.down_proj.weight"])
+    gate, up = (projected(hidden, weights, f"mlp.{name}_proj") for name in ("gate", "up"))
+    return projected(gate / (1.0 + np.exp(-gate)) * up, weights, "mlp.down_proj")
 
 
 def rms_norm(hidden: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
     """x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019)."""
     return hidden / np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + epsilon) * weight.astype(np.float64)
+
+
+def projected(hidden: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The linear layer called `name`, with its bias if the weights have one."""
+    product = linear(hidden, weights[f"{name}.weight"])
+    bias = weights.get(f"{name}.bias")
+    return product if bias is None else product + bias.astype(np.float64)
 
 
 def linear(hidden: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -185,7 +191,7 @@ def random_layer_weights(config: ModelConfig, rng: np.random.Generator) -> dict[
     hidden_size, intermediate_size = config.hidden_size, config.intermediate_size
     query_size = config.num_attention_heads * config.head_dim
     key_size = config.num_key_value_heads * config.head_dim
-    return {
+    layer = {
         "input_layernorm.weight": _norm_weight(rng, hidden_size),
         "self_attn.q_proj.weight": _normal(rng, query_size, hidden_size),
         "self_attn.k_proj.weight": _normal(rng, key_size, hidden_size),
@@ -196,6 +202,10 @@ def random_layer_weights(config: ModelConfig, rng: np.random.Generator) -> dict[
         "mlp.up_proj.weight": _normal(rng, intermediate_size, hidden_size),
         "mlp.down_proj.weight": _normal(rng, hidden_size, intermediate_size),
     }
+    for name in [name.removesuffix(".weight") for name in layer]:
+        if name.split(".")[-1] in config.biases:
+            layer[f"{name}.bias"] = rng.normal(scale=0.5, size=len(layer[f"{name}.weight"])).astype(np.float32)
+    return layer
 
 
 def _normal(rng: np.random.Generator, outputs: int, inputs: int) -> np.ndarray:

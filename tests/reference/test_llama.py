@@ -116,6 +116,18 @@ def test_a_matrix_in_blocks_is_the_whole_matrix(monkeypatch):
     assert np.allclose(llama.linear(hidden, weight), np.outer(hidden.sum(axis=1), np.arange(10)))
 
 
+def test_a_bias_is_what_an_input_of_one_would_add():
+    weights = {"p.weight": np.array([[2.0, 3.0], [5.0, 7.0]]), "p.bias": np.array([10.0, 20.0])}
+    assert llama.projected(np.array([[1.0, 2.0]]), weights, "p").tolist() == [[18.0, 39.0]]
+    config = replace(CONFIG, biases=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+    weights = llama.random_weights(config, 0)
+    whole = llama.logits(config, weights, TOKENS)
+    for name in [name for name in weights if name.startswith("model.layers.2") and name.endswith(".bias")]:
+        other = llama.logits(config, weights | {name: weights[name] * 0}, TOKENS)
+        # One bias for all keys changes no softmax by itself, but queries are turned against it.
+        assert np.abs(other - whole).max() > 1e-3, name
+
+
 def test_greedy_goes_on_with_its_own_tokens():
     weights = llama.random_weights(CONFIG, 0)
     chosen = llama.greedy(CONFIG, weights, [3, 4], 4)
@@ -124,5 +136,6 @@ def test_greedy_goes_on_with_its_own_tokens():
 
 
 def test_weights_are_as_many_as_the_configuration_counts():
-    for config in (CONFIG, MODEL_CONFIGS["tiny"]):
+    biased = replace(CONFIG, biases=("k_proj", "o_proj", "gate_proj"))
+    for config in (CONFIG, MODEL_CONFIGS["tiny"], biased):
         assert sum(array.size for array in llama.random_weights(config, 0).values()) == config.num_parameters

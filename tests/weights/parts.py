@@ -11,7 +11,10 @@ SIZES = tuple(PADDED_VOCAB)
 
 def part_by_hand(name, whole, rank, size):
     """Rank's part of a tensor of `tiny.CONFIG`: 8 heads, 2 KV heads, 50 tokens."""
-    kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
+    cell, _, of_cell = name.rpartition(".")
+    kind = cell.rpartition(".")[2]
+    if of_cell == "bias" and kind in BY_COLUMNS:
+        return whole if rank == 0 else np.zeros_like(whole)
     if kind in BY_ROWS:
         return np.split(whole, size, axis=0)[rank]
     if kind in BY_COLUMNS:

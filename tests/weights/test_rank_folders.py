@@ -15,6 +15,8 @@ from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 from tests.weights import tiny
 from tests.weights.parts import assert_same, expected_shapes, part_by_hand
 
+SUMMED_BIASES = ("o_proj.bias", "down_proj.bias")
+
 
 def whole_tables(name):
     return name.startswith(("model.embed_tokens", "lm_head"))
@@ -22,15 +24,19 @@ def whole_tables(name):
 
 def saved_by(rank, size, weights, cut_vocab, qkv_concat):
     """What MindFormers saves on `rank`: fused matrices are cut by rows as they stand, the vocabulary if asked."""
+
+    def is_whole(name):
+        return (whole_tables(name) and not cut_vocab) or name.endswith(SUMMED_BIASES)
+
     if not qkv_concat:
         parts = {
-            name: values if whole_tables(name) and not cut_vocab else part_by_hand(name, values, rank, size)
+            name: values if is_whole(name) else part_by_hand(name, values, rank, size)
             for name, values in weights.items()
         }
         return tiny.to_mindformers(parts, qkv_concat=False)
     parts = {}
     for name, values in tiny.to_mindformers(weights, qkv_concat=True).items():
-        by_rows = name.endswith(("w_qkv.weight", "w_gate_hidden.weight")) or (
+        by_rows = name.endswith(("w_qkv.weight", "w_qkv.bias", "w_gate_hidden.weight")) or (
             cut_vocab and name.endswith(("embedding_weight", "lm_head.weight"))
         )
         axis = 0 if by_rows else 1 if name.endswith(("wo.weight", "w2.weight")) else None

@@ -81,6 +81,17 @@ def make_weights(dtype=np.float32):
     return {name: random.standard_normal(shape).astype(dtype) for name, shape in expected_shapes().items()}
 
 
+def make_biases(*projections, dtype=np.float32):
+    """A bias for each of the projections, of all if none are named, in every layer."""
+    random = np.random.default_rng(8)
+    cells = [cell for cell in LAYER_SHAPES if "norm" not in cell and (not projections or cell.endswith(projections))]
+    return {
+        f"model.layers.{layer}.{cell}.bias": random.standard_normal(LAYER_SHAPES[cell][0]).astype(dtype)
+        for layer in range(2)
+        for cell in cells
+    }
+
+
 def interleave_rows(weights, heads):
     """Rotate-half order to GGUF's: row i of the first half of a head goes to place 2i, of the second to 2i + 1."""
     head_dim = len(weights) // heads
@@ -119,9 +130,9 @@ def write_gguf(path, weights, metadata=None, architecture="llama", extra=(), qua
     for key, value in (gguf_metadata() if metadata is None else metadata).items():
         add_value(writer, key, value)
     for name, values in weights.items():
-        if name.endswith("q_proj.weight"):
+        if name.endswith(("q_proj.weight", "q_proj.bias")):
             values = interleave_rows(values, 8)
-        if name.endswith("k_proj.weight"):
+        if name.endswith(("k_proj.weight", "k_proj.bias")):
             values = interleave_rows(values, 2)
         add_tensor(writer, gguf_name(name), values, dict(quantize).get(name))
     for name, values in dict(extra).items():
@@ -134,11 +145,11 @@ def write_gguf(path, weights, metadata=None, architecture="llama", extra=(), qua
 
 
 def gguf_name(name):
-    stem = name.removesuffix(".weight")
+    stem, _, kind = name.rpartition(".")
     if stem in GGUF_NAMES:
-        return GGUF_NAMES[stem] + ".weight"
+        return f"{GGUF_NAMES[stem]}.{kind}"
     _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{GGUF_NAMES[part]}.weight"
+    return f"blk.{layer}.{GGUF_NAMES[part]}.{kind}"
 
 
 def add_tensor(writer, name, values, quantization=None):
@@ -191,6 +202,9 @@ def to_mindformers(weights, qkv_concat):
         attention, feed_forward = f"model.layers.{layer}.attention", f"model.layers.{layer}.feed_forward"
         qkv = np.concatenate([renamed.pop(f"{attention}.{part}.weight") for part in ("wq", "wk", "wv")])
         renamed[f"{attention}.w_qkv.weight"] = qkv_concat_hf2mg(qkv, 8, 2, 32)
+        if f"{attention}.wq.bias" in renamed:
+            bias = np.concatenate([renamed.pop(f"{attention}.{part}.bias") for part in ("wq", "wk", "wv")])
+            renamed[f"{attention}.w_qkv.bias"] = qkv_concat_hf2mg(bias, 8, 2, 32)
         gate_up = np.concatenate([renamed.pop(f"{feed_forward}.{part}.weight") for part in ("w1", "w3")])
         renamed[f"{feed_forward}.w_gate_hidden.weight"] = ffn_concat_hf2mg(gate_up, 64)
     return renamed
