@@ -81,6 +81,6 @@ setup(
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"],
     },
-    entry_points={"console_scripts": ["mindspore-paged = mindspore_paged.cli:main"]},
+    entry_points={"console_scripts": ["mindspore-paged = mindspore_paged.cli:kept_main"]},
     cmdclass={"build_py": BuildWithKernels},
 )

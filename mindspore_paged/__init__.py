@@ -4,9 +4,9 @@ from importlib import import_module
 
 from mindspore_paged.launch import supervision
 from mindspore_paged.launch.worker import is_scheduler
-from mindspore_paged.sampling_params import SamplingParams
 
 __all__ = ["LLM", "SamplingParams"]
+_MODULES = {"LLM": "mindspore_paged.llm", "SamplingParams": "mindspore_paged.sampling_params"}
 
 # At import, because msrun runs the user's whole script as the scheduler too: that process must become the supervisor
 # before the script loads a model, and a worker must be supervised before MindSpore's slow import can fail or hang.
@@ -19,7 +19,7 @@ supervision.start()
 
 
 def __getattr__(name):
-    # MindSpore takes seconds to import: only those who ask for LLM pay.
-    if name == "LLM":
-        return import_module("mindspore_paged.llm").LLM
+    # MindSpore takes seconds to import, NumPy a part of one: only those who ask for them pay.
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mindspore_paged.config import EngineConfig, load_config
-from mindspore_paged.engine.outputs import RequestOutput
+from mindspore_paged.engine.outputs import RequestOutput, as_interrupted, request_output
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.files import write_text
+from mindspore_paged.launch.interruption import last_words
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
 from mindspore_paged.sampling_params import SamplingParams
@@ -53,6 +55,11 @@ def main(argv: Sequence[str] | None = None, of_mindir: bool = False) -> int:
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not for the user of a script
     arguments = (_mindir_parser() if of_mindir else _generate_parser()).parse_args(argv)
     return exit_code_of(lambda: _generate(arguments))
+
+
+def kept_main() -> int | None:
+    """The installed command."""
+    return kept(main)
 
 
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -150,11 +157,24 @@ def _answer(llm, requests: list, json_path: Path | None) -> list[str]:
     """Run the requests and print their answers, as they come if there is one; returns what went wrong."""
     if len(requests) == 1 and requests[0].params.n == 1 and llm.tokenizer is not None and json_path is None:
         return _stream_answer(llm, requests[0])
-    outputs = llm.run(requests)
+    with last_words(lambda: _give_what_is_finished(requests, json_path)):
+        outputs = llm.run(requests)
     errors = _print_answers(outputs)
     if json_path is not None:
-        _write_json(json_path, outputs, llm.get_statistics())
+        _write_json(json_path, outputs, statistics=llm.get_statistics())
     return errors
+
+
+def _give_what_is_finished(requests: list, json_path: Path | None) -> str:
+    """Print the answers that a run which is interrupted has finished, write all that it has, and say how many."""
+    outputs = [as_interrupted(request_output(request)) for request in requests]
+    finished = [output for output in outputs if all(answer.finish_reason != "abort" for answer in output.outputs)]
+    told = f"{len(finished)} of {len(outputs)} requests were answered"
+    if json_path is not None:
+        _write_json(json_path, outputs, statistics={})
+        told += f", see {json_path}"
+    _print_answers(finished)
+    return told
 
 
 def _config(arguments: argparse.Namespace) -> EngineConfig:
@@ -206,11 +226,17 @@ def _check_output(path: Path | None) -> None:
 def _stream_answer(llm, request) -> list[str]:
     print(request.prompt or "", end="", flush=True)
     errors = []
-    for update in llm.stream(request):
-        print(update.text, end="", flush=True)
-        errors += [update.error] if update.error else []
+    with last_words(_end_line):
+        for update in llm.stream(request):
+            print(update.text, end="", flush=True)
+            errors += [update.error] if update.error else []
     print(flush=True)
     return errors
+
+
+def _end_line() -> str:
+    print(flush=True)
+    return "the answer ends here"
 
 
 def _print_answers(outputs: list[RequestOutput]) -> list[str]:
@@ -239,7 +265,7 @@ def _print_summary(statistics: dict) -> None:
     )
 
 
-def _write_json(path: Path, outputs: list[RequestOutput], statistics: dict) -> None:
+def _write_json(path: Path, outputs: list[RequestOutput], *, statistics: dict) -> None:
     document = {"outputs": [_as_json(output) for output in outputs], "statistics": statistics}
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 

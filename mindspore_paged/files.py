@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rmdir()
         unfinished.rename(path)
+
+
+@contextmanager
+def scratch_folder(prefix: str = "mindspore_paged-", beside: Path | None = None) -> Iterator[Path]:
+    """A folder for what is needed within the block only, among the system's temporary ones or beside a file."""
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=beside and beside.parent, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        _unfinished.add(folder)
+        try:
+            yield folder
+        finally:
+            _unfinished.discard(folder)
 
 
 def write_text(path: str | Path, text: str) -> None:

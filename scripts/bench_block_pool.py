@@ -28,6 +28,7 @@ from mindspore_paged.engine.scheduler import Scheduler
 from mindspore_paged.engine.sequence import Request, Sequence
 from mindspore_paged.engine.step_inputs import build_step_inputs
 from mindspore_paged.files import write_text
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 BLOCK_SIZE, STEP_TOKENS = 16, 256
@@ -298,4 +299,4 @@ def run(json_path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -22,6 +22,7 @@ from mindspore_paged.benchmarking.report import (
 )
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Measure how fast the engine decodes and prefills, on random tokens.
@@ -197,4 +198,4 @@ def draw(panels, figures: list[dict], cases: list[tuple[int, int]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mindspore_paged.custom_ops.build import cpu_library
 from mindspore_paged.custom_ops.ops import PagedAttention
 from mindspore_paged.files import write_text
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 ROWS, CONTEXT, BLOCK_SIZE = 8, 4096, 16
@@ -209,4 +210,4 @@ def run(json_path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -25,6 +25,7 @@ from mindspore_paged.benchmarking.report import (
 )
 from mindspore_paged.benchmarking.step_time import PageTimes, StepPoint, measure_page_times, measure_step_times
 from mindspore_paged.config import EngineConfig
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Serve the same requests twice over the same graphs and the same pool, in turn: once each sequence has
@@ -183,4 +184,4 @@ def draw(panels, runs: list[Run]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -15,6 +15,7 @@ from mindspore_paged.benchmarking.report import markdown_table, output_stem, req
 from mindspore_paged.benchmarking.serving import draw_arrivals, serve, summary
 from mindspore_paged.config import load_config
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = f"""Serve requests that arrive by a Poisson process, and measure what they wait for. The engine's step
@@ -147,4 +148,4 @@ def draw(panels, runs: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

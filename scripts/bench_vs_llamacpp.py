@@ -17,6 +17,7 @@ from mindspore_paged.benchmarking.llamacpp import CACHE_TYPES, LlamaTools
 from mindspore_paged.benchmarking.report import draw_bars, markdown_table, output_stem, require_at_least, write_results
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 WEIGHT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "Q8_0": "int8", "Q4_1": "stored"}
@@ -248,4 +249,4 @@ def draw(panels, figures: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

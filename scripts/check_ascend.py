@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindspore_paged.ascend_check.check import check_backend
 from mindspore_paged.custom_ops.build import BACKENDS
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Check the custom operators on this machine, and print one Markdown table to paste into an issue.
@@ -40,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

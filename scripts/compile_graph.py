@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindspore_paged.config import load_config
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Compile a step of a model as one static graph, without room for its weights, and report its size.
@@ -46,4 +47,4 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindspore_paged.config import load_config
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 DESCRIPTION = """Export a model to a folder: the step as one MindIR graph, weights, tokenizer, kernels and a manifest.
@@ -72,4 +73,4 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 from mindspore_paged.weights.demo_model import CACHE_VARIABLE, fetch_demo_model
 
@@ -17,4 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

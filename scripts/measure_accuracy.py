@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.files import write_text
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
 TEXT = Path(__file__).parent / "texts" / "american_documents.txt"
@@ -188,4 +189,4 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -164,9 +164,35 @@ clean_up() {
   done < <(grep -lzsxF "MINDSPORE_PAGED_JOB=$job" /proc/[0-9]*/environ)
 }
 trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+
+# What the supervisor says of an end by a signal; nothing after any other end.
+interruption() {
+  grep -hs -m 1 '^interrupted by SIG' "$log_dir/scheduler.log" "$shown_log" | head -n 1 || true
+}
+
+# Tell the supervisor, or on a node without it the ranks, that the job must end; what is finished is written meanwhile.
+interrupt() {  # SIGNAL EXIT_CODE
+  trap "exit $2" INT TERM HUP # the second signal ends everything at once
+  local process ranks=() supervisor=()
+  for process in $(cat "/proc/$msrun_pid/task/$msrun_pid/children" 2>/dev/null); do
+    ! grep -qzxF MS_ROLE=MS_SCHED "/proc/$process/environ" 2>/dev/null || supervisor=("$process")
+    ! grep -qzxF MS_ROLE=MS_WORKER "/proc/$process/environ" 2>/dev/null || ranks+=("$process")
+  done
+  ((${#supervisor[@]})) || supervisor=("${ranks[@]}")
+  if ((${#supervisor[@]})) && kill -s "$1" "${supervisor[@]}" 2>/dev/null; then
+    for _ in {1..42}; do
+      kill -0 "$msrun_pid" 2>/dev/null || break
+      sleep 0.1
+    done
+  fi
+  local line
+  line=$(interruption)
+  echo "${line:-interrupted by SIG$1}" >&2
+  exit "$2"
+}
+trap 'interrupt INT 130' INT
+trap 'interrupt TERM 143' TERM
+trap 'interrupt HUP 129' HUP
 
 # The ports are claimed before anything of an earlier or another job is touched.
 exec {answer}< <(exec python -m mindspore_paged.launch.msrun run "$log_dir" "${ports[@]}" -- \
@@ -184,6 +210,16 @@ exit_code=0
 wait "$msrun_pid" || exit_code=$?
 msrun_pid=""
 wait "$tail_pid" || true
+line=$(interruption)
+if [[ -z $line ]]; then # a signal to msrun itself, which ends its ranks at once; at SIGINT it says that all went well
+  ! grep -qF "msrun process received SIGINT" "$log_dir/msrun.log" || exit_code=130
+  ((exit_code <= 128)) || line="interrupted by SIG$(kill -l "$exit_code"): msrun was ended, and its ranks with it"
+fi
+if [[ -n $line ]]; then
+  grep -qxF -- "$line" "$shown_log" || echo "$line" >&2
+  name=${line#interrupted by SIG}
+  exit $((128 + $(kill -l "${name%%:*}")))
+fi
 ((exit_code)) || exit 0
 
 # msrun ends with 1 whatever happened, but writes down the code of the first worker that it sees fail. One that was

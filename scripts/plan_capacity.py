@@ -23,6 +23,7 @@ from mindspore_paged.cache.pool_size import ITEM_SIZES
 from mindspore_paged.capacity_model import CONTIGUOUS, PAGED, Capacity, Deployment, capacities
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.scaling_model import Cards
 from mindspore_paged.script import exit_code_of
@@ -269,4 +270,4 @@ def draw_check(panels, compared: list) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

@@ -13,6 +13,7 @@ from mindspore_paged.custom_ops.build import BuildError, cpu_library
 from mindspore_paged.custom_ops.op_times import MachineSpeed, measure_machine
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.files import write_text
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.script import exit_code_of
 
@@ -217,4 +218,4 @@ def _line(name: str, row: dict, step_ms: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

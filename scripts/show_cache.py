@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from mindspore_paged.cache.event_log import read_event_log
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.pool_picture import render_text, save_picture
 from mindspore_paged.script import exit_code_of
 
@@ -50,4 +51,4 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

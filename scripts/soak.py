@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mindspore_paged.benchmarking.report import markdown_table, require_at_least
 from mindspore_paged.config import RANDOM_WEIGHTS, load_config
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.launch.keeper import kept
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.script import exit_code_of
 
@@ -247,4 +248,4 @@ def _table(reports: dict[str, dict]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kept(main))

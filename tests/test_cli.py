@@ -1,8 +1,10 @@
 """Whole runs of the command line: every kind of weights, every kind of prompt, against the float64 reference."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -217,6 +219,58 @@ def test_an_interrupt_ends_quietly_and_leaves_the_old_answers(tmp_path, capsys, 
     assert cli_runs.run(*TINY, "--prompts-file", ids, "--json", answers) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert answers.read_text() == "old"
+
+
+def test_an_interrupted_run_gives_what_is_finished(tmp_path, capsys, monkeypatch):
+    from mindspore_paged.engine.model_runner import ModelRunner
+    from mindspore_paged.launch import interruption
+
+    run, steps, words = ModelRunner.run, [], []
+
+    def run_and_interrupt(runner, inputs):
+        steps.append(inputs)
+        if len(steps) == 8:
+            words.append(interruption._last_words())  # what `interrupt` calls, beside this step
+            raise KeyboardInterrupt
+        return run(runner, inputs)
+
+    monkeypatch.setattr(ModelRunner, "run", run_and_interrupt)
+    line = {"prompt_token_ids": PROMPT, "ignore_eos": True}
+    lines = write_lines(tmp_path / "p.jsonl", line | {"max_tokens": 2}, line | {"max_tokens": 40}, line)
+    path = tmp_path / "answers.json"
+    assert cli_runs.run(*TINY, "--prompts-file", lines, "--json", path) == 130
+    assert words == [f"1 of 3 requests were answered, see {path}"]
+    out = capsys.readouterr().out
+    assert "request-0 [0], 2 tokens, length" in out
+    assert "request-1" not in out
+    document = json.loads(path.read_text())
+    answers = [answer for output in document["outputs"] for answer in output["outputs"]]
+    assert [answer["finish_reason"] for answer in answers] == ["length", "abort", "abort"]
+    assert len(answers[0]["token_ids"]) == 2
+    assert 0 < len(answers[1]["token_ids"]) < 8
+    assert interruption._last_words is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [1, 3, 6, 10, 20])  # MindSpore's import, graphs, answers
+def test_a_signal_at_any_moment_ends_the_script_in_one_line_within_5_seconds(tmp_path, number, seconds):
+    lines = [{"prompt_token_ids": [5, 9, 1 + i], "max_tokens": 200, "ignore_eos": True} for i in range(250)]
+    write_lines(tmp_path / "p.jsonl", *lines)
+    script = Path(__file__).parents[1] / "scripts" / "run_generate.py"
+    command = [sys.executable, str(script), *TINY, "--prompts-file", "p.jsonl", "--json", "out.json"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(seconds)
+        begin = time.monotonic()
+        process.send_signal(number)
+        err = process.communicate()[1]
+        assert time.monotonic() - begin < 5
+    assert process.returncode == 128 + number
+    assert err.startswith(f"interrupted by {number.name}")
+    assert err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"p.jsonl", "out.json"}
 
 
 def test_the_script_runs_from_any_folder(tmp_path, ids, expected):

@@ -1,6 +1,6 @@
 """What the engine gives back: pieces of text while it runs, whole answers when it is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindspore_paged.engine.sampler import SampledToken
 from mindspore_paged.engine.sequence import Request
@@ -57,3 +57,9 @@ def request_output(request: Request) -> RequestOutput:
         for sequence in request.sequences
     ]
     return RequestOutput(request.request_id, request.prompt, list(request.prompt_token_ids), completions, request.error)
+
+
+def as_interrupted(output: RequestOutput) -> RequestOutput:
+    """The same answer as a run that is interrupted leaves it: what has not ended by itself ends by `abort`."""
+    completions = [replace(answer, finish_reason=answer.finish_reason or "abort") for answer in output.outputs]
+    return replace(output, outputs=completions)

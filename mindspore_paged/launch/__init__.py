@@ -1,1 +1,1 @@
-"""Processes that run one model together under `msrun`: who this process is, and who watches over all of them."""
+"""The processes of a run: who watches over a script, and under `msrun` over all that run one model together."""

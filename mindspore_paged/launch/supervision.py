@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mindspore_paged.launch import processes, states
+from mindspore_paged.launch import interruption, processes, states
 from mindspore_paged.launch.supervisor_line import SupervisorLine
 from mindspore_paged.launch.worker import current_worker
 
@@ -65,6 +65,12 @@ def fail(message: str, exit_code: int = 1) -> None:
     """
     if _line is not None:
         _line.fail(message, exit_code)
+
+
+def allow_interruptions() -> None:
+    """Let signals end this process's script, by way of the supervisor; see `interruption`."""
+    if _line is not None:
+        interruption.begin(_line.pass_on, _line.say)
 
 
 def leave() -> None:

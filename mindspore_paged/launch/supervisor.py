@@ -14,15 +14,23 @@ import time
 from typing import NoReturn
 
 from mindspore_paged.errors import PagedError
-from mindspore_paged.launch import processes
+from mindspore_paged.launch import interruption, processes
 from mindspore_paged.launch.judgement import Judge, Limits, Verdict
 from mindspore_paged.launch.messages import Lines, ProtocolError, encode
 from mindspore_paged.launch.ports import check_port
-from mindspore_paged.launch.worker import CONTROL_PORT_VARIABLE, control_port, job_size, scheduler_host, start_limit
+from mindspore_paged.launch.worker import (
+    CONTROL_PORT_VARIABLE,
+    JOB_VARIABLE,
+    control_port,
+    job_size,
+    scheduler_host,
+    start_limit,
+)
 
 TICK_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 1.0
 _FAREWELL_SECONDS = 2.0
+_INTERRUPTION_SECONDS = 2.5
 
 _DIE_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9)\n"  # PR_SET_PDEATHSIG, SIGKILL
 _MINDSPORE_SCHEDULER = "from mindspore.communication import init; init()"
@@ -34,7 +42,6 @@ def run_scheduler(scheduler_code: str = _MINDSPORE_SCHEDULER, limits: Limits | N
     Exit code 0 if every worker said goodbye, else that of the verdict, after its one line was printed.
     scheduler_code: the Python text that the child runs.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = os.getppid()
     scheduler_port = os.environ.get("MS_SCHED_PORT", "")
     try:
@@ -45,6 +52,8 @@ def run_scheduler(scheduler_code: str = _MINDSPORE_SCHEDULER, limits: Limits | N
         verdict = Verdict(f"error: the job's supervisor cannot start: {error}", 1)
         print(verdict.error, flush=True)
     else:
+        for number in interruption.SIGNALS:
+            signal.signal(number, supervisor.interrupt)
         # A fresh process rather than a fork: the user's script may have started threads before it imported us.
         scheduler = subprocess.Popen([sys.executable, "-c", _DIE_WITH_PARENT + scheduler_code])
         try:
@@ -56,6 +65,8 @@ def run_scheduler(scheduler_code: str = _MINDSPORE_SCHEDULER, limits: Limits | N
         # Whoever could not be told: workers that are stopped, or that never found us.
         for worker in processes.workers_of(parent, scheduler_port) or ():
             processes.kill(worker)
+    if verdict.exit_code > 128 and JOB_VARIABLE in os.environ:
+        processes.kill(parent)  # msrun looks once a second, and ends slowly; the launcher knows why it has gone
     os._exit(verdict.exit_code)
 
 
@@ -67,6 +78,7 @@ class _Peer:
         self.lines = Lines()
         self.rank: int | None = None
         self.lookups: set[str] = set()
+        self.interrupted = False
 
     def send(self, **fields) -> None:
         try:
@@ -91,6 +103,9 @@ class Supervisor:
         self._size = size
         self._judge = Judge(size, time.monotonic(), limits)
         self._board: dict[str, str] = {}
+        self._interrupted_by: int | None = None
+        self._interruption_ends = 0.0
+        self._words = ""
         self._peers: set[_Peer] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
@@ -106,17 +121,32 @@ class Supervisor:
         while True:
             self._serve(TICK_SECONDS)
             now = time.monotonic()
-            verdict = self._judge.verdict(now)
+            verdict = self._judge.verdict(now) if self._interrupted_by is None else self._interruption(now)
             if verdict is not None:
                 return verdict
             if parent is not None and os.getppid() != parent:
                 return Verdict("error: msrun has ended before its workers", 1)
-            if scheduler.poll():
+            if scheduler.poll() and self._interrupted_by is None:
                 return Verdict(f"error: MindSpore's scheduler ended with exit code {scheduler.returncode}", 1)
             if now - looked_around > _LOOK_AROUND_SECONDS:
                 looked_around = now
                 workers = processes.workers_of(os.getppid(), scheduler_port)
                 self._judge.local_workers(workers is None or bool(workers), now)
+
+    def interrupt(self, number: int, _frame: object = None) -> None:
+        """End the job by a signal: workers may save what is finished, and say so, before they are ended."""
+        if self._interrupted_by is None:
+            self._interrupted_by, self._interruption_ends = number, time.monotonic() + _INTERRUPTION_SECONDS
+
+    def _interruption(self, now: float) -> Verdict | None:
+        number, workers = self._interrupted_by, [peer for peer in self._peers if peer.rank is not None]
+        if workers and now < self._interruption_ends:
+            for peer in workers:
+                if not peer.interrupted:
+                    peer.interrupted = True
+                    peer.send(interrupt=number)
+            return None
+        return Verdict(interruption.line(number, self._words), interruption.exit_code(number))
 
     def announce(self, verdict: Verdict) -> None:
         """Print an error, tell every worker, and wait until they have gone, or for three seconds."""
@@ -175,6 +205,10 @@ class Supervisor:
         elif "error" in message:
             self._judge.failed(peer.rank, str(message["error"]), int(message["exit_code"]), now)
             peer.send(heard=True)
+        elif "interrupt" in message:
+            self.interrupt(signal.Signals(message["interrupt"]))
+        elif "words" in message:
+            self._words = self._words or str(message["words"])
         elif "goodbye" in message:
             self._judge.said_goodbye(peer.rank, bool(message["exiting"]), now)
         elif "group" in message:

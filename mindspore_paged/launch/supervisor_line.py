@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mindspore_paged.launch import states
+from mindspore_paged.launch import interruption, states
 from mindspore_paged.launch.messages import Lines, ProtocolError, encode
 from mindspore_paged.launch.worker import Worker, start_limit
 
@@ -35,6 +35,7 @@ class SupervisorLine:
         self._found: dict[str, str] = {}
         self._error_heard = False
         self._failed = self._left = False
+        self._signal: int | None = None
 
     def open(self) -> None:
         """Start the thread that connects and beats."""
@@ -66,6 +67,14 @@ class SupervisorLine:
         if self._wait(lambda: self._connection is not None, _DELIVERY_SECONDS):
             self._send(error=message, exit_code=exit_code)
             self._wait(lambda: self._error_heard, _DELIVERY_SECONDS)
+
+    def pass_on(self, number: int) -> None:
+        """Have the supervisor told of a signal, at the next beat: a handler of signals must not wait for a lock."""
+        self._signal = number
+
+    def say(self, words: str) -> None:
+        """Tell the supervisor the last words of a script that is interrupted."""
+        self._send(words=words)
 
     def leave(self, exiting: bool) -> None:
         """Say goodbye, unless this rank has failed; `exiting`: the interpreter is about to end."""
@@ -113,6 +122,9 @@ class SupervisorLine:
                 step, state = self._where
                 self._send(step=step, state=state)
                 next_beat = time.monotonic() + BEAT_SECONDS
+            if self._signal is not None:
+                self._send(interrupt=self._signal)
+                self._signal = None
             if readable.poll(1000 * BEAT_SECONDS / 2):
                 data = self._receive()
                 if not data and self._left:
@@ -136,6 +148,8 @@ class SupervisorLine:
             except (_RefusedError, ProtocolError) as error:
                 self._end(f"error: the supervisor at {worker.host}:{worker.port} refuses this worker: {error}", 1)
             except OSError:  # not there yet
+                if self._signal is not None:
+                    self._end(interruption.line(self._signal), interruption.exit_code(self._signal))
                 time.sleep(_RETRY_SECONDS)
         self._end(f"error: no supervisor answers at {worker.host}:{worker.port} within {start_limit():g} s", 1)
 
@@ -149,6 +163,8 @@ class SupervisorLine:
         if "end" in message:
             # A rank that failed has printed its own error, at greater length.
             self._end(None if self._failed else message["end"], message["exit_code"])
+        if "interrupt" in message:
+            interruption.interrupt(message["interrupt"])
         with self._news:
             if "found" in message:
                 self._found[message["found"]] = message["value"]

@@ -12,6 +12,8 @@ ROLE_VARIABLE = "MS_ROLE"
 SCHEDULER_ROLE = "MS_SCHED"
 WORKER_ROLE = "MS_WORKER"
 CONTROL_PORT_VARIABLE = "MINDSPORE_PAGED_CONTROL_PORT"
+JOB_VARIABLE = "MINDSPORE_PAGED_JOB"
+"""The launcher's name for the job; not there if someone else started msrun."""
 _FOR_EVER = 1e9
 
 

