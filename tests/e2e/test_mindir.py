@@ -248,6 +248,19 @@ def test_narrow_weights(tmp_path, weight_dtype, portable):
         assert tokens_of(exported, params) == tokens_of(here, params)
 
 
+@pytest.mark.slow
+def test_biases_and_scaled_rotary_embeddings(tmp_path):
+    rope = {"type": "longrope", "factor": 4.0, "original_max_position_embeddings": 64}
+    rope |= {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "divisors": [1.5] * 8}
+    shape = {"biases": ["q_proj", "k_proj", "v_proj", "down_proj"], "rope_scaling": rope}
+    config = tiny_config(weight_dtype="int8", config=shape)
+    folder = export_model(config, tmp_path / "out", show_progress=False)
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    with LLM(config, show_progress=False) as here, LLM.from_mindir(folder, show_progress=False) as exported:
+        assert tokens_of(exported, params) == tokens_of(here, params)
+        assert exported.engine.model_fingerprint == here.engine.model_fingerprint
+
+
 def test_a_folder_in_use_is_not_written_over(tmp_path):
     (tmp_path / "mine").write_text("keep")
     with pytest.raises(ConfigError, match="already there; give a new folder"):
