@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mindspore_paged.config.yaml_file import without_repeated_keys
 from mindspore_paged.engine.prompt_forms import CHAT_KEYS, PROMPT_KEYS, check_keys, unpacked
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling_params import SamplingParams
 from mindspore_paged.tokenizer.messages import checked_messages, checked_tools
-from mindspore_paged.wording import shortened
 
 REQUEST_KEYS = ("priority", "request_class")
 SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
@@ -86,7 +86,9 @@ def _parse_line(line: bytes, defaults: SamplingParams, origin: str) -> PromptEnt
 def _parse_json(line: bytes) -> dict[str, Any]:
     try:
         # Files from Windows begin with a byte order mark.
-        entry = json.loads(line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n"), object_pairs_hook=_object)
+        entry = json.loads(
+            line.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n"), object_pairs_hook=without_repeated_keys
+        )
         json.dumps(entry, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise RequestError("it holds half a surrogate pair, which is no Unicode text") from None
@@ -98,12 +100,4 @@ def _parse_json(line: bytes) -> dict[str, Any]:
         raise RequestError(f"not JSON that can be read: {error}") from None
     if not isinstance(entry, dict):
         raise RequestError("not a JSON object")
-    return entry
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-        raise ValueError(f"the key {shortened(twice)} stands twice")
     return entry

@@ -7,6 +7,7 @@ key `<<` is kept, as files for MindFormers may have it.
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -198,7 +199,9 @@ def _load(text: str, origin: str) -> Any:
 
 def _json(text: str) -> Any:
     """The value of JSON: PyYAML refuses some, as where tabs indent; raises ValueError for what is none or too much."""
-    value = json.loads(text, object_pairs_hook=_object, parse_int=_json_number, parse_constant=_json_number)
+    value = json.loads(
+        text, object_pairs_hook=without_repeated_keys, parse_int=_json_number, parse_constant=_json_number
+    )
     if _size(value, depth=1) > MAX_NODES:
         raise ValueError("too many values")
     return value
@@ -215,10 +218,12 @@ def _size(value: Any, depth: int) -> int:
     return 1 + sum(_size(child, depth + 1) for child in children)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `json.loads` asks for one; raises ValueError that names a key which stands twice."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        raise ValueError("a key stands twice")
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shortened(twice)} stands twice")
     return mapping
 
 
