@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install kernels test test-slow lint clean
+.PHONY: demo install kernels test test-slow sanitize lint clean
 
 demo: install
 	$(BIN)/python scripts/fetch_demo_model.py
@@ -32,6 +32,10 @@ test: lint kernels
 test-slow: kernels
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python -m pytest -m slow
+
+# The CPU's kernels and their threads under the compiler's sanitizers; the slow tests do the same.
+sanitize: install
+	$(BIN)/python -m tests.custom_ops.sanitize
 
 # The floors are checked on the package laid out as it is installed, models/ and custom_ops/ beneath it.
 lint: install

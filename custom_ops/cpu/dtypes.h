@@ -38,11 +38,12 @@ inline int64_t ByteSize(DType dtype) {
   return dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
 }
 
-struct Half {
+// Packed: of weights that stand behind each other in a pack, they may lie at any address.
+struct __attribute__((packed)) Half {
   uint16_t bits;
 };
 
-struct BFloat16 {
+struct __attribute__((packed)) BFloat16 {
   uint16_t bits;
 };
 

@@ -95,7 +95,7 @@ class PanelWorker {
 #if defined(PAGED_OPS_AMX)
     if (std::is_same_v<T, BFloat16> && StandsByPairs(tokens.num_columns)) {
       if (tokens.parts.blocks == nullptr) return false;
-      const int64_t panels_on = panels[1] - panels[0] == tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
+      const int64_t panels_on = panels[1] == panels[0] + tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
       if constexpr (std::is_same_v<T, BFloat16>) {
         MultiplyByTiles<2>(tokens, panels, panels_on * BytesOfPanel(tokens), tiles_, sums);
       }

@@ -28,7 +28,12 @@ class Kinds {
   int64_t packed_;
 };
 
+inline void RequireColumns(const char* op, const char* name, int64_t num_columns) {
+  if (num_columns <= 0) Refuse(op, name, " has ", num_columns, " columns, it must have at least 1");
+}
+
 inline Weights WeightsOf(const char* op, const Tensor& tensor, int64_t kind, int64_t num_columns) {
+  RequireColumns(op, tensor.name, num_columns);
   const auto weights = [&](WeightKind of_kind, int64_t row_bytes) {
     return Weights{of_kind, tensor.as<char>(), tensor.shape[0], num_columns, row_bytes};
   };

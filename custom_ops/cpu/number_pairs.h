@@ -17,15 +17,19 @@ struct PanelBytes {
   static constexpr int kPairsOfLoad = 1, kLoads = kBlockPairs, kDirectTiles = 6;
 };
 
+struct __attribute__((packed)) FourNibbles {  // at any address, as Half
+  uint16_t bits;
+};
+
 struct PanelNibbles {  // a word [load][row][i] has columns 8 load + i, + 2, + 4, + 6, the first in its lowest four bits
-  uint16_t words[4][kPanelRows][2];
+  FourNibbles words[4][kPanelRows][2];
   static constexpr int kPairsOfLoad = 4, kLoads = kBlockPairs / 4, kDirectTiles = 1;
 };
 
 inline int NumberOf(const PanelBytes& numbers, int row, int column) { return numbers.bytes[column / 2][row][column % 2]; }
 
 inline int NumberOf(const PanelNibbles& numbers, int row, int column) {
-  return numbers.words[column / 8][row][column % 2] >> column % 8 / 2 * 4 & 15;
+  return numbers.words[column / 8][row][column % 2].bits >> column % 8 / 2 * 4 & 15;
 }
 
 inline void Place(const int8_t* source, int row, PanelBytes& numbers) {
@@ -37,17 +41,17 @@ inline void Place(const uint8_t* nibbles, int row, PanelNibbles& numbers) {
     for (int i = 0; i < 2; ++i) {
       const auto nibble = [=](int ahead) { return NibbleOf(nibbles, 8 * load + i + ahead); };
       const int word = nibble(0) | nibble(2) << 4 | nibble(4) << 8 | nibble(6) << 12;
-      numbers.words[load][row][i] = static_cast<uint16_t>(word);
+      numbers.words[load][row][i].bits = static_cast<uint16_t>(word);
     }
   }
 }
 
 // From an array in memory, in one piece: a copy through the stack would be written in halves and read as a whole.
-inline PairVec LoadPair(const int16_t* source) {
+inline PairVec LoadPair(const void* source) {
 #if defined(PAGED_OPS_AVX512)
   return (PairVec)_mm512_loadu_si512(source);
 #elif defined(PAGED_OPS_AVX2)
-  return (PairVec)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  return (PairVec)_mm256_loadu_si256(static_cast<const __m256i*>(source));
 #else
   PairVec pair;
   std::memcpy(&pair, source, sizeof pair);
@@ -71,7 +75,7 @@ inline void LoadPairs(const PanelBytes& numbers, int load, int vec, PairVec pair
 }
 
 inline void LoadPairs(const PanelNibbles& numbers, int load, int vec, PairVec pairs[4]) {
-  const PackedVec words = (PackedVec)LoadPair(reinterpret_cast<const int16_t*>(&numbers.words[load][vec * kLanes][0]));
+  const PackedVec words = (PackedVec)LoadPair(&numbers.words[load][vec * kLanes][0]);
   pairs[0] = (PairVec)(words & 15);
   pairs[1] = (PairVec)(words >> 4 & 15);
   pairs[2] = (PairVec)(words >> 8 & 15);

@@ -58,7 +58,7 @@ struct PanelBlock<Q4_1> {
 };
 
 template <typename T>
-constexpr bool kIsBlock = std::is_class_v<T> && sizeof(T) > 2;
+constexpr bool kIsBlock = sizeof(T) > sizeof(Float);
 
 // Whether a panel of bfloat16 stands by pairs of columns: 32 of them are a tile.
 constexpr int64_t kTileColumns = 32;

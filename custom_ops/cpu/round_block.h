@@ -19,8 +19,8 @@ struct RoundedBlock {
   float sum() const { return static_cast<float>(total) * scale; }
 };
 
-// Where all are below 1e-33 they become zeros; where one is no number, or infinite, the scale is not a number, and so
-// is all that comes of it.
+// Where all are below 1e-33 they become zeros, and so they do where one is no number, or infinite: then the scale is not
+// a number, nor is anything that comes of it.
 inline RoundedBlock RoundBlock(const float* floats) {
   constexpr uint32_t kInfinity = 0x7f800000;
   Vec values[kBlockVecs];
@@ -37,12 +37,13 @@ inline RoundedBlock RoundBlock(const float* floats) {
   const float step = magnitude / static_cast<float>(kLargestNumber);
   const bool is_finite = bits_of_largest < kInfinity, is_nothing = !(step > FLT_MIN);
   const Vec inverse = Broadcast(is_finite && !is_nothing ? 1.0f / step : 0.0f);
+  const uint32_t kept = is_finite ? 0xffffffffu : 0;  // NaN times 0 is NaN, whose bits are no whole number to add up
   RoundedBlock rounded;
-  BitVec total = {};  // unsigned, because the bits of what is no number may overflow
+  BitVec total = {};
   PAGED_OPS_UNROLL_TILE
   for (int v = 0; v < kBlockVecs; ++v) {
     // A float near 1.5 * 2^23 has no fraction bits, which is the rounding, and ends in the bits of the whole number.
-    const BitVec bits = (BitVec)(values[v] * inverse + 0x1.8p23f) - 0x4b400000;
+    const BitVec bits = ((BitVec)(values[v] * inverse + 0x1.8p23f) - 0x4b400000) & kept;
     rounded.numbers[v] = (IntVec)bits;
     total += bits;
   }

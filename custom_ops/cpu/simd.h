@@ -255,14 +255,17 @@ inline void TransposeFours(const float* source, int64_t source_stride, float* ta
 inline Vec Exp(Vec x) {
   // x = n ln 2 + r with |r| <= ln(2) / 2. Adding 1.5 * 2^23 drops the fraction bits: that is the rounding to n.
   const Vec magic = Broadcast(0x1.8p23f);
-  const Vec n = MulAdd(x, Broadcast(1.44269504f), magic) - magic;
+  const Vec shifted = MulAdd(x, Broadcast(1.44269504f), magic);
+  const Vec n = shifted - magic;
   // ln 2 in two parts, the first with few bits
   const Vec r = MulAdd(n, Broadcast(-1.42860677e-6f), MulAdd(n, Broadcast(-0.693145752f), x));
   Vec p = Broadcast(1.0f / 720);
   for (const float coefficient : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
     p = MulAdd(p, r, Broadcast(coefficient));
   }
-  const IntVec exponent = (__builtin_convertvector(n, IntVec) + 127) << 23;
+  // The lowest bits of the shifted number are n, of whatever sign; those above are shifted out. A conversion to int
+  // would not be defined for NaN, and for scores that are so far from the largest that e^x is 0.
+  const BitVec exponent = ((BitVec)shifted + 127) << 23;
   return x < -87.3f ? Vec{} : p * (Vec)exponent;
 }
 

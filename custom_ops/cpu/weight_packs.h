@@ -39,6 +39,7 @@ class PackedLayer {
       Refuse(op, name, " has kind ", place.kind,
              ", allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)");
     }
+    RequireColumns(op, name, columns);
     const auto kind = static_cast<WeightKind>(place.kind);
     if (place.columns != columns) {
       Refuse(op, name, " has ", place.columns, " columns, it must have ", columns);

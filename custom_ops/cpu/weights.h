@@ -16,6 +16,11 @@ enum class WeightKind : int64_t { kFloat32 = 0, kFloat16 = 1, kQ4_0 = 2, kQ4_1 =
 
 constexpr int64_t kBlockWeights = 32;
 
+// A float32 of a weight: as the other kinds, it may lie at any address.
+struct __attribute__((packed)) Float {
+  float number;
+};
+
 struct Q4_0 {  // (q - 8) * scale; byte i has the weights i, low bits, and i + 16
   Half scale;
   uint8_t nibbles[16];
@@ -74,7 +79,13 @@ inline float Number(Half half) {
 #endif
 }
 
-inline float Number(float number) { return number; }
+inline float Number(Float weight) { return weight.number; }
+
+inline Vec Load(const Float* source) {
+  Vec vec;
+  std::memcpy(&vec, source, sizeof vec);
+  return vec;
+}
 
 inline float Number(BFloat16 number) {
   const uint32_t bits = static_cast<uint32_t>(number.bits) << 16;
@@ -92,7 +103,7 @@ auto WithKind(WeightKind kind, Use&& use) {
     case WeightKind::kQ4_0: return use(Q4_0{});
     case WeightKind::kQ4_1: return use(Q4_1{});
     case WeightKind::kQ8_0: return use(Q8_0{});
-    default: return use(float{});
+    default: return use(Float{});
   }
 }
 

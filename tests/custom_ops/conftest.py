@@ -1,30 +1,15 @@
 """The compiled operators as fixtures."""
 
-import platform
-
 import pytest
 
 from mindspore_paged.custom_ops import build
+from tests.custom_ops.kernel_builds import LESS_THAN_NATIVE, cpu_has, native_library
 from tests.custom_ops.kernel_calls import Kernels, build_catcher
-
-
-def cpu_has(*features):
-    return platform.machine() == "x86_64" and set(features) <= set(build.cpu_model().split())
 
 
 @pytest.fixture(scope="session")
 def catcher(tmp_path_factory):
     return build_catcher(tmp_path_factory.mktemp("catcher"))
-
-
-# Whatever else the machine's CPU can do, the source must not know.
-AVX512_FLAGS = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16", "-mno-avx512vnni", "-mno-avxvnni")
-LESS_THAN_NATIVE = {
-    "vnni": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni", "amx_int8"), AVX512_FLAGS[:4]),
-    "avx512": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni"), AVX512_FLAGS),
-    "avx2": (("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),
-}
-"""Builds for CPUs that can do less than this one: what this one must have to run them, and the compiler's flags."""
 
 
 @pytest.fixture(
@@ -34,7 +19,7 @@ LESS_THAN_NATIVE = {
 def kernels(request, catcher, tmp_path_factory):
     """The operators in each of the vector widths, and ways to multiply, that the source knows."""
     if request.param == "native":
-        library = build.build_cpu(build.DEFAULT_OUTPUT_DIR)
+        library = native_library()
     elif request.param == "portable":
         library = build.build_cpu(tmp_path_factory.mktemp("portable"), portable=True)
     else:

@@ -136,12 +136,16 @@ def step_inputs():
 
 
 # Of a layer's weights in `layout`, and of what it says of one.
-QUERY, KEY, KEY_BIAS, MLP_NORM, GATE, UP, DOWN, UP_BIAS = 1, 2, 6, 9, 10, 11, 12, 14
+QUERY, KEY, OUT, KEY_BIAS, MLP_NORM, GATE, UP, DOWN, UP_BIAS = 1, 2, 4, 6, 9, 10, 11, 12, 14
 PACK, OFFSET, KIND, ROWS, COLUMNS = range(5)
 
 KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
 
 NORM_LINEAR = {
+    "no columns": (
+        both(swap("x", lambda x: x[:, :0]), swap("norm_weight", lambda x: x[:0]), swap("weight", lambda x: x[:, :0])),
+        "weight has 0 columns, it must have at least 1",
+    ),
     "x rank": (swap("x", lambda x: x[0]), "x has shape [64], its rank must be 2"),
     "x dtype": (swap("x", lambda x: x.astype(np.float16)), "x has dtype float16, allowed: float32"),
     "norm_weight shape": (swap("norm_weight", lambda x: x[:63]), "norm_weight has shape [63], it must be [64]"),
@@ -172,6 +176,10 @@ NORM_LINEAR = {
 }
 
 EMBEDDING = {
+    "no columns": (
+        both(swap("like", lambda x: x[:0]), swap("table", lambda x: x[:, :0])),
+        "table has 0 columns, it must have at least 1",
+    ),
     "negative id": (put("ids", 2, -1), "token 2: id -1 is outside [0, 12)"),
     "id beyond the vocabulary": (put("ids", 3, 12), "token 3: id 12 is outside [0, 12)"),
     "ids dtype": (swap("ids", lambda x: x.astype(INT64)), "ids has dtype int64, allowed: int32"),
@@ -188,6 +196,10 @@ EMBEDDING = {
 }
 
 FEED_FORWARD = {
+    "nothing between": (
+        both(*(swap(name, lambda x: x[:0]) for name in ("gate", "up")), swap("down", lambda x: x[:, :0])),
+        "down has 0 columns, it must have at least 1",
+    ),
     "x rank": (swap("x", lambda x: x[0]), "x has shape [32], its rank must be 2"),
     "norm_weight shape": (swap("norm_weight", lambda x: x[:31]), "norm_weight has shape [31], it must be [32]"),
     "up rows": (swap("up", lambda x: x[:95]), "gate has 96 rows, up has 95"),
@@ -223,6 +235,10 @@ FEED_FORWARD = {
 }
 
 ATTENTION = {
+    "no queries": (
+        both(swap("query", lambda x: x[:0]), swap("out", lambda x: x[:, :0])),
+        "out has 0 columns, it must have at least 1",
+    ),
     "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
     "row below -1": (put("rows", 1, -2), "token 1: row -2 is outside [-1, 2)"),
     "negative position": (put("positions", 2, -1), "token 2: position -1 is outside [0, 42)"),
@@ -283,6 +299,14 @@ ATTENTION = {
 ALL_KINDS = "allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
 
 STEP = {
+    "nothing between": (
+        both(*(put("layout", (0, weight, what), 0) for weight, what in ((GATE, ROWS), (UP, ROWS), (DOWN, COLUMNS)))),
+        "layer 0, feed forward: down has 0 columns, it must have at least 1",
+    ),
+    "no queries": (
+        both(put("layout", (1, QUERY, ROWS), 0), put("layout", (1, OUT, COLUMNS), 0)),
+        "layer 1, attention: out has 0 columns, it must have at least 1",
+    ),
     "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
     "position beyond the tables": (put("positions", 2, 42), "token 2: position 42 is outside [0, 42)"),
     "positions shape": (swap("positions", lambda x: x[:3]), "positions has shape [3], it must be [4]"),

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from mindspore_paged.custom_ops import build
+from tests.custom_ops.kernel_builds import native_library
 from tests.custom_ops.kernel_calls import assert_same_bits
 from tests.custom_ops.layer_reference import make_weight
 from tests.custom_ops.layer_scenes import EPSILON, make_layer_scene, make_norm_weight, make_tokens
@@ -108,7 +108,7 @@ def test_a_team_has_its_caller_at_least(kernels, set_threads, number):
 
 def run_python(code, **environment):
     """Run code that finds the library's path in sys.argv[1]; returns its output."""
-    command = [sys.executable, "-c", textwrap.dedent(code), str(build.build_cpu(build.DEFAULT_OUTPUT_DIR))]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(native_library())]
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     result = subprocess.run(
         command, env=inherited | environment, capture_output=True, text=True, timeout=SECONDS, check=False
