@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests in two processes, a file's tests in one of them: what most of them wait for is a compiler or another process.
+WORKERS := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo install kernels test test-slow sanitize lint clean
@@ -27,11 +29,11 @@ kernels: install
 
 test: lint kernels
 	$(BIN)/python scripts/fetch_demo_model.py
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 test-slow: kernels
 	$(BIN)/python scripts/fetch_demo_model.py
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(WORKERS) -m slow
 
 # The CPU's kernels and their threads under the compiler's sanitizers; the slow tests do the same.
 sanitize: install
@@ -41,7 +43,8 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python setup.py --quiet build_py --build-lib build/lint
+	rm -rf build/lint && mkdir -p build/lint
+	cp -r mindspore_paged build/lint && cp -r models custom_ops build/lint/mindspore_paged
 	cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
 clean:

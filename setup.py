@@ -79,7 +79,7 @@ setup(
         "transformers==4.57.1",  # as mindformers has it: for tokenizers of Hugging Face folders
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"],
     },
     entry_points={"console_scripts": ["mindspore-paged = mindspore_paged.cli:kept_main"]},
     cmdclass={"build_py": BuildWithKernels},
