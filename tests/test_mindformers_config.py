@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from mindspore_paged.config import load_config
 from mindspore_paged.config.quiet_mindformers import quiet_mindformers
@@ -367,6 +368,17 @@ def test_quiet_mindformers_restores_the_process_after_an_error(monkeypatch):
         fail_inside()
     assert logging.root.manager.disable == logging.NOTSET
     assert "LOG_MF_PATH" not in os.environ
+
+
+@pytest.mark.parametrize("value", [5, ["a"], {"a": 1}])
+@pytest.mark.parametrize("key", ["vocab_file", "load_checkpoint"])
+def test_a_path_that_is_none_is_refused(tmp_path, key, value):
+    data = yaml.safe_load(write(tmp_path).read_text())
+    (data if key == "load_checkpoint" else data["processor"]["tokenizer"])[key] = value
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match=rf"{key} is .*; it must be a path$"):
+        load_config(path)
 
 
 def test_a_log_folder_of_the_users_choice_stays(monkeypatch, tmp_path):

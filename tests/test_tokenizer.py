@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from mindspore_paged.errors import CheckpointError, RequestError
@@ -396,3 +396,12 @@ def test_a_model_without_a_template_takes_no_messages(tmp_path):
     assert not tokenizer.has_chat_template
     with pytest.raises(RequestError, match="no chat template"):
         tokenizer.apply_chat_template(CHAT)
+
+
+@pytest.mark.parametrize("model", [BPE({"a": 0}, [], unk_token="nobody"), WordLevel({"a": 0}, unk_token="nobody")])
+def test_what_the_vocabulary_cannot_spell_is_refused(tmp_path, model):
+    (tmp_path / "tokenizer.json").write_text(Backend(model).to_str())
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(RequestError, match="^the model's tokenizer cannot encode the prompt: ") as error:
+        tokenizer.encode("b")
+    assert "\n" not in str(error.value)

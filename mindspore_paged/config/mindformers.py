@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, Pos
 from mindspore_paged.config.quiet_mindformers import quiet_mindformers
 from mindspore_paged.config.sections import SchedulerSection
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.wording import one_line, shortened
 
 log = logging.getLogger("mindspore_paged")
 
@@ -124,11 +125,13 @@ def _refuse_what_cannot_be_honoured(data: Mapping):
         ("model.arch.type", (None, "LlamaForCausalLM")),
     ):
         if _get(data, key) not in allowed:
-            raise ConfigError(f"{key} is {_get(data, key)!r}; a MindFormers file can be used where it is {allowed[-1]}")
+            raise ConfigError(
+                f"{key} is {shortened(_get(data, key))}; a MindFormers file can be used where it is {allowed[-1]}"
+            )
     for key, neutral in _REFUSED_UNLESS.items():
         value = _get(data, key)
         if value is not None and value != neutral:
-            raise ConfigError(f"{key} is {value!r}: not supported, and without it the text would differ")
+            raise ConfigError(f"{key} is {shortened(value)}: not supported, and without it the text would differ")
 
 
 def _read_with_mindformers(model_config: Mapping) -> tuple[_Llama, Any]:
@@ -144,9 +147,11 @@ def _read_with_mindformers(model_config: Mapping) -> tuple[_Llama, Any]:
         except ValidationError as error:
             problem = error.errors()[0]
             allowed = problem["msg"].removeprefix("Input should be ")
-            raise ConfigError(f"{_MODEL}.{problem['loc'][0]} is {problem['input']!r}; it must be {allowed}") from None
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{_MODEL}: MindFormers refuses it: {' '.join(str(error).split())}") from None
+            raise ConfigError(
+                f"{_MODEL}.{problem['loc'][0]} is {shortened(problem['input'])}; it must be {allowed}"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - its classes check nothing by themselves: what they raise is chance
+            raise ConfigError(f"{_MODEL}: MindFormers refuses it: {one_line(error)}") from None
 
 
 def _model(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -> dict:
@@ -174,7 +179,7 @@ def _model(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -> d
             "eos_token_ids": generation.eos_token_id or [],
         },
         "weights": _weights(data, notes),
-        "tokenizer": next((Path(_get(data, key)) for key in _TOKENIZER_KEYS if _get(data, key)), None),
+        "tokenizer": next((Path(path) for key in _TOKENIZER_KEYS if (path := _path(data, key))), None),
         "dtype": llama.compute_dtype,
     }
 
@@ -200,11 +205,13 @@ def _rope(llama: _Llama) -> tuple[float, dict]:
         return llama.theta, {}
     if method not in _SCALING_FACTOR_KEYS:
         allowed = ", ".join(["None", *_SCALING_FACTOR_KEYS])
-        raise ConfigError(f"{_MODEL}.extend_method is {method!r}; supported: {allowed}")
+        raise ConfigError(f"{_MODEL}.extend_method is {shortened(method)}; supported: {allowed}")
     needed = _SCALING_FACTOR_KEYS[method]
     if (set(factor) if isinstance(factor, dict) else None) != needed:
         kind = f"a mapping of {', '.join(sorted(needed))}" if needed else "a number"
-        raise ConfigError(f"{_MODEL}.scaling_factor is {factor!r}; for extend_method {method} it must be {kind}")
+        raise ConfigError(
+            f"{_MODEL}.scaling_factor is {shortened(factor)}; for extend_method {method} it must be {kind}"
+        )
     if method == "NTK":
         return llama.theta * factor, {}
     if method == "PI":
@@ -214,15 +221,24 @@ def _rope(llama: _Llama) -> tuple[float, dict]:
 
 def _weights(data: Mapping, notes: list[str]) -> Path | None:
     for key in _WEIGHTS_KEYS:
-        value = _get(data, key)
+        value = _path(data, key)
         if not value:
             continue
-        path = Path(str(value))
-        bare_name = os.sep not in str(value) and not path.suffix and not path.exists()
+        path = Path(value)
+        bare_name = os.sep not in value and not path.suffix and not os.path.exists(path)  # also where it cannot be one
         if not bare_name or key != _WEIGHTS_KEYS[-1]:
             return path
-        notes.append(f"{key} {value!r} names a model that MindFormers would download: give model.weights a path")
+        notes.append(
+            f"{key} {shortened(value)} names a model that MindFormers would download: give model.weights a path"
+        )
     return None
+
+
+def _path(data: Mapping, key: str) -> str | None:
+    value = _get(data, key)
+    if value and not isinstance(value, str):
+        raise ConfigError(f"{key} is {shortened(value)}; it must be a path")
+    return value or None
 
 
 def _scheduler(llama: _Llama, notes: list[str]) -> dict:
@@ -249,7 +265,7 @@ def _runtime(data: Mapping, notes: list[str]) -> dict:
         if level in ("O0", "O1"):
             runtime["jit_level"] = level
         elif level is not None:
-            notes.append(f"{key} is {level!r}, run as O0")
+            notes.append(f"{key} is {shortened(level)}, run as O0")
     return runtime
 
 

@@ -23,6 +23,7 @@ from mindspore_paged.tokenizer.hf_folder import (
     read_backend,
     read_hf_tokenizer,
 )
+from mindspore_paged.wording import one_line
 
 SAVED = "saved_tokenizer.json"
 """Beside tokenizer.json in a folder that `Tokenizer.save` wrote: what else is to be known, so that no one asks more."""
@@ -119,7 +120,12 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             # Half a surrogate pair, from JSON or from an argument that was not UTF-8.
             raise RequestError(f"the prompt is not Unicode text: {text[error.start]!r} at {error.start}") from None
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - tokenizers raises anything; a panic in Rust is no Exception
+            raise RequestError(f"the model's tokenizer cannot encode the prompt: {one_line(error)}") from None
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any

@@ -1,5 +1,6 @@
 """What the product makes of a model's files, without an engine: its shape, its tensors, its tokens, its prompts."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -43,20 +44,22 @@ def tokens_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Ids of some texts, the texts of those and of all ids, the ends of a sequence, and the prompt of a chat."""
     if tokenizer is None:
         return {}
-    ids = [tokenizer.encode(text) for text in TEXTS]
+    ids = [_or_refusal(tokenizer.encode, text) for text in TEXTS]
+    all_ids = list(range(min(tokenizer.vocab_size, 300)))
     return {
         "ids": ids,
-        "texts": [tokenizer.decode(each) for each in (*ids, list(range(min(tokenizer.vocab_size, 300))))],
+        "texts": [tokenizer.decode(each) for each in (*ids, all_ids) if isinstance(each, list)],
         "ends": (tokenizer.bos_token_id, tokenizer.eos_token_ids),
-        "chat": _chat(tokenizer),
+        "chat": _or_refusal(tokenizer.encode_chat, MESSAGES),
     }
 
 
-def _chat(tokenizer: Tokenizer) -> Any:
+def _or_refusal(encode: Callable[[Any], list[int]], given: Any) -> Any:
+    """The ids, or in what words these texts are refused, which is no refusal of the file."""
     try:
-        return tokenizer.encode_chat(MESSAGES)
-    except RequestError as error:  # a template that refuses these messages is none that refuses the file
-        return repr(error)
+        return encode(given)
+    except RequestError as error:
+        return str(error)
 
 
 def _checksum(values: np.ndarray) -> int:

@@ -16,7 +16,7 @@ from tests.fuzz.judge import CRASH, FAULTS, HANG, MEMORY, OTHER, REFUSED, RIGHT,
 from tests.fuzz.mutant import written
 
 ROOT = Path(__file__).parents[2]
-BATCH = 50
+BATCH = 100
 SAVED_OF_ONE_ORIGIN = 3
 
 

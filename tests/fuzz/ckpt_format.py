@@ -4,7 +4,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import mindspore  # noqa: F401, what reads these files takes seconds: before there are children, not in each
 import numpy as np
 
 from tests.fuzz.answers import model_answer

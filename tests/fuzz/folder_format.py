@@ -5,6 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import transformers.models.auto.tokenization_auto  # noqa: F401, what reads tokenizers: before there are children
+
 from tests.fuzz.answers import model_answer
 from tests.fuzz.folder_samples import SPECIAL, folders
 from tests.fuzz.havoc import havoc_of

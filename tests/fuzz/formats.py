@@ -1,9 +1,12 @@
 """The formats by name."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
-from tests.fuzz.mutant import FileFormat
+from tests.fuzz.mutant import FileFormat, Mutant, read_files
 
 PLANTED = "planted"
 """A format whose reader has every fault there is, for tests of the fuzzer itself."""
@@ -26,8 +29,34 @@ _MODULES = {
 FORMATS = tuple(name for name in _MODULES if name != PLANTED)
 
 
+CORPUS = Path(__file__).parent / "corpus"
+
+
 @cache
 def file_format(name: str) -> FileFormat:
-    """The format called `name`; what reads it is imported now."""
+    """The format called `name`, or the `corpus/NAME` of it; what reads it is imported now."""
+    if name.startswith("corpus/"):
+        return _corpus_of(file_format(name.removeprefix("corpus/")))
     module = import_module(f"tests.fuzz.{_MODULES[name]}")
     return next(each for each in module.FORMATS if each.name == name)
+
+
+def corpus_cases(name: str) -> list[Path]:
+    """The folders of what was found in a format."""
+    return sorted(path for path in (CORPUS / name).glob("*") if path.is_dir())
+
+
+@dataclass(frozen=True)
+class _Corpus(FileFormat):
+    """What was found: mutant n is the n-th case, the files that are other than the format's first sample has them."""
+
+    cases: Sequence[Mutant] = ()
+
+    def mutant(self, seed: int, number: int) -> Mutant:
+        """Case `number`."""
+        return self.cases[number]
+
+
+def _corpus_of(of: FileFormat) -> _Corpus:
+    cases = [Mutant({**of.samples[0], **read_files(case)}, case.name) for case in corpus_cases(of.name)]
+    return _Corpus(f"corpus/{of.name}", of.samples, (), of.use, of.names_file, cases)

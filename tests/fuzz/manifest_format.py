@@ -9,7 +9,7 @@ from typing import Any
 from mindspore_paged.mindir.folder import MANIFEST, MindIRFolder
 from tests.fuzz.havoc import LIES, havoc_of
 from tests.fuzz.json_values import broken, mutated, same_content
-from tests.fuzz.mutant import EVERYTHING, FileFormat, Files, Mutant
+from tests.fuzz.mutant import EVERYTHING, FileFormat, Files, Mutant, read_files
 from tests.mindir.test_folder import FIXED, write_folder
 
 EXTRA = (
@@ -28,8 +28,7 @@ EXTRA = (
 
 def _sample() -> Files:
     with TemporaryDirectory() as folder:
-        path = write_folder(Path(folder))
-        return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+        return read_files(write_folder(Path(folder)))
 
 
 _SAMPLES = [_sample()]

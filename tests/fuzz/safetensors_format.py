@@ -17,8 +17,8 @@ _SUFFIX = ".safetensors"
 _BARE = "bare.safetensors"
 _CONFIG = {"config.json": json.dumps(CONFIG).encode()}
 _SAMPLES = [
-    {"model.safetensors": safetensors.numpy.save(weights(), {"format": "pt"})} | _CONFIG,
     sharded() | _CONFIG,
+    {"model.safetensors": safetensors.numpy.save(weights(), {"format": "pt"})} | _CONFIG,
     {_BARE: safetensors.numpy.save(weights())},
 ]
 TYPES = (

@@ -3,23 +3,25 @@
 corpus/FORMAT/WHAT/ holds the files that differ from the format's first sample.
 """
 
-from pathlib import Path
-
 import pytest
 
-from tests.fuzz.formats import file_format
-from tests.fuzz.judge import REFUSED, RIGHT, Judge
-from tests.fuzz.mutant import Mutant
-
-CORPUS = Path(__file__).parent / "corpus"
-CASES = sorted(path for path in CORPUS.glob("*/*") if path.is_dir())
+from tests.fuzz.campaign import run
+from tests.fuzz.formats import FORMATS, corpus_cases
+from tests.fuzz.mutant import read_files
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}/{case.name}")
-def test_found_before(case, tmp_path):
-    each = file_format(case.parent.name)
-    found = {str(path.relative_to(case)): path.read_bytes() for path in sorted(case.rglob("*")) if path.is_file()}
-    assert found
-    assert sum(map(len, found.values())) < 2048, "smaller, please"
-    verdict = Judge(each, tmp_path / "scratch").judge(Mutant({**each.samples[0], **found}, case.name))
-    assert verdict.outcome in (RIGHT, REFUSED), verdict.detail
+# MindFormers takes ten seconds to import.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "mindformers")) for name in FORMATS]
+)
+def test_found_before(name, worker):
+    cases = corpus_cases(name)
+    figures = run(f"corpus/{name}", 0, [worker], len(cases))
+    assert figures.outcomes.total() == len(cases) > 0
+    assert [(cases[number].name, verdict.outcome, verdict.detail) for number, verdict in figures.faults] == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_cases_are_small(name):
+    for case in corpus_cases(name):
+        assert sum(map(len, read_files(case).values())) < 2048, case

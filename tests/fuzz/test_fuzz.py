@@ -3,19 +3,11 @@
 import pytest
 
 from tests.fuzz.campaign import Worker, run
-from tests.fuzz.formats import file_format
+from tests.fuzz.formats import FORMATS, file_format
 from tests.fuzz.judge import Verdict
 
 SEED = 20
-IMPORTS_MINDSPORE = ("ckpt", "mindformers")
-FORMATS = ("safetensors", "yaml", "page", "prefix")  # those whose readers withstand it
-
-
-@pytest.fixture(scope="module")
-def workers():
-    """Two, each of which imports a reader once."""
-    with Worker() as one, Worker() as other:
-        yield [one, other]
+IMPORTS_MINDSPORE = ("mindformers",)
 
 
 def check(name: str, workers: list[Worker], count: int) -> None:
@@ -31,11 +23,13 @@ def described(name: str, number: int, verdict: Verdict) -> str:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in IMPORTS_MINDSPORE])
-def test_some(name, workers):
-    check(name, workers, 100)
+def test_some(name, worker):
+    check(name, [worker], 40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
-def test_thousands(name, workers):
-    check(name, workers, 3000)
+def test_thousands(name, worker):
+    """As many as five minutes allow: those that run a process for each template are fewer."""
+    with Worker() as other:
+        check(name, [worker, other], 1000 if name == "chat_template" else 3000)
