@@ -31,6 +31,9 @@ MOST_BYTES = 64 * 2**20
 """Of a vocabulary; the largest that are published have half of that."""
 SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 
+PROBE = "Hello w\u00f6rld, 12 \u4f60\u597d \U0001f642\n"
+"""A text that every tokenizer takes: files that can be parsed may hold rules that cannot be followed."""
+
 LLAMA, PLAIN = "LlamaTokenizer", "PreTrainedTokenizer"
 # Names of classes that are nothing but their tokenizer.json: transformers 5 writes the second.
 _PLAIN_CLASSES = (PLAIN, "TokenizersBackend")
@@ -75,6 +78,8 @@ def read_hf_tokenizer(folder: Path) -> HfTokenizer:
     # Settings left over from training: a prompt is never cut or filled up.
     backend.no_truncation()
     backend.no_padding()
+    with _as_checkpoint_errors(folder / TOKENIZER if (folder / TOKENIZER).exists() else folder / SENTENCEPIECE):
+        backend.decode(backend.encode(PROBE).ids)
     if kind in _LLAMAS:
         _check_ends(folder, tokenizer)
     return HfTokenizer(

@@ -7,7 +7,7 @@ import sys
 import pytest
 import sentencepiece
 
-from mindspore_paged.errors import CheckpointError
+from mindspore_paged.errors import CheckpointError, RequestError
 from mindspore_paged.tokenizer import load_tokenizer
 from tests.tokenizer.folders import LINES, TEXTS, byte_level, sentencepiece_model, write
 
@@ -303,6 +303,29 @@ def test_a_tokenizer_json_that_is_none(tmp_path, bpe, content):
     if isinstance(content, dict):
         content = json.loads(bpe) | {"post_processor": {"type": "TemplateProcessing"} | content}
     assert_refused(write(tmp_path, tokenizer__json=content), r"tokenizer.json: not a tokenizer")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"}},
+        {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "B", "type_id": 0}}]}
+         | {"pair": [], "special_tokens": {}}},
+        {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}},
+    ],
+    ids=range(4),
+)  # fmt: skip
+def test_rules_that_cannot_be_followed(tmp_path, bpe, part):
+    """Three of them end in a panic of Rust, which is no Exception in Python."""
+    assert_refused(write(tmp_path, tokenizer__json=json.loads(bpe) | part), r"tokenizer.json: not a tokenizer")
+
+
+def test_a_rule_that_fails_at_some_texts_refuses_these(tmp_path, bpe):
+    slow = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    tokenizer = load_tokenizer(write(tmp_path, tokenizer__json=json.loads(bpe) | {"pre_tokenizer": slow}))
+    with pytest.raises(RequestError, match="the model's tokenizer cannot encode the prompt: Onig: Regex search error"):
+        tokenizer.encode("a" * 40 + "b")
 
 
 def long_piece():
