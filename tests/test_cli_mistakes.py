@@ -185,13 +185,18 @@ def test_a_text_that_the_model_cannot_take(message_of, folder, arguments, messag
 
 
 @pytest.mark.parametrize(
-    "messages", [[{"role": "user"}], [{"role": "user", "content": 5}], [{"role": None, "content": "Hi"}]]
+    ("messages", "problem"),
+    [
+        ([{"role": "user"}], "content is missing; it must be text"),
+        ([{"role": "user", "content": 5}], "content is 5; it must be text"),
+        ([{"role": None, "content": "Hi"}], "role is None; it must be text"),
+    ],
 )
-def test_messages_that_are_none(message_of, folder, messages):
+def test_messages_that_are_none(message_of, folder, messages, problem):
     path = cli_runs.write_gguf(folder / "model.gguf")
     lines = cli_runs.write_lines(folder / "p.jsonl", {"messages": messages})
     message = message_of("--weights", path, "--prompts-file", lines)
-    assert message.startswith(f"{lines} line 1: messages[0] is {messages[0]!r}; it must have a text called")
+    assert message.startswith(f"{lines} line 1: messages[0].{problem}")
 
 
 def test_the_script_exits_with_2_and_no_traceback(folder):

@@ -62,7 +62,9 @@ def open_checkpoint(
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     if is_gguf(path):
-        return GgufCheckpoint(path)
+        checkpoint = GgufCheckpoint(path)
+        check_description(checkpoint)
+        return checkpoint
     if has_rank_folders(path):
         return _open_rank_folder(path, model_config, parallel)
     if (path / "config.json").is_file():

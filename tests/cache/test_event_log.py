@@ -248,7 +248,7 @@ def test_a_step_that_cannot_be_is_refused_and_not_written(tmp_path, step, owners
         (b'{"step":4611686018427387904}', "step: Input should be less than"),
         (b'{"step":1,"changes":[[1,0,1]]}', "changes.0.1: Input should be greater than or equal to 1"),
         (b'{"step":1,"changes":[' + b"[1,2,-6]," * 50_000 + b"[1,1,1]]}", "changes.0.2: Input should be greater than"),
-        (b'{"step":1,"counts":{"\\u001b[2J":1}}', "counts.\x1b[2J.[key]: String should match pattern"),
+        (b'{"step":1,"counts":{"\\u001b[2J":1}}', "counts.\\x1b[2J.[key]: String should match pattern"),
         (b'{"step":1,"counts":{' + b'"a\\n":1,' * 12 + b'"b":9e99}}', "counts.a .[key]: String should match"),
         (b'{"step":1,"counts":{' + b",".join(b'"c%d":1' % n for n in range(200_000)) + b"}}", "it holds more than 16"),
         (b'\xff{"step":1}', "Invalid JSON"),
