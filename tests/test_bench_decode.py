@@ -7,6 +7,7 @@ import pytest
 from tests.script_runs import TINY, error_of, run_script
 
 
+@pytest.mark.slow
 def test_two_variants_in_turn(tmp_path):
     done = run_script(
         *("bench_decode.py", "--config", TINY, "--batches", 1, 3, "--contexts", 32, 41, "--steps", 4),

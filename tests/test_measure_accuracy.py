@@ -70,6 +70,7 @@ def test_every_token_but_the_first_of_a_window_counts(script):
         script.read(llm, [1], 100)
 
 
+@pytest.mark.slow
 def test_variants_are_compared_with_what_is_configured(tmp_path, tokenizer):
     table = tmp_path / "table.json"
     done = run(

@@ -126,6 +126,7 @@ def profile_step(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_writes_a_table_a_point(tmp_path):
     output = tmp_path / "profile.json"
     done = profile_step(

@@ -62,9 +62,7 @@ def open_checkpoint(
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     if is_gguf(path):
-        checkpoint = GgufCheckpoint(path)
-        check_description(checkpoint)
-        return checkpoint
+        return GgufCheckpoint(path)
     if has_rank_folders(path):
         return _open_rank_folder(path, model_config, parallel)
     if (path / "config.json").is_file():

@@ -44,6 +44,7 @@ def test_the_demo_model_writes_the_same_text_as_on_the_cpu_kernels(demo_model):
 WIDE_HEADS = {"name": "tiny", "weights": "random", "config": {"head_dim": 32}}
 
 
+@pytest.mark.slow
 def test_pages_of_int8_serve_the_same_tokens_as_on_the_cpu_kernels():
     """Heads of 32, which the kernels ask for; the pager's operators move the scales with the pages."""
     cache = {"kv_cache_dtype": "int8", "num_blocks": 9, "host_memory": "10MB", "swap": "always"}
@@ -61,6 +62,7 @@ def test_pages_of_int8_serve_the_same_tokens_as_on_the_cpu_kernels():
     assert results[0][0] == results[0][2]
 
 
+@pytest.mark.slow
 def test_a_float16_model_over_int8_pages_computes_what_it_does_on_the_cpu_kernels():
     """Within the rounding of float16; sampled tokens would make a jump of the smallest difference."""
     tokens = np.arange(3, 63, dtype=np.int32)

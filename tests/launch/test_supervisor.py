@@ -199,17 +199,22 @@ run_scheduler("")
 
 SCRIPT = """
 import ctypes
+from mindspore_paged.launch import supervision
 from mindspore_paged.launch.interruption import last_words
 from mindspore_paged.launch.keeper import kept
+def be_there():
+    supervision.publish("there", "yes")
+    supervision.lookup("there")  # the supervisor has answered: it is up, and knows us
+    print("there", flush=True)
 def say():
     print("saved", flush=True)
     return f"what rank {rank} did is saved"
 def work():
     with last_words(say):
-        print("there", flush=True)
+        be_there()
         time.sleep(100)
 def hold_the_lock():
-    print("there", flush=True)
+    be_there()
     ctypes.PyDLL(None).sleep(100)
 """
 WORK, HOLD = SCRIPT + "sys.exit(kept(work))", SCRIPT + "sys.exit(kept(hold_the_lock))"
@@ -220,7 +225,6 @@ def test_a_signal_to_any_process_of_a_job_ends_it_with_the_last_words_of_a_rank(
     job = start(WORK, WAIT)
     for worker in job.workers:
         await_there(worker)
-    time.sleep(0.5)  # for the worker to be connected
     (job.workers[0] if of_a_worker else job.supervisor).send_signal(number)
     code, output, seconds = job.wait()
     line = f"interrupted by {number.name}: what rank 0 did is saved\n"

@@ -17,7 +17,9 @@ __all__ = ["graph_mode"]  # a fixture that every test here uses
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "biases.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("formats", [None, lambda _: FLOAT32], ids=["plain", "fused"])
+@pytest.mark.parametrize(
+    "formats", [pytest.param(None, id="plain", marks=pytest.mark.slow), pytest.param(lambda _: FLOAT32, id="fused")]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_and_logits_are_those_of_transformers(tmp_path, name, formats):
     changes, biases = CASES[name]

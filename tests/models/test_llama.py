@@ -186,7 +186,9 @@ def test_copied_pages_serve_another_row_and_later_writes_stay_apart(formats):
 
 
 @LAYERS
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("float16", "bfloat16")), "int8"]
+)
 def test_pages_that_were_read_out_serve_again_elsewhere(dtype, formats):
     weights = reference.random_weights(TINY, seed=13)
     runner = make_runner(TINY, weights, [1, 32], dtype, formats)
@@ -224,6 +226,7 @@ def test_a_shape_that_slips_through_is_counted():
     assert runner.compiles_after_warmup == 1
 
 
+@pytest.mark.slow
 def test_a_step_that_an_operator_refuses_says_why_and_the_next_one_runs():
     weights = reference.random_weights(TINY, seed=12)
     runner = make_runner(TINY, weights, [1, 4])

@@ -127,7 +127,10 @@ def make_rank(config, weights, parallel, formats=None):
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-@pytest.mark.parametrize(("config", "size"), CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [pytest.param(*cut, id=name, marks=pytest.mark.slow if cut[1] > 4 else ()) for name, cut in CUTS.items()],
+)
 def test_all_ranks_together_compute_the_model(config, size, fused):
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     weights = reference.random_weights(config, seed=1)

@@ -104,6 +104,7 @@ def run_everything(ops: EmulatedOps) -> None:
         ops.paged_attention(*scene.inputs())
 
 
+@pytest.mark.slow
 def test_the_kernel_as_it_is_passes(catcher, compiler):
     run_everything(EmulatedOps(compiler.library(OP_KERNEL, "kernel"), catcher))
 
