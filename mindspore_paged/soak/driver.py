@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate
-from mindspore_paged.errors import OutOfBlocksError, RequestError
+from mindspore_paged.errors import OutOfBlocksError, RequestError, StepError
 from mindspore_paged.llm import LLM
 from mindspore_paged.soak.resources import resources_now
 from mindspore_paged.soak.traffic import Kind, facts_of
@@ -143,7 +143,7 @@ class Soak:
             data = self._llm.export_prefix(list(self._random.choice(self._kinds).prompt_token_ids))
             self._llm.import_prefix(data)
             self.report.requests["prefixes handed over"] += 1
-        except (RequestError, OutOfBlocksError):
+        except (RequestError, OutOfBlocksError, StepError):
             self.report.requests["prefixes refused"] += 1
 
 
