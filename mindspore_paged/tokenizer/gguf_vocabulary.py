@@ -17,6 +17,7 @@ from mindspore_paged.wording import one_line, shortened
 
 BYTE_LEVEL = "gpt2"
 PRE = "tokenizer.ggml.pre"
+LONGEST_SHOWN = 40
 WITHOUT_VOCABULARY = (None, "none", "no_vocab")
 SPACE = "\u2581"
 """The lower block that stands for a space in SentencePiece's vocabularies."""
@@ -108,7 +109,8 @@ def gguf_sequence_ends(file: GgufFile) -> dict[str, int]:
 def _pre_tokenizer(file: GgufFile, kind: _Kind) -> PreTokenizer:
     name = kind.pre or "default"
     if name not in PRE_TOKENIZERS:
-        raise CheckpointError(f"{file.path}: {PRE} is {shortened(name)}; allowed: {', '.join(PRE_TOKENIZERS)}")
+        begin = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."  # the allowed ones are many
+        raise CheckpointError(f"{file.path}: {PRE} is {shortened(begin)}; allowed: {', '.join(PRE_TOKENIZERS)}")
     return PRE_TOKENIZERS[name]
 
 
