@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import MISSING, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     BeforeValidator,
@@ -74,24 +74,21 @@ def _sentence(text: str) -> PydanticCustomError:
     return PydanticCustomError(SENTENCE, "{text}", {"text": text})
 
 
-_RopeScalingKeys = create_model(
-    "RopeScalingKeys",
-    __config__=_CLOSED,
-    **{key.name: (key.type, None) for key in fields(RopeScaling)}
-    | dict.fromkeys(
-        ("short_factor", "long_factor", "divisors"), (Annotated[tuple[float, ...], Field(strict=False)], None)
-    ),
-)
-_ModelConfigKeys = create_model(
-    "ModelConfigKeys",
-    __config__=_CLOSED,
-    **{key.name: (key.type, None) for key in fields(ModelConfig)}
-    | {
-        "rope_scaling": (_RopeScalingKeys, None),
-        "biases": (Annotated[tuple[str, ...], Field(strict=False)], None),
-        "eos_token_ids": (Annotated[tuple[StrictInt, ...], Field(strict=False)], None),
-    },
-)
+def _keys_of(name: str, described: type, **others: Any) -> Any:
+    """A model of the fields of a dataclass, each of which may be left out; lists of YAML are tuples."""
+    keys = {
+        key.name: Annotated[key.type, Field(strict=False)] if _is_tuple(key.type) else key.type
+        for key in fields(described)
+    }
+    return create_model(name, __config__=_CLOSED, **{key: (kind, None) for key, kind in (keys | others).items()})
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+_RopeScalingKeys = _keys_of("RopeScalingKeys", RopeScaling)
+_ModelConfigKeys = _keys_of("ModelConfigKeys", ModelConfig, rope_scaling=_RopeScalingKeys)
 
 
 @dataclass(frozen=True, config=_SECTION)
