@@ -20,6 +20,7 @@ from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig, SchedulerSection
 from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.garbage import heap_put_aside
 from mindspore_paged.engine.large_pages import move_heap_to_large_pages
 from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.engine.metrics import Metrics
@@ -149,7 +150,8 @@ def _runner_of_all_ranks(
 ) -> Runner:
     """The compiled runner, on the leader together with the others'; a follower stays here until the leader is done."""
     supervision.report_state(0, states.COMPILING)
-    runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
+    with heap_put_aside():
+        runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
     move_heap_to_large_pages()  # all that a step needs is there now
     if place.worker.supervised:
         tqdm.write(_memory_line(place, runner), file=sys.stderr)  # msrun puts it into the log of this rank
