@@ -23,6 +23,7 @@ from pathlib import Path
 from mindspore import nn
 
 from mindspore_paged.custom_ops.targets import cache_writer, custom_op
+from mindspore_paged.errors import ConfigError
 
 
 class ReshapeAndCache(nn.Cell):
@@ -42,28 +43,36 @@ class ReshapeAndCache(nn.Cell):
 
 
 class PagedAttention(nn.Cell):
-    """Let each token attend to the first context_lens[t] tokens of its row, through the block table.
+    """Let each token attend to the first context_lens[t] tokens of its row, or the last of them, through the block table.
+
+    scale: what scores are multiplied by. window: a token of context length c sees the tokens max(0, c - window) to c - 1
+    (sliding window attention, Beltagy et al. 2020, "Longformer"), 0 for all; blocks that hold nothing of what a token
+    sees are not read, and block_table may name any block in their stead.
 
     Inputs: query [T, H, D]; key_cache, value_cache; block_table [R, M] int32; rows [T] int32, -1 for padding;
     context_lens [T] int32, 0 for padding. Output: [T, H, D] of the query's type, zeros for padding.
 
     On CPU a token's result is bitwise the same whatever else is in the batch, wherever its blocks lie, in a decode step
-    or inside a prefill chunk, and for any number of threads. Raises ConfigError for an unknown backend.
+    or inside a prefill chunk, and for any number of threads. Raises ConfigError for an unknown backend
+    and for a negative window.
 
     Source: Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention"; online
     softmax: Milakov and Gimelshein 2018.
     """
 
-    def __init__(self, scale: float, backend: str | Path):
+    def __init__(self, scale: float, backend: str | Path, window: int = 0):
         super().__init__()
+        if window < 0:
+            raise ConfigError(f"window {window} is negative: it must be the number of tokens seen, or 0 for all")
         self.scale = float(scale)
+        self.window = int(window)
         self.op = custom_op(
             "PagedAttention", backend, out_shape=lambda query, *_: query, out_dtype=lambda query, *_: query
         )
 
     def construct(self, query, key_cache, value_cache, block_table, rows, context_lens):
         """Compute the attention."""
-        return self.op(query, key_cache, value_cache, block_table, rows, context_lens, self.scale)
+        return self.op(query, key_cache, value_cache, block_table, rows, context_lens, self.scale, self.window)
 
 
 class CopyBlocks(nn.Cell):

@@ -17,9 +17,12 @@ constexpr int64_t kParallelAttentionBytes = 128 * 1024;
 
 inline void Attend(const AttentionCall& call) {
   int64_t pairs = 0, held = 0;  // of a query and a token that it attends to; tokens of the rows, each read once at least
+  int64_t first = 0;            // token of the row
   for (int64_t t = 0; t < call.num_tokens(); ++t) {
-    pairs += call.context(t);
-    if (t + 1 == call.num_tokens() || call.row(t + 1) != call.row(t)) held += call.context(t);
+    pairs += call.context(t) - call.first_seen(t);
+    if (t + 1 < call.num_tokens() && call.row(t + 1) == call.row(t)) continue;
+    held += call.context(t) - call.first_seen(first);
+    first = t + 1;
   }
   const Tensor& keys = call.pages.keys;
   const int64_t token_bytes = 2 * keys.shape[2] * keys.shape[3] * ByteSize(keys.dtype);

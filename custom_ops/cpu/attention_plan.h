@@ -26,15 +26,18 @@ struct Unit {
   int64_t first_head;  // KV heads
   int64_t num_heads;
   int64_t queries_per_head;
+  int64_t first_seen;  // position: of what any of the tokens sees
   int64_t longest_context;
 
   bool in_panels() const { return queries_per_head >= kMinPanelQueries; }
   int64_t queries() const { return num_heads * queries_per_head; }
+  int64_t first_partition() const { return first_seen / kPartitionTokens; }
   // At least one: also a unit without tokens has an output, of zeros.
   int64_t partitions() const {
-    return std::max<int64_t>(1, (longest_context + kPartitionTokens - 1) / kPartitionTokens);
+    return std::max<int64_t>(1, (longest_context + kPartitionTokens - 1) / kPartitionTokens - first_partition());
   }
-  int64_t cost() const { return longest_context * queries(); }
+  int64_t end_partition() const { return first_partition() + partitions(); }
+  int64_t cost() const { return (longest_context - first_seen) * queries(); }
 };
 
 // What one thread takes at a time: some partitions of a unit.
@@ -74,7 +77,9 @@ struct Plan {
 // So many tokens a tile that there are some tasks for each thread: of a KV head and a partition each, if need be.
 inline int64_t MaxTileTokens(const AttentionCall& call, int64_t threads) {
   int64_t parts = 0;
-  for (int64_t t = 0; t < call.num_tokens(); ++t) parts += 1 + call.context(t) / kPartitionTokens;
+  for (int64_t t = 0; t < call.num_tokens(); ++t) {
+    parts += 1 + (call.context(t) - call.first_seen(t)) / kPartitionTokens;
+  }
   const int64_t tokens = parts * call.pages.num_kv_heads / (4 * threads);
   return std::max<int64_t>(1, std::clamp(tokens * call.group(), kMinPanelQueries, kMaxHeadQueries) / call.group());
 }
@@ -88,9 +93,14 @@ inline void PlanTiles(const AttentionCall& call, Plan& plan) {
     while (row_end < call.num_tokens() && call.row(row_end) == call.row(first)) ++row_end;
     for (int64_t tiles_left = (row_end - first + max_tokens - 1) / max_tokens; tiles_left > 0; --tiles_left) {
       const int64_t tokens = (row_end - first + tiles_left - 1) / tiles_left;
-      int64_t longest = 0;
-      for (int64_t t = first; t < first + tokens; ++t) longest = std::max(longest, call.context(t));
-      plan.tiles.push_back({first, tokens, 0, call.pages.num_kv_heads, tokens * group, longest});
+      int64_t shortest = 0, longest = 0;  // of those that see anything
+      for (int64_t t = first; t < first + tokens; ++t) {
+        const int64_t context = call.context(t);
+        longest = std::max(longest, context);
+        if (shortest == 0 || (context > 0 && context < shortest)) shortest = context;
+      }
+      const int64_t first_seen = FirstSeen(shortest, call.window);
+      plan.tiles.push_back({first, tokens, 0, call.pages.num_kv_heads, tokens * group, first_seen, longest});
       first += tokens;
     }
   }
@@ -141,14 +151,14 @@ inline void MakePlan(const AttentionCall& call, int64_t threads, Plan& plan) {
   int64_t floats = 0;
   for (int64_t u = 0; u < num_units; ++u) {
     const Unit& unit = plan.units[u];
-    const int64_t partitions = unit.partitions(), step = partitions_a_task(unit);
+    const int64_t end = unit.end_partition(), step = partitions_a_task(unit);
     int open_tasks = 0;
-    for (int64_t first = 0; first < partitions; first += step, ++open_tasks) {
-      plan.tasks.push_back({u, first, std::min(first + step, partitions)});
+    for (int64_t first = unit.first_partition(); first < end; first += step, ++open_tasks) {
+      plan.tasks.push_back({u, first, std::min(first + step, end)});
     }
     plan.open_tasks[u].store(open_tasks, std::memory_order_relaxed);
     plan.result_offsets[u] = floats;
-    if (open_tasks > 1) floats += partitions * Softmax::FloatCount(unit.queries(), call.stride());
+    if (open_tasks > 1) floats += unit.partitions() * Softmax::FloatCount(unit.queries(), call.stride());
   }
   plan.results.Reserve(floats);
   plan.taken.store(0, std::memory_order_relaxed);

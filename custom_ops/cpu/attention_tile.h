@@ -7,6 +7,9 @@
 // once), then one maximum, the exponentials, and the weighted sum of values (V is read once). Partitions are joined
 // by the online softmax, always one by one from the left. So every sum of a query is taken in an order that depends on
 // its context length alone: not on the threads, the neighbours in the batch, the blocks, or the tile it stands in.
+//
+// With a window a query sees the last tokens of its context only: what it has of a partition begins where its window
+// does, partitions keep their places, and chunks before the windows of all queries are not read.
 #pragma once
 
 #include <algorithm>
@@ -72,6 +75,11 @@ struct RowCache {
   }
 };
 
+// The first chunk of a partition that is read, where position `first_seen` is the first that any query sees.
+inline int64_t FirstChunk(int64_t partition, int64_t first_seen) {
+  return std::max(partition * kPartitionTokens, first_seen / kChunkTokens * kChunkTokens);
+}
+
 // Queries that share loads: for each of the heads, `per_head` of them. All are float32 and already scaled, in rows of
 // `stride` floats, a multiple of kLanes, with zeros behind head_dim.
 struct QueryTile {
@@ -80,6 +88,8 @@ struct QueryTile {
   int64_t heads;
   int64_t per_head;
   int64_t stride;
+  int64_t first_seen;  // position: of what any of them sees
+  int64_t window;      // tokens that each sees, 0 = all
 
   int64_t count() const { return heads * per_head; }
 };
@@ -236,6 +246,7 @@ class PartitionAttention {
       : cache_(cache),
         tile_(tile),
         start_(partition * kPartitionTokens),
+        first_chunk_(FirstChunk(partition, tile.first_seen)),
         end_(std::min(*std::max_element(tile.contexts, tile.contexts + tile.per_head), start_ + kPartitionTokens)),
         scores_(scores),
         panels_(panels),
@@ -246,8 +257,9 @@ class PartitionAttention {
     panels_ ? ScorePanels() : ScorePages();
     if constexpr (kScaled) MultiplyByScales(cache_.key_scales);
     for (int64_t q = 0; q < tile_.count(); ++q) {
-      const int64_t count = std::max<int64_t>(0, End(q % tile_.per_head) - start_);
-      ScoresToWeights(scores_ + q * kPartitionTokens, count, result_.OfQuery(q, tile_.stride));
+      const int64_t end = std::max<int64_t>(0, End(q % tile_.per_head) - start_);
+      const int64_t first = std::min(First(q % tile_.per_head) - start_, end);
+      ScoresToWeights(scores_ + q * kPartitionTokens, first, end, result_.OfQuery(q, tile_.stride));
     }
     if constexpr (kScaled) MultiplyByScales(cache_.value_scales);
     panels_ ? WeighPanels() : WeighPages();
@@ -256,11 +268,11 @@ class PartitionAttention {
  private:
   // Also of tokens that a query does not see, or that are not there, to the end of a tile: no one reads those scores.
   void ScorePages() const {
-    const ComingTokens<Cache> first_values = cache_.Coming(cache_.values, start_, end_);
+    const ComingTokens<Cache> first_values = cache_.Coming(cache_.values, first_chunk_, end_);
     EachGroupOfChunk(cache_.keys, first_values, [this](auto nq, const Group& group, Prefetcher& prefetcher) {
       const float* queries = tile_.queries + group.query * tile_.stride;
       float* scores = Scores(group.query, group.position);
-      for (int64_t t = 0; t < group.seen; t += TileWidth(nq())) {
+      for (int64_t t = group.first / TileWidth(nq()) * TileWidth(nq()); t < group.seen; t += TileWidth(nq())) {
         prefetcher.Advance(nq() * TileWidth(nq()) * tile_.stride);
         ScoreTokens<nq()>(queries, tile_.stride, group.tokens.From(t), scores + t);
       }
@@ -270,20 +282,17 @@ class PartitionAttention {
   void WeighPages() const {
     std::fill_n(result_.values, tile_.count() * tile_.stride, 0.0f);
     EachGroupOfChunk(cache_.values, coming_, [this](auto nq, const Group& group, Prefetcher& prefetcher) {
-      Weigh<nq()>(group, group.query, 0, group.shared, prefetcher);
-      if (group.seen == group.shared) return;
-      // Tokens that only some of the group may see: each such query takes them alone.
-      for (int64_t q = group.query; q < group.query + nq(); ++q) {
-        Weigh<1>(group, q, group.shared, End(q % tile_.per_head) - group.position, prefetcher);
-      }
+      if (group.first < group.shared_first) WeighAlone<nq()>(group, group.first, group.shared_first, prefetcher);
+      Weigh<nq()>(group, group.query, group.shared_first, group.shared, prefetcher);
+      if (group.shared < group.seen) WeighAlone<nq()>(group, group.shared, group.seen, prefetcher);
     });
   }
 
   void ScorePanels() const {
     EachChunk(cache_.keys, [this](const float* rows, int64_t first) { PackKeys(rows, tile_.stride, first, panels_); });
-    for (int64_t t = 0; t < end_ - start_; t += kPanelWidth) {
-      EachGroup([&](int64_t group, int64_t, int64_t last_end) {
-        if (t >= last_end) return;
+    for (int64_t t = (first_chunk_ - start_) / kPanelWidth * kPanelWidth; t < end_ - start_; t += kPanelWidth) {
+      EachGroup([&](int64_t group, const Sight& sight) {
+        if (t >= sight.seen || t + kPanelWidth <= sight.first) return;
         ScorePanel(tile_.queries + group * tile_.stride, tile_.stride, panels_ + t * tile_.stride,
                    scores_ + group * kPartitionTokens + t);
       });
@@ -296,29 +305,53 @@ class PartitionAttention {
     });
     for (int64_t d = 0; d < tile_.stride; d += kPanelWidth) {
       const float* panel = panels_ + d / kPanelWidth * kValuePanel;
-      const auto weigh = [&](auto nq, int64_t query, int64_t first, int64_t end) {
-        WeighPanel<nq()>(scores_ + query * kPartitionTokens + first, panel + first * kPanelWidth, end - first,
-                         first > 0, result_.values + query * tile_.stride + d, tile_.stride, tile_.stride - d);
+      const auto weigh = [&](auto nq, int64_t query, int64_t first, int64_t end, bool goes_on) {
+        WeighPanel<nq()>(scores_ + query * kPartitionTokens + first, panel + first * kPanelWidth, end - first, goes_on,
+                         result_.values + query * tile_.stride + d, tile_.stride, tile_.stride - d);
       };
-      EachGroup([&](int64_t group, int64_t shared_end, int64_t last_end) {
-        weigh(std::integral_constant<int, kPanelQueries>(), group, 0, shared_end);
-        if (shared_end == last_end) return;
-        for (int64_t q = group; q < group + kPanelQueries; ++q) {
-          weigh(std::integral_constant<int, 1>(), q, shared_end, std::max(End(q) - start_, shared_end));
-        }
+      EachGroup([&](int64_t group, const Sight& sight) {
+        const auto weigh_alone = [&](int64_t first, int64_t end, bool goes_on) {
+          for (int64_t q = group; q < group + kPanelQueries; ++q) {
+            const int64_t from = std::min(std::max(First(q) - start_, first), end);
+            weigh(std::integral_constant<int, 1>(), q, from, std::max(std::min(End(q) - start_, end), from), goes_on);
+          }
+        };
+        const bool some_begin = sight.first < sight.shared_first;
+        if (some_begin) weigh_alone(sight.first, sight.shared_first, false);
+        weigh(std::integral_constant<int, kPanelQueries>(), group, sight.shared_first, sight.shared, some_begin);
+        if (sight.shared < sight.seen) weigh_alone(sight.shared, sight.seen, true);
       });
     }
   }
 
-  // Calls body(first query, tokens of the partition that all its queries see, tokens that any of them sees) for each
-  // kPanelQueries queries. The last of these groups may share queries with the one before; it finds the same.
+  // What some queries of one head see of a run of tokens, counted from the run's first: each sees a part of what is
+  // from `first` to `seen`, and all of them see what is from `shared_first` to `shared`.
+  struct Sight {
+    int64_t first;
+    int64_t shared_first;
+    int64_t shared;
+    int64_t seen;
+  };
+
+  // Of the `length` tokens from `position` on, what `count` queries of a head see. Where no token is seen by all of them,
+  // what is shared is nothing.
+  Sight SightOf(int64_t query, int64_t count, int64_t position, int64_t length) const {
+    const int64_t* contexts = tile_.contexts + query;
+    const auto [least, most] = std::minmax_element(contexts, contexts + count);
+    const auto inside = [&](int64_t place) { return std::clamp<int64_t>(place - position, 0, length); };
+    const Sight sight{inside(FirstSeen(*least, tile_.window)), inside(FirstSeen(*most, tile_.window)), inside(*least),
+                      inside(*most)};
+    if (sight.shared_first <= sight.shared) return sight;
+    return {sight.first, sight.first, sight.first, sight.seen};
+  }
+
+  // Calls body(first query, what they see of the partition) for each kPanelQueries queries. The last of these groups may
+  // share queries with the one before; it finds the same.
   template <typename Body>
   void EachGroup(Body body) const {
     for (int64_t q = 0; q < tile_.per_head; q += kPanelQueries) {
       const int64_t group = std::min(q, tile_.per_head - kPanelQueries);
-      const auto [least, most] = std::minmax_element(tile_.contexts + group, tile_.contexts + group + kPanelQueries);
-      const auto seen = [this](int64_t context) { return std::max<int64_t>(0, std::min(context, end_) - start_); };
-      body(group, seen(*least), seen(*most));
+      body(group, SightOf(group, kPanelQueries, start_, end_ - start_));
     }
   }
 
@@ -326,7 +359,7 @@ class PartitionAttention {
   template <typename Body>
   void EachChunk(const Cache* cached, Body body) const {
     float* rows = panels_ + PanelCount(tile_.stride) * kValuePanel;
-    for (int64_t chunk = start_; chunk < end_; chunk += kChunkTokens) {
+    for (int64_t chunk = first_chunk_; chunk < end_; chunk += kChunkTokens) {
       WidenTokens(cached + cache_.Offset(chunk), cache_.token_stride, cache_.head_dim, rows, tile_.stride);
       body(rows, chunk - start_);
     }
@@ -335,11 +368,9 @@ class PartitionAttention {
   static constexpr bool kScaled = std::is_same_v<Cache, int8_t>;
 
   // Consecutive queries of one head that meet a chunk together.
-  struct Group {
+  struct Group : Sight {
     int64_t query;     // the first
     int64_t position;  // of the chunk, in the context
-    int64_t shared;    // tokens of the chunk that all of them see
-    int64_t seen;      // that any of them sees
     Tokens<Cache> tokens;
   };
 
@@ -349,29 +380,39 @@ class PartitionAttention {
 
   template <int NQ>
   void Weigh(const Group& group, int64_t query, int64_t first, int64_t end, Prefetcher& prefetcher) const {
-    end = std::min(end, kChunkTokens);
     if (end <= first) return;
     WeighTokens<NQ>(Scores(query, group.position + first), group.tokens.From(first), end - first,
                     result_.OfQuery(query, tile_.stride).values, tile_.stride, prefetcher);
+  }
+
+  // Tokens that only some of the group may see: each such query takes them alone.
+  template <int NQ>
+  void WeighAlone(const Group& group, int64_t first, int64_t end, Prefetcher& prefetcher) const {
+    for (int64_t q = group.query; q < group.query + NQ; ++q) {
+      const int64_t of_head = q % tile_.per_head;
+      Weigh<1>(group, q, std::max(first, First(of_head) - group.position), std::min(end, End(of_head) - group.position),
+               prefetcher);
+    }
   }
 
   // Scores of int8 keys, or weights of int8 values, times their tokens' scales: a product each, in no order.
   void MultiplyByScales(const float* scales) const {
     float of_head[kPartitionTokens];
     for (int64_t head = 0; head < tile_.heads; ++head) {
-      for (int64_t chunk = start_; chunk < end_; chunk += kChunkTokens) {
+      for (int64_t chunk = first_chunk_; chunk < end_; chunk += kChunkTokens) {
         const float* here = scales + cache_.ScaleOffset(chunk) + head;
         const int64_t step = cache_.token_stride / cache_.head_dim;
         for (int64_t t = 0; t < kChunkTokens; ++t) of_head[chunk - start_ + t] = here[t * step];
       }
       for (int64_t q = 0; q < tile_.per_head; ++q) {
         float* factors = scores_ + (head * tile_.per_head + q) * kPartitionTokens;
-        for (int64_t t = 0; t < End(q) - start_; ++t) factors[t] *= of_head[t];
+        for (int64_t t = First(q) - start_; t < End(q) - start_; ++t) factors[t] *= of_head[t];
       }
     }
   }
 
-  // Where the tokens of this partition end for query q of a head; it may have none.
+  // Where the tokens of this partition begin and end for query q of a head; it may have none.
+  int64_t First(int64_t q) const { return std::max(FirstSeen(tile_.contexts[q], tile_.window), start_); }
   int64_t End(int64_t q) const { return std::min(tile_.contexts[q], end_); }
 
   // Calls body(number of queries, group, prefetcher) so that every query meets its tokens in order. Chunk by chunk and
@@ -379,7 +420,7 @@ class PartitionAttention {
   // in the core's own cache. `coming` is what will be read when all is done.
   template <typename Body>
   void EachGroupOfChunk(const Cache* cached, const ComingTokens<Cache>& coming, Body body) const {
-    for (int64_t chunk = start_; chunk < end_; chunk += kChunkTokens) {
+    for (int64_t chunk = first_chunk_; chunk < end_; chunk += kChunkTokens) {
       const bool is_last = chunk + kChunkTokens >= end_;
       const int64_t work = std::min(kChunkTokens, end_ - chunk) * tile_.count() * tile_.stride;
       Prefetcher prefetcher(is_last ? coming : cache_.Coming(cached, chunk + kChunkTokens, end_),
@@ -388,9 +429,7 @@ class PartitionAttention {
       for (int64_t head = 0; head < tile_.heads; ++head, tokens.first += cache_.head_dim) {
         for (int64_t q = 0; q < tile_.per_head; q += kSharedQueries) {
           const int64_t count = std::min<int64_t>(kSharedQueries, tile_.per_head - q);
-          const auto [least, most] = std::minmax_element(tile_.contexts + q, tile_.contexts + q + count);
-          const auto seen = [&](int64_t context) { return std::clamp<int64_t>(context - chunk, 0, kChunkTokens); };
-          const Group group{head * tile_.per_head + q, chunk, seen(*least), seen(*most), tokens};
+          const Group group{SightOf(q, count, chunk, kChunkTokens), head * tile_.per_head + q, chunk, tokens};
           WithQueryCount(count, [&](auto nq) { body(nq, group, prefetcher); });
         }
       }
@@ -410,6 +449,7 @@ class PartitionAttention {
   const RowCache<Cache>& cache_;
   const QueryTile& tile_;
   const int64_t start_;  // of the partition, a position
+  const int64_t first_chunk_;
   const int64_t end_;
   float* const scores_;
   float* const panels_;

@@ -71,9 +71,9 @@ class Worker {
     const Unit& unit = plan_.units[task.unit];
     const Softmax total = Softmax::In(memory_.total.Get(), unit.queries(), stride_);
     const Softmax partition = Softmax::In(memory_.partition.Get(), unit.queries(), stride_);
-    AttendPartition(task, 0, next, total);
+    AttendPartition(task, task.first_partition, next, total);
     BeginJoin(total, unit.queries(), stride_);
-    for (int64_t p = 1; p < task.end_partition; ++p) {
+    for (int64_t p = task.first_partition + 1; p < task.end_partition; ++p) {
       AttendPartition(task, p, next, partition);
       JoinPartition(unit, p, partition, total);
     }
@@ -82,16 +82,18 @@ class Worker {
 
   void JoinResults(int64_t index) {
     const Unit& unit = plan_.units[index];
-    const Softmax total = ResultOf(index, 0);
+    const int64_t first = unit.first_partition();
+    const Softmax total = ResultOf(index, first);
     BeginJoin(total, unit.queries(), stride_);
-    for (int64_t p = 1; p < unit.partitions(); ++p) JoinPartition(unit, p, ResultOf(index, p), total);
+    for (int64_t p = first + 1; p < unit.end_partition(); ++p) JoinPartition(unit, p, ResultOf(index, p), total);
     WriteOutput(unit, total);
   }
 
   Softmax ResultOf(int64_t index, int64_t partition) const {
-    const int64_t queries = plan_.units[index].queries();
+    const Unit& unit = plan_.units[index];
     float* results = plan_.results.Get() + plan_.result_offsets[index];
-    return Softmax::In(results + partition * Softmax::FloatCount(queries, stride_), queries, stride_);
+    const int64_t before = (partition - unit.first_partition()) * Softmax::FloatCount(unit.queries(), stride_);
+    return Softmax::In(results + before, unit.queries(), stride_);
   }
 
   void TakeQueries(const Unit& unit) {
@@ -139,13 +141,13 @@ class Worker {
     const Unit& unit = plan_.units[goes_on ? task.unit : next->unit];
     const int64_t following = goes_on ? partition + 1 : next->first_partition;
     const RowCache<Cache> cache = CacheOf<Cache>(unit);
-    return cache.Coming(cache.keys, following * kPartitionTokens, unit.longest_context);
+    return cache.Coming(cache.keys, FirstChunk(following, unit.first_seen), unit.longest_context);
   }
 
   void AttendPartition(const Task& task, int64_t partition, const Task* next, Softmax result) {
     const Unit& unit = plan_.units[task.unit];
     const QueryTile tile{memory_.queries.Get(), memory_.contexts.data(), unit.num_heads, unit.queries_per_head,
-                         stride_};
+                         stride_, unit.first_seen, call_.window};
     WithCacheType(call_.pages.keys.dtype, [&](auto* type) {
       using Cache = std::remove_pointer_t<decltype(type)>;
       const RowCache<Cache> cache = CacheOf<Cache>(unit);
@@ -160,6 +162,7 @@ class Worker {
   void JoinPartition(const Unit& unit, int64_t index, Softmax partition, Softmax total) {
     EachQuery(unit, [&](int64_t q, int64_t context, int64_t) {
       if (context <= index * kPartitionTokens) return;
+      if (FirstSeen(context, call_.window) >= (index + 1) * kPartitionTokens) return;
       Join(total.OfQuery(q, stride_), partition.OfQuery(q, stride_), stride_);
     });
   }

@@ -59,17 +59,19 @@ struct Softmax {
 // What to subtract from scores whose maximum is `max`: where all are -inf, they stay so, and weigh nothing.
 inline float Shift(float max) { return max == kMinusInfinity ? 0.0f : max; }
 
-// Scores -> weights, in place. Without a token, or with scores of -inf alone, the maximum is -inf and the sum 0.
-inline void ScoresToWeights(float* scores, int64_t count, Softmax result) {
-  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
-  std::fill(scores + count, scores + padded, kMinusInfinity);
+// Scores from `first` to `end` -> weights, in place; each counts in the lane where it lies. Without a token, or with
+// scores of -inf alone, the maximum is -inf and the sum 0.
+inline void ScoresToWeights(float* scores, int64_t first, int64_t end, Softmax result) {
+  const int64_t begin = first / kLanes * kLanes, padded = (end + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + begin, scores + first, kMinusInfinity);
+  std::fill(scores + end, scores + padded, kMinusInfinity);
   Vec lane_max = Broadcast(kMinusInfinity);
-  for (int64_t i = 0; i < padded; i += kLanes) lane_max = Max(lane_max, Load(scores + i));
+  for (int64_t i = begin; i < padded; i += kLanes) lane_max = Max(lane_max, Load(scores + i));
   float total_max = lane_max[0];
   for (int i = 1; i < kLanes; ++i) total_max = std::max(total_max, lane_max[i]);
   const float shift = Shift(total_max);
   Vec lane_sum = {};
-  for (int64_t i = 0; i < padded; i += kLanes) {
+  for (int64_t i = begin; i < padded; i += kLanes) {
     const Vec weights = Exp(Load(scores + i) - shift);
     Store(scores + i, weights);
     lane_sum += weights;

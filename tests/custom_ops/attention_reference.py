@@ -20,6 +20,7 @@ class Scene:
     rows: np.ndarray
     context_lens: np.ndarray
     scale: float
+    window: int = 0
 
     def inputs(self):
         """In the operator's order."""
@@ -31,6 +32,7 @@ class Scene:
             self.rows,
             self.context_lens,
             self.scale,
+            self.window,
         )
 
 
@@ -46,17 +48,25 @@ def make_scene(
     query_dtype=np.float32,
     cache_dtype=np.float32,
     amplitude=1.0,
+    window=0,
 ):
-    """Row r has contexts[r] tokens, the last new_tokens[r] of which (default 1) are asked for; blocks lie at random."""
+    """Row r has contexts[r] tokens, the last new_tokens[r] of which (default 1) are asked for; blocks lie at random.
+
+    With a window, blocks that no token sees are given back: the table names block 0 there, which holds NaN.
+    """
     new_tokens = new_tokens or [1] * len(contexts)
     block_counts = [-(-context // block_size) for context in contexts]
     num_blocks = sum(block_counts) + 3
     ids = rng.permutation(num_blocks).astype(np.int32)
+    if window:
+        ids = ids[ids != 0]
     block_table = np.full((len(contexts), max(block_counts) + 1), UNUSED_ENTRY, np.int32)
     caches = np.full((2, num_blocks, block_size, kv_heads, head_dim), np.nan)
     for row, (context, count) in enumerate(zip(contexts, block_counts, strict=True)):
         block_table[row, :count], ids = ids[:count], ids[count:]
-        for position in range(context):
+        first_seen = max(0, context - new_tokens[row] + 1 - window) if window else 0
+        block_table[row, : first_seen // block_size] = 0
+        for position in range(first_seen, context):
             block = block_table[row, position // block_size]
             caches[:, block, position % block_size] = rng.normal(size=(2, kv_heads, head_dim)) * amplitude
     rows = np.repeat(np.arange(len(contexts), dtype=np.int32), new_tokens)
@@ -65,7 +75,7 @@ def make_scene(
     )
     query = (rng.normal(size=(len(rows), heads, head_dim)) * amplitude).astype(query_dtype)
     key_cache, value_cache = (to_cache(cache, cache_dtype) for cache in caches)
-    return Scene(query, key_cache, value_cache, block_table, rows, context_lens, head_dim**-0.5)
+    return Scene(query, key_cache, value_cache, block_table, rows, context_lens, head_dim**-0.5, window)
 
 
 def reference_attention(scene):
@@ -77,7 +87,7 @@ def reference_attention(scene):
     for token, (row, context) in enumerate(zip(scene.rows, scene.context_lens, strict=True)):
         if context == 0:
             continue
-        positions = np.arange(context)
+        positions = np.arange(max(0, context - scene.window) if scene.window else 0, context)
         blocks = scene.block_table[row, positions // block_size]
         keys = key_cache[blocks, positions % block_size]
         values = value_cache[blocks, positions % block_size]

@@ -23,13 +23,13 @@ def graph_mode():
 class StoreAndAttend(nn.Cell):
     """One layer's use of its pages: store the new tokens, then attend; nobody uses the writer's output."""
 
-    def __init__(self, cache_dtype=ms.float32):
+    def __init__(self, cache_dtype=ms.float32, window=0):
         super().__init__()
         shape = (NUM_BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM)
         self.key_cache = Parameter(Tensor(np.full(shape, np.nan), cache_dtype), name="key_cache")
         self.value_cache = Parameter(Tensor(np.full(shape, np.nan), cache_dtype), name="value_cache")
         self.reshape_and_cache = ReshapeAndCache("cpu")
-        self.paged_attention = PagedAttention(SCALE, "cpu")
+        self.paged_attention = PagedAttention(SCALE, "cpu", window)
 
     def construct(self, query, key, value, slot_mapping, block_table, rows, context_lens):
         self.reshape_and_cache(key, value, self.key_cache, self.value_cache, slot_mapping)
@@ -72,11 +72,11 @@ def run(cell, inputs):
     return cell(*(Tensor(array) for array in inputs)).asnumpy()
 
 
-def expected_output(cell, inputs):
+def expected_output(cell, inputs, window=0):
     """From the pages as they are after the step."""
     query, _, _, _, block_table, rows, context_lens = inputs
     key_cache, value_cache = (cache.asnumpy() for cache in (cell.key_cache, cell.value_cache))
-    return reference_attention(Scene(query, key_cache, value_cache, block_table, rows, context_lens, SCALE))
+    return reference_attention(Scene(query, key_cache, value_cache, block_table, rows, context_lens, SCALE, window))
 
 
 @pytest.mark.parametrize("cache_dtype", MS_DTYPES)
@@ -99,6 +99,15 @@ def test_pages_persist_between_steps_and_are_shared_by_the_graphs(cache_dtype):
             np.testing.assert_array_equal(keys[slot], key.astype(numpy_dtype).astype(np.float32))
     unused = np.setdiff1d(np.arange(len(keys)), list(written))
     assert np.all(np.isnan(keys[unused]))
+
+
+def test_a_window_is_part_of_the_operator():
+    cell, rng = StoreAndAttend(window=5), np.random.default_rng(5)
+    for positions in (range(20), [20]):
+        inputs = step(rng, positions)
+        assert_close(run(cell, inputs), expected_output(cell, inputs, window=5))
+    with pytest.raises(ConfigError, match="window -1 is negative: it must be the number of tokens seen, or 0 for all"):
+        PagedAttention(SCALE, "cpu", -1)
 
 
 def test_graph_keeps_reads_and_writes_in_order():

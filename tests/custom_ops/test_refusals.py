@@ -14,8 +14,9 @@ INT32 = np.int32
 def attention_inputs():
     """Two rows: contexts 20 and 40 of at most 64 (4 blocks of 16), 8 blocks, three tokens."""
     scene = make_scene(np.random.default_rng(0), contexts=[20, 40], new_tokens=[1, 2], heads=4, kv_heads=2, head_dim=16)
-    names = ("query", "key_cache", "value_cache", "block_table", "rows", "context_lens", "scale")
-    return dict(zip(names, (*scene.inputs()[:-1], np.array(0.25, np.float32)), strict=True))
+    names = ("query", "key_cache", "value_cache", "block_table", "rows", "context_lens", "scale", "window")
+    numbers = np.array(0.25, np.float32), np.array(0, np.int64)
+    return dict(zip(names, (*scene.inputs()[:-2], *numbers), strict=True))
 
 
 def writer_inputs():
@@ -129,6 +130,21 @@ ATTENTION_REFUSALS = {
         "block_table has dtype float32, allowed: int32",
     ),
     "block_table rank": (swap("block_table", lambda x: x[0]), "block_table has shape [4], its rank must be 2"),
+    "negative window": (
+        swap("window", lambda _: np.array(-1, np.int64)),
+        "window -1 is negative, it must be the tokens seen, or 0 for all",
+    ),
+    "window dtype": (
+        swap("window", lambda x: x.astype(np.int32)),
+        "window has dtype int32, allowed: int64",
+    ),
+    "block within a window": (
+        lambda inputs: (
+            put("block_table", (1, 1), 9)(inputs),
+            swap("window", lambda _: np.array(9, np.int64))(inputs),
+        ),
+        "token 1: block 9 at block_table[1, 1] is outside [0, 8)",
+    ),
     "scale dtype": (swap("scale", lambda x: x.astype(np.float64)), "scale has dtype float64, allowed: float32"),
 }
 
@@ -234,5 +250,5 @@ def test_output_of_another_type_or_shape_is_refused(kernels):
 def test_missing_input_is_refused(kernels):
     inputs = attention_inputs()
     del inputs["scale"]
-    message = "got 7 inputs and outputs, it takes 8"
+    message = "got 8 inputs and outputs, it takes 9"
     assert_refused(kernels, "PagedAttention", "paged_attention", inputs, np.full((3, 4, 16), 7, np.float32), message)

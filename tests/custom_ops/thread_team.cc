@@ -117,7 +117,7 @@ std::vector<float> Products(int seed) {
   return output;
 }
 
-// Attention to a context so long that its parts are shared, and joined by whoever is last.
+// Attention to a context so long that its parts are shared, and joined by whoever is last; with a window or without.
 std::vector<float> Attention(int seed) {
   constexpr int64_t kTokens = 3, kHeads = 4, kKvHeads = 2, kDim = 16, kBlockSize = 16, kBlocks = 90;
   std::vector<float> query = Normal(kTokens * kHeads * kDim, seed), output(query.size());
@@ -125,6 +125,7 @@ std::vector<float> Attention(int seed) {
   std::vector<int32_t> table(kBlocks), rows(kTokens, 0), contexts = {1400, 1401, 700};
   for (int32_t block = 0; block < kBlocks; ++block) table[block] = kBlocks - 1 - block;
   float scale = 0.25f;
+  int64_t window = seed % 2 ? 1300 : 0;
   Call(PagedAttention, {{{kTokens, kHeads, kDim}, "float32", query.data()},
                         {{kBlocks, kBlockSize, kKvHeads, kDim}, "float32", keys.data()},
                         {{kBlocks, kBlockSize, kKvHeads, kDim}, "float32", values.data()},
@@ -132,6 +133,7 @@ std::vector<float> Attention(int seed) {
                         {{kTokens}, "int32", rows.data()},
                         {{kTokens}, "int32", contexts.data()},
                         {{}, "float32", &scale},
+                        {{}, "int64", &window},
                         {{kTokens, kHeads, kDim}, "float32", output.data()}});
   return output;
 }

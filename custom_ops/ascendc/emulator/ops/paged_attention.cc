@@ -41,6 +41,7 @@ PagedAttentionLaunch MakeLaunch(const AttentionCall& call) {
 
 // What op_host refuses.
 void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& launch) {
+  if (call.window > 0) Refuse(kPagedAttention, "window ", call.window, " is not supported: it must be 0");
   RequireNarrowCache(kPagedAttention, call.pages);
   RequireInt8Heads(kPagedAttention, call.pages);
   if (call.pages.head_dim % 16 != 0 || call.pages.head_dim > kPagedAttentionMaxHeadDim) {
@@ -77,7 +78,7 @@ auto KernelOf(const AttentionCall& call) {
 PAGED_OPS_EXPORT int PagedAttention(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes,
                                     void* /*stream*/, void* /*extra*/) {
   using namespace paged_ops;
-  const AttentionCall call = ParseCall(Arguments(kPagedAttention, 8, nparam, params, ndims, shapes, dtypes));
+  const AttentionCall call = ParseCall(Arguments(kPagedAttention, 9, nparam, params, ndims, shapes, dtypes));
   const PagedAttentionLaunch launch = MakeLaunch(call);
   RequireSupported(call, launch);
   RequireTokens(call);
