@@ -43,9 +43,9 @@ class ReshapeAndCache(nn.Cell):
 
 
 class PagedAttention(nn.Cell):
-    """Let each token attend to the first context_lens[t] tokens of its row, or the last of them, through the block table.
+    """Let each token attend to the first context_lens[t] tokens of its row, or the last of them, by way of block_table.
 
-    scale: what scores are multiplied by. window: a token of context length c sees the tokens max(0, c - window) to c - 1
+    scale: scores are multiplied by it. window: a token of context length c sees the tokens max(0, c - window) to c - 1
     (sliding window attention, Beltagy et al. 2020, "Longformer"), 0 for all; blocks that hold nothing of what a token
     sees are not read, and block_table may name any block in their stead.
 

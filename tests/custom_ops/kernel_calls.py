@@ -64,7 +64,9 @@ class Kernels:
         if code != 0:
             raise OpRefusedError(message.value.decode())
 
-    def paged_attention(self, query, key_cache, value_cache, block_table, rows, context_lens, scale, window=0) -> np.ndarray:
+    def paged_attention(
+        self, query, key_cache, value_cache, block_table, rows, context_lens, scale, window=0
+    ) -> np.ndarray:
         """Return the output, which starts as NaN so that an element left unwritten shows."""
         output = np.full(query.shape, np.nan, query.dtype)
         inputs = (query, key_cache, value_cache, block_table, rows, context_lens, np.array(scale, np.float32))
