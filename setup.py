@@ -3,10 +3,18 @@
 import importlib.util
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
+
+BENEATH = ("custom_ops", "models")
+"""Folders at the top of the repository that are packages of `mindspore_paged`."""
+
+PACKAGES = find_packages(ROOT, include=["mindspore_paged", "mindspore_paged.*"])
+for name in BENEATH:
+    within = [f"{name}.{package}" for package in find_packages(ROOT / name)]
+    PACKAGES += [f"mindspore_paged.{package}" for package in (name, *within)]
 
 
 def load_kernel_builder():
@@ -37,29 +45,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.12",
-    packages=[
-        "mindspore_paged",
-        "mindspore_paged.ascend_check",
-        "mindspore_paged.benchmarking",
-        "mindspore_paged.cache",
-        "mindspore_paged.config",
-        "mindspore_paged.custom_ops",
-        "mindspore_paged.custom_ops.ascendc",
-        "mindspore_paged.engine",
-        "mindspore_paged.engine.ranks",
-        "mindspore_paged.engine.replicas",
-        "mindspore_paged.formats",
-        "mindspore_paged.launch",
-        "mindspore_paged.mindir",
-        "mindspore_paged.models",
-        "mindspore_paged.soak",
-        "mindspore_paged.tokenizer",
-        "mindspore_paged.weights",
-    ],
-    package_dir={"mindspore_paged.custom_ops": "custom_ops", "mindspore_paged.models": "models"},
-    package_data={
-        "mindspore_paged.custom_ops": ["cpu/*.cc", "cpu/*.h", "ascendc/**/*.h", "ascendc/**/*.cc", "ascendc/**/*.cpp"]
-    },
+    packages=PACKAGES,
+    package_dir={f"mindspore_paged.{name}": name for name in BENEATH},
+    package_data={"mindspore_paged.custom_ops": ["**/*.cc", "**/*.h", "**/*.cpp"]},
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",

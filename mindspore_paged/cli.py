@@ -12,14 +12,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mindspore_paged.config import EngineConfig, load_config
-from mindspore_paged.engine.outputs import RequestOutput, as_interrupted, request_output
+from mindspore_paged.engine.requests.outputs import RequestOutput, as_interrupted, request_output
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.files import write_text
 from mindspore_paged.launch.interruption import last_words
 from mindspore_paged.launch.keeper import kept
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.script import exit_code_of
 
 EXIT_FAILED = 1

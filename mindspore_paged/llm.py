@@ -9,19 +9,19 @@ from typing import Any
 from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig, load_config
-from mindspore_paged.engine.builder import build_engine
+from mindspore_paged.engine.building.builder import build_engine
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
-from mindspore_paged.engine.prompt_forms import Prompt, is_one_prompt, text_or_token_ids
-from mindspore_paged.engine.ranks.place import errors_end_the_job
+from mindspore_paged.engine.execution.ranks.place import errors_end_the_job
 from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
 from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefix, pin_prefix
 from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.requests.prompt_forms import Prompt, is_one_prompt, text_or_token_ids
+from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import load_mindir_config
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.wording import shortened
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_paged.config.yaml_file import without_repeated_keys
-from mindspore_paged.engine.prompt_forms import CHAT_KEYS, PROMPT_KEYS, check_keys, unpacked
+from mindspore_paged.engine.requests.prompt_forms import CHAT_KEYS, PROMPT_KEYS, check_keys, unpacked
 from mindspore_paged.errors import RequestError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer.messages import checked_messages, checked_tools
 
 REQUEST_KEYS = ("priority", "request_class")

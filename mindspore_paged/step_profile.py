@@ -18,9 +18,9 @@ from time import perf_counter
 
 from mindspore_paged.custom_ops.op_times import OP_GROUPS, OpTime, take_op_times
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import StepError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 SCHEDULING, SAMPLING, OUTPUT, MINDSPORE = "scheduling", "sampling", "output", "MindSpore"
 HOST_PARTS = (SCHEDULING, SAMPLING, OUTPUT)

@@ -16,7 +16,6 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn
 from mindspore.common.initializer import Zero
 
-from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.custom_ops.layer_ops import (
     LAYER_WEIGHTS,
     AttentionLayer,
@@ -28,6 +27,7 @@ from mindspore_paged.custom_ops.panels import arrange_panels
 from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.formats.weight_format import FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
 from mindspore_paged.models.step_in_turn import StepInTurn, list_of_layers
 from mindspore_paged.models.whole_step import PackedLayers, WholeStep
@@ -103,7 +103,7 @@ class FusedLayers:
         """The head of a model whose embeddings are not tied, as `weight`."""
         return self.held("lm_head")
 
-    def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPagePool, cos_table, sin_table) -> nn.Cell:
+    def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPages, cos_table, sin_table) -> nn.Cell:
         """What computes a step over the tensors of `model` and `head`."""
         epsilon, scale = self.config.rms_norm_eps, self.config.head_dim**-0.5
         if self.ranks is ONE_RANK:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.fused_layers import FusedLayers
+from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.parallel import ONE_RANK
 from mindspore_paged.models.plain_layers import PlainLayers
 from mindspore_paged.models.rope import rope_tables
@@ -47,7 +47,7 @@ class LlamaForCausalLM(nn.Cell):
     """
 
     def __init__(
-        self, config: ModelConfig, kv_pool: KVPagePool, num_positions, dtype=ms.float32, ops_backend="cpu",
+        self, config: ModelConfig, kv_pool: KVPages, num_positions, dtype=ms.float32, ops_backend="cpu",
         share_layers=False, parallel=WHOLE, ranks=ONE_RANK, formats: Callable[[str], WeightFormat] | None = None,
     ):  # fmt: skip
         super().__init__()

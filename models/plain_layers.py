@@ -9,10 +9,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.custom_ops.ops import PagedAttention, ReshapeAndCache
 from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, WeightFormat
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.parallel import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -61,7 +61,7 @@ class PlainLayers:
         """The head of a model whose embeddings are not tied, as `weight`."""
         return ColumnParallelLinear(self._config.hidden_size, self._vocab.length, self._dtype)
 
-    def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPagePool, cos_table, sin_table) -> nn.Cell:
+    def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPages, cos_table, sin_table) -> nn.Cell:
         """What computes a step over the tensors of `model` and `head`."""
         places = PlainPlaces(kv_pool, cos_table, sin_table)
         logits = VocabParallelLogits(NormMatMul(self.norm()), self._config.vocab_size, self._ranks)
@@ -154,7 +154,7 @@ class LlamaDecoderLayer(nn.Cell):
 class PlainPlaces(nn.Cell):
     """The tokens' rotations, slots in the pages and context lengths."""
 
-    def __init__(self, kv_pool: KVPagePool, cos_table, sin_table):
+    def __init__(self, kv_pool: KVPages, cos_table, sin_table):
         super().__init__()
         self.cos_table, self.sin_table = cos_table, sin_table
         self.block_size = kv_pool.block_size

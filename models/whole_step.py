@@ -4,10 +4,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, nn
 
-from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_WEIGHTS, LlamaStep
 from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace, whole_lines
+from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.parallel import weight_parameter
 
 PACK_BYTES = 2**30
@@ -56,7 +56,7 @@ class WholeStep(nn.Cell):
     kv_pool: one that has all layers together. scale: of the scores. Activations are float32.
     """
 
-    def __init__(self, model, head, kv_pool: KVPagePool, cos_table, sin_table, epsilon, scale, backend):
+    def __init__(self, model, head, kv_pool: KVPages, cos_table, sin_table, epsilon, scale, backend):
         super().__init__()
         self.model, self.head = model, head
         self.cos_table, self.sin_table = cos_table, sin_table

@@ -19,14 +19,14 @@ from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.cache.host_tier import HostTier
-from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
-from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
-from mindspore_paged.engine.page_mover import MAX_MOVES
-from mindspore_paged.engine.policies import policy_by_name
-from mindspore_paged.engine.prefill_window import PrefillWindow
-from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.engine.sequence import Request, Sequence
-from mindspore_paged.engine.step_inputs import build_step_inputs
+from mindspore_paged.engine.execution.page_mover import MAX_MOVES
+from mindspore_paged.engine.execution.step_inputs import build_step_inputs
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.scheduling.policies import policy_by_name
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
 from mindspore_paged.files import write_text
 from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of

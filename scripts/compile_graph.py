@@ -36,7 +36,9 @@ def report(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--tokens is {arguments.tokens}; it must be at least 1")
     config = load_config(arguments.config, arguments.overrides)
 
-    from mindspore_paged.engine.graph_report import compile_without_weights  # takes seconds: bad input does not wait
+    from mindspore_paged.engine.building.graph_report import (
+        compile_without_weights,  # takes seconds: bad input does not wait
+    )
 
     graph = compile_without_weights(config, arguments.tokens)
     print(f"{graph.num_layers} layers, {graph.num_parameters / 1e9:.1f} billion parameters")

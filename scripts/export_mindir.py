@@ -52,7 +52,7 @@ def main() -> int:
 def export(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, [*arguments.overrides, *_overrides(arguments)])
 
-    from mindspore_paged.engine.exporting import export_model  # takes seconds: bad input does not wait
+    from mindspore_paged.engine.building.exporting import export_model  # takes seconds: bad input does not wait
 
     folder = export_model(config, arguments.output, arguments.portable_kernels, sys.stderr.isatty(), arguments.sign_key)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -133,7 +133,10 @@ def model_of(config: EngineConfig) -> ModelConfig:
     """The model's shape, from the YAML where it is there, else from the weights."""
     model = config.model.dimensions()
     if model is None:
-        from mindspore_paged.engine.model_building import open_weights, resolve_model_config  # MindSpore comes along
+        from mindspore_paged.engine.building.model_building import (  # MindSpore comes along
+            open_weights,
+            resolve_model_config,
+        )
 
         model = resolve_model_config(config, open_weights(config))
     return model

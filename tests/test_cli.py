@@ -186,7 +186,7 @@ def test_end_of_sequence_and_stop_strings_end_an_answer(tmp_path, model):
 
 
 def test_a_request_that_fails_while_it_runs_is_reported_and_the_others_answered(tmp_path, capsys, ids, monkeypatch):
-    from mindspore_paged.engine.model_runner import ModelRunner
+    from mindspore_paged.engine.execution.model_runner import ModelRunner
 
     run = ModelRunner.run
 
@@ -208,7 +208,7 @@ def test_a_request_that_fails_while_it_runs_is_reported_and_the_others_answered(
 
 
 def test_an_interrupt_ends_quietly_and_leaves_the_old_answers(tmp_path, capsys, ids, monkeypatch):
-    from mindspore_paged.engine.model_runner import ModelRunner
+    from mindspore_paged.engine.execution.model_runner import ModelRunner
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -222,7 +222,7 @@ def test_an_interrupt_ends_quietly_and_leaves_the_old_answers(tmp_path, capsys, 
 
 
 def test_an_interrupted_run_gives_what_is_finished(tmp_path, capsys, monkeypatch):
-    from mindspore_paged.engine.model_runner import ModelRunner
+    from mindspore_paged.engine.execution.model_runner import ModelRunner
     from mindspore_paged.launch import interruption
 
     run, steps, words = ModelRunner.run, [], []

@@ -55,7 +55,7 @@ def unbuilt(monkeypatch):
     def build(*_):
         raise AssertionError("the weights are loaded")
 
-    monkeypatch.setattr("mindspore_paged.engine.builder.load_weights", build)
+    monkeypatch.setattr("mindspore_paged.engine.building.builder.load_weights", build)
 
 
 @pytest.mark.usefixtures("unbuilt")

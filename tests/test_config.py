@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mindspore_paged.config import CacheSection, EngineConfig, SchedulerSection, config_from_dict, load_config
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ from mindspore_paged.config import load_config
 from mindspore_paged.config.quiet_mindformers import quiet_mindformers
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from tests.mindformers_samples import LLAMA2_13B, LLAMA2_70B, LLAMA3_70B, LLAMA31_8B, PREDICT_FILE, SMALL
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import pytest
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.prompts_file import MAX_LINE, SAMPLING_KEYS, read_prompts_file
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams(max_tokens=7, temperature=0.5, stop=("x",))
 GOOD = '{"prompt": "Hi"}'

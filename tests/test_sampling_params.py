@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mindspore_paged.errors import RequestError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 @pytest.mark.parametrize(

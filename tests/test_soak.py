@@ -7,8 +7,8 @@ import pytest
 
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.engine.prefix_store import export_prefix, import_prefix
-from mindspore_paged.engine.response_cache import ResponseCache
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.requests.response_cache import ResponseCache
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import IntegrityError
 from mindspore_paged.soak import driver
 from mindspore_paged.soak.driver import Soak, answer_alone

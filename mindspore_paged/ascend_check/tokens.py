@@ -60,7 +60,7 @@ def generate(backend: str) -> Tokens:
     """Run the tiny model in this process."""
     from mindspore_paged.config import config_from_dict  # the process that starts the others needs none of it
     from mindspore_paged.llm import LLM
-    from mindspore_paged.sampling_params import SamplingParams
+    from mindspore_paged.sampling.sampling_params import SamplingParams
 
     config = config_from_dict(
         {

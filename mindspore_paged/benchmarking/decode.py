@@ -9,7 +9,7 @@ import numpy as np
 from mindspore_paged.benchmarking.report import percentile
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.errors import ConfigError, IntegrityError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 WARM_UP_STEPS = 2
 """Decode steps before the measured ones: their pages, and the threads, are awake then."""

@@ -17,12 +17,12 @@ from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.pool_size import page_bytes_per_token
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.page_mover import PageMover
-from mindspore_paged.engine.request_check import ModelLimits
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.execution.page_mover import PageMover
+from mindspore_paged.engine.requests.request_check import ModelLimits
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 CONTIGUOUS, PAGED = "contiguous", "paged"
 
@@ -155,7 +155,7 @@ def serve_on_paper(
 
     Answers' lengths are given and the sampled tokens change nothing, so every step is the one that would be run.
     """
-    from mindspore_paged.engine.builder import build_scheduler  # which takes MindSpore along, so only here
+    from mindspore_paged.engine.building.builder import build_scheduler  # which takes MindSpore along, so only here
 
     num_blocks, block_size = config.cache.num_blocks, config.cache.block_size
     page_bytes = block_size * page_bytes_per_token(model, config.kv_cache_dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore_paged.benchmarking.lengths import Lengths
 from mindspore_paged.benchmarking.report import percentile
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Policies and storage of the paged KV cache: block ids, rows of blocks, and the device Parameters."""
+"""Policies of the paged KV cache: block ids, rows of blocks, tiers below the pool, and pages as bytes."""

@@ -23,7 +23,7 @@ from mindspore_paged.config.sections import (
 from mindspore_paged.config.yaml_file import MAX_DEPTH, parse_value, read_mapping
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, RopeScaling
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.wording import shortened
 
 _KEYS = {

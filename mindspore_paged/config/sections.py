@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling, model_config_by_name
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 DEMO_WEIGHTS = "demo"
 RANDOM_WEIGHTS = "random"

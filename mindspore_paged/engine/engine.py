@@ -10,27 +10,27 @@ from time import perf_counter
 import numpy as np
 
 from mindspore_paged.cache.event_log import PoolEventLog, block_owners
-from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.execution.page_mover import PageMover
+from mindspore_paged.engine.execution.runner import Runner
+from mindspore_paged.engine.execution.step_inputs import build_step_inputs
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
-from mindspore_paged.engine.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output
-from mindspore_paged.engine.page_mover import PageMover
-from mindspore_paged.engine.request_check import (
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
     check_prompt,
     checked_priority,
     resolved_stop_token_ids,
     token_ids_of,
 )
-from mindspore_paged.engine.response_cache import ResponseCache
-from mindspore_paged.engine.runner import Runner
-from mindspore_paged.engine.sampler import SampledToken, Sampler
-from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.engine.sequence import Request, Sequence
-from mindspore_paged.engine.speculation import verified_tokens
-from mindspore_paged.engine.step_inputs import build_step_inputs
-from mindspore_paged.engine.step_plan import StepPlan
+from mindspore_paged.engine.requests.response_cache import ResponseCache
+from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
+from mindspore_paged.engine.scheduling.speculation import verified_tokens
+from mindspore_paged.engine.scheduling.step_plan import StepPlan
 from mindspore_paged.errors import IntegrityError, RequestError, StepError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampler import SampledToken, Sampler
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mindspore_paged.engine.page_mover import PageMover
-from mindspore_paged.engine.runner import Runner
-from mindspore_paged.engine.scheduler import Scheduler
+from mindspore_paged.engine.execution.page_mover import PageMover
+from mindspore_paged.engine.execution.runner import Runner
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
 
 
 @dataclass

@@ -7,10 +7,10 @@ from mindspore_paged.cache.block_pool import NULL_BLOCK, extend_block_hashes
 from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.cache.prefix_format import PrefixFormat
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.request_check import check_prompt, token_ids_of
+from mindspore_paged.engine.requests.request_check import check_prompt, token_ids_of
 from mindspore_paged.errors import CheckpointError, OutOfBlocksError, RequestError
 from mindspore_paged.files import write_bytes
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 def pin_prefix(engine: LLMEngine, prompt: str | list[int]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
-from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate
+from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate
 from mindspore_paged.errors import OutOfBlocksError, RequestError, StepError
 from mindspore_paged.llm import LLM
 from mindspore_paged.soak.resources import resources_now

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import numpy as np
 
 from mindspore_paged.cache.file_tier import FileTier
-from mindspore_paged.engine import builder
-from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.engine.building import builder
+from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.errors import StepError
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mindspore_paged.engine.outputs import CompletionOutput
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.engine.requests.outputs import CompletionOutput
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 NUM_PREFIXES = 6
 """Beginnings that prompts share."""

@@ -10,8 +10,8 @@ from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.request_check import ModelLimits
-from mindspore_paged.engine.scheduler import Scheduler
+from mindspore_paged.engine.requests.request_check import ModelLimits
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
 from mindspore_paged.errors import ConfigError, StepError
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from mindspore import Tensor
 
 from mindspore_paged import LLM
-from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.config import EngineConfig, config_from_dict
-from mindspore_paged.engine import builder
+from mindspore_paged.engine.building import builder
+from mindspore_paged.engine.execution.kv_pool import KVPagePool
 
 
 def make_llm(weights="random", name=None, cache=None, scheduler=None, **sections) -> LLM:

@@ -7,7 +7,7 @@ import pytest
 
 from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import config_from_dict
-from mindspore_paged.engine.exporting import export_model
+from mindspore_paged.engine.building.exporting import export_model
 from mindspore_paged.errors import CheckpointError
 from tests.e2e.models import make_llm, make_llm_over, poison_pages
 

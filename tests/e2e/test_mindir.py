@@ -15,7 +15,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import config_from_dict, load_config
-from mindspore_paged.engine.exporting import export_model
+from mindspore_paged.engine.building.exporting import export_model
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.mindir.folder import MindIRFolder, sign_manifest
@@ -272,7 +272,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("mindspore_paged.engine.exporting.write_weights", fail)
+    monkeypatch.setattr("mindspore_paged.engine.building.exporting.write_weights", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(tiny_config(), tmp_path / "out", show_progress=False)
     assert list(tmp_path.iterdir()) == []

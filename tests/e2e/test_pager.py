@@ -6,7 +6,7 @@ import pytest
 
 from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import config_from_dict
-from mindspore_paged.engine import builder
+from mindspore_paged.engine.building import builder
 from mindspore_paged.errors import CheckpointError, ConfigError, RequestError
 from tests.e2e.models import make_llm, make_llm_over
 

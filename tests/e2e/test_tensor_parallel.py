@@ -15,7 +15,7 @@ import pytest
 
 from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import EngineConfig, config_from_dict
-from mindspore_paged.engine.exporting import export_model
+from mindspore_paged.engine.building.exporting import export_model
 from tests.e2e.msrun import Job, run_alone, run_job
 
 pytestmark = pytest.mark.slow
@@ -160,7 +160,7 @@ def failing_step() -> dict:
 
 def refused(tensor_parallel_size: str) -> None:
     """A configuration that the ranks cannot have; whoever reads weights all the same fails in another way."""
-    from mindspore_paged.engine import builder
+    from mindspore_paged.engine.building import builder
 
     del builder.load_weights
     llm_of(parallel={"tensor_parallel_size": json.loads(tensor_parallel_size)})

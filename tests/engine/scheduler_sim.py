@@ -3,11 +3,11 @@
 from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
-from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
-from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.engine.sequence import Request, Sequence
-from mindspore_paged.engine.step_plan import StepPlan
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
+from mindspore_paged.engine.scheduling.step_plan import StepPlan
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 class SchedulerSim:

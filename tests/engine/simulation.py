@@ -11,9 +11,9 @@ from mindspore_paged import SamplingParams
 from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
-from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
-from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.engine.sequence import Request, Sequence
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
 
 
 @dataclass

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindspore_paged.engine.compiled_cell import CompiledCell
+from mindspore_paged.engine.execution.compiled_cell import CompiledCell
 from mindspore_paged.errors import StepError
 from mindspore_paged.launch import supervision
 

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 
 TEXT = "Hello world, hello paged world. ¿Qué tal? 日本語 🙂🚀 naïve café"
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mindspore_paged import SamplingParams
-from mindspore_paged.engine.sampler import Sampler
-from mindspore_paged.engine.sampling_state import SamplingState
+from mindspore_paged.sampling.sampler import Sampler
+from mindspore_paged.sampling.sampling_state import SamplingState
 from tests.engine.paged_oracle import VOCAB, make_engine, next_token, run_to_end
 
 PARAMS = SamplingParams(n=4, temperature=0.3, seed=11, max_tokens=14)

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from mindspore_paged.engine.garbage import heap_put_aside
+from mindspore_paged.engine.execution.garbage import heap_put_aside
 
 
 class Knot:

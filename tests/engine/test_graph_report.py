@@ -1,7 +1,7 @@
 import pytest
 
 from mindspore_paged.config import config_from_dict
-from mindspore_paged.engine.graph_report import compile_without_weights
+from mindspore_paged.engine.building.graph_report import compile_without_weights
 
 
 @pytest.mark.parametrize(

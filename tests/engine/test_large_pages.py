@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_paged.engine import large_pages
-from mindspore_paged.engine.large_pages import heaps, move_heap_to_large_pages
+from mindspore_paged.engine.execution import large_pages
+from mindspore_paged.engine.execution.large_pages import heaps, move_heap_to_large_pages
 
 IN_A_PROCESS_OF_ITS_OWN = """
-from mindspore_paged.engine.large_pages import move_heap_to_large_pages
+from mindspore_paged.engine.execution.large_pages import move_heap_to_large_pages
 
 def heap_kilobytes():
     name, kilobytes = "", 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspore_paged import SamplingParams
-from mindspore_paged.engine.length_predictor import DEFAULT_LENGTH, LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.scheduling.length_predictor import DEFAULT_LENGTH, LengthPredictor, class_of, output_limit
 from mindspore_paged.errors import ConfigError, IntegrityError
 
 MUCH = 10_000

@@ -6,9 +6,9 @@ import mindspore as ms
 import pytest
 
 from mindspore_paged.config import config_from_dict
-from mindspore_paged.engine import model_building
-from mindspore_paged.engine.builder import num_blocks_of
-from mindspore_paged.engine.model_building import build_kv_pool, set_context, with_block_size
+from mindspore_paged.engine.building import model_building
+from mindspore_paged.engine.building.builder import num_blocks_of
+from mindspore_paged.engine.building.model_building import build_kv_pool, set_context, with_block_size
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import model_config_by_name
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel

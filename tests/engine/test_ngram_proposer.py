@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspore_paged.engine.ngram_proposer import NgramIndex, NgramProposer
+from mindspore_paged.engine.scheduling.ngram_proposer import NgramIndex, NgramProposer
 from tests.engine.scheduler_sim import SchedulerSim
 
 

@@ -15,11 +15,11 @@ from mindspore_paged.cache.event_log import PoolEventLog, read_event_log
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.page_format import PageFormat
-from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
-from mindspore_paged.engine.policies import POLICIES, policy_by_name
-from mindspore_paged.engine.prefill_window import PrefillWindow
-from mindspore_paged.engine.response_cache import ResponseCache
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.requests.response_cache import ResponseCache
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.scheduling.policies import POLICIES, policy_by_name
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError, RequestError, StepError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_paged.engine.length_predictor import LengthPredictor, class_of
-from mindspore_paged.engine.policies import POLICIES, policy_by_name
-from mindspore_paged.engine.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of
+from mindspore_paged.engine.scheduling.policies import POLICIES, policy_by_name
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
 from mindspore_paged.errors import ConfigError
 from tests.engine.simulation import make_job, make_scheduler, mean_wait, simulate, true_length
 

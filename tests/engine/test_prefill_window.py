@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspore_paged.engine.policies import policy_by_name
-from mindspore_paged.engine.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.policies import policy_by_name
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
 from mindspore_paged.errors import ConfigError
 from tests.engine.simulation import make_job, make_scheduler, simulate
 

@@ -5,8 +5,8 @@ import pytest
 from mindspore_paged import SamplingParams
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.engine.prefix_store import export_prefix, import_prefix, pin_prefix
-from mindspore_paged.engine.response_cache import ResponseCache
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.requests.response_cache import ResponseCache
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import IntegrityError, OutOfBlocksError, RequestError, StepError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mindspore_paged.engine.prompt_forms import is_one_prompt, text_or_token_ids
+from mindspore_paged.engine.requests.prompt_forms import is_one_prompt, text_or_token_ids
 from mindspore_paged.errors import RequestError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from tests.engine.paged_oracle import make_engine
 
 CHAT = [{"role": "user", "content": "Hi"}]

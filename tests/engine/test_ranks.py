@@ -13,13 +13,13 @@ from safetensors.numpy import load
 
 from mindspore_paged import SamplingParams
 from mindspore_paged.cache.host_tier import HostTier
+from mindspore_paged.engine.execution.ranks import channel as channels
+from mindspore_paged.engine.execution.ranks.calls import Call, cut_page, join_pages
+from mindspore_paged.engine.execution.ranks.follower import follow
+from mindspore_paged.engine.execution.ranks.leader_runner import LeaderRunner
+from mindspore_paged.engine.execution.ranks.place import place_of
 from mindspore_paged.engine.prefix_store import export_prefix, import_prefix
-from mindspore_paged.engine.ranks import channel as channels
-from mindspore_paged.engine.ranks.calls import Call, cut_page, join_pages
-from mindspore_paged.engine.ranks.follower import follow
-from mindspore_paged.engine.ranks.leader_runner import LeaderRunner
-from mindspore_paged.engine.ranks.place import place_of
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import GroupError, IntegrityError, StepError
 from mindspore_paged.launch import supervision
 from mindspore_paged.launch.worker import Worker

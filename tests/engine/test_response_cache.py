@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspore_paged.engine.outputs import CompletionOutput
-from mindspore_paged.engine.response_cache import ResponseCache, is_deterministic
-from mindspore_paged.engine.sampler import SampledToken
+from mindspore_paged.engine.requests.outputs import CompletionOutput
+from mindspore_paged.engine.requests.response_cache import ResponseCache, is_deterministic
 from mindspore_paged.errors import ConfigError, IntegrityError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampler import SampledToken
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 GREEDY = SamplingParams()
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mindspore_paged.engine.sampler import SampledToken, Sampler
-from mindspore_paged.engine.sampling_state import SamplingState
 from mindspore_paged.errors import IntegrityError, StepError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampler import SampledToken, Sampler
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_state import SamplingState
 
 # Ties (5 and 9), a masked token (7) and a spread over which every filter cuts somewhere.
 LOGITS = np.array([0.3, -1.0, 2.0, 0.9, -2.5, 1.4, 0.0, -np.inf, 2.4, 1.4, -0.4, 0.7], dtype=np.float32)

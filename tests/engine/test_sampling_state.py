@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mindspore_paged.engine.sampling_state import SamplingState
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_state import SamplingState
 
 
 def stream(seed, index=0) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_paged.engine.scheduler import MAX_PASSED_OVER
+from mindspore_paged.engine.scheduling.scheduler import MAX_PASSED_OVER
 from mindspore_paged.errors import IntegrityError
 from tests.engine.scheduler_sim import SchedulerSim
 

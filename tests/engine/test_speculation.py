@@ -19,11 +19,11 @@ from mindspore_paged.cache.block_pool import extend_block_hashes
 from mindspore_paged.cache.compaction import CompactionTrigger
 from mindspore_paged.cache.elasticity import ElasticCapacity
 from mindspore_paged.cache.host_tier import HostTier
-from mindspore_paged.engine.length_predictor import LengthPredictor
-from mindspore_paged.engine.ngram_proposer import NgramProposer
-from mindspore_paged.engine.prefill_window import PrefillWindow
-from mindspore_paged.engine.speculation import Speculation
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor
+from mindspore_paged.engine.scheduling.ngram_proposer import NgramProposer
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.speculation import Speculation
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from tests.engine import paged_oracle
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 

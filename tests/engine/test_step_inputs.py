@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mindspore_paged.engine.scheduler import Chunk, StepPlan
-from mindspore_paged.engine.step_inputs import StepInputs, build_step_inputs, table_only
+from mindspore_paged.engine.execution.step_inputs import StepInputs, build_step_inputs, table_only
+from mindspore_paged.engine.scheduling.scheduler import Chunk, StepPlan
 from tests.engine.scheduler_sim import SchedulerSim
 
 ARRAYS = ("input_ids", "positions", "rows", "logit_indices", "table_indices", "table_values")

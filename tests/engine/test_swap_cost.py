@@ -1,4 +1,4 @@
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 
 
 def test_moving_twice_is_weighed_against_computing_again():

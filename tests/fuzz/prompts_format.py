@@ -9,7 +9,7 @@ from typing import Any
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.prompts_file import read_prompts_file
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import load_tokenizer
 from tests.engine.paged_oracle import make_engine
 from tests.fuzz.folder_samples import folders

@@ -6,10 +6,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindspore_paged.cache.kv_pool import KVPagePool
-from mindspore_paged.engine.model_building import set_weights
-from mindspore_paged.engine.model_runner import ModelRunner
-from mindspore_paged.engine.step_inputs import StepInputs
+from mindspore_paged.engine.building.model_building import set_weights
+from mindspore_paged.engine.execution.kv_pool import KVPagePool
+from mindspore_paged.engine.execution.model_runner import ModelRunner
+from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import StepError
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from mindspore_paged.cache.kv_pool import KVPagePool
-from mindspore_paged.engine.model_building import set_weights
-from mindspore_paged.engine.model_runner import ModelRunner
+from mindspore_paged.engine.building.model_building import set_weights
+from mindspore_paged.engine.execution.kv_pool import KVPagePool
+from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS
 from mindspore_paged.models.llama import LlamaForCausalLM

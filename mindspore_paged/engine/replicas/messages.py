@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate
+from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate
 from mindspore_paged.errors import PagedError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True)

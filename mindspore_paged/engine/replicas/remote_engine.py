@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from mindspore_paged.engine.replicas.messages import Add, Call, Failed, Reply, Stepped
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import ReplicaError
 
 CLOSE_SECONDS = 30.0

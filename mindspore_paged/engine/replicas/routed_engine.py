@@ -9,17 +9,17 @@ from time import perf_counter
 from typing import Any
 
 from mindspore_paged.engine.engine import LLMEngine, StepOutput
-from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
-from mindspore_paged.engine.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.replicas.figures import figures_of, merge_figures
 from mindspore_paged.engine.replicas.messages import Stepped
 from mindspore_paged.engine.replicas.remote_engine import Inbox, RemoteEngine
 from mindspore_paged.engine.replicas.router import ReplicaRouter
-from mindspore_paged.engine.response_cache import COMPLETE
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.requests.response_cache import COMPLETE
+from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.launch import supervision
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
 WAIT_SECONDS = 0.1

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import ConfigError, IntegrityError
 
 DEFAULT_LENGTH = 128

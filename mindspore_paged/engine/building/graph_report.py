@@ -11,8 +11,8 @@ from mindspore.graph.api import _cell_graph_executor
 from mindspore.train import anf_ir_pb2
 
 from mindspore_paged.config import EngineConfig
-from mindspore_paged.engine.model_building import build_kv_pool, build_model, set_context, with_block_size
-from mindspore_paged.engine.step_inputs import table_only
+from mindspore_paged.engine.building.model_building import build_kv_pool, build_model, set_context, with_block_size
+from mindspore_paged.engine.execution.step_inputs import table_only
 from mindspore_paged.errors import ConfigError
 
 BLOCKS_OF_A_SKELETON = 2

@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from mindspore_paged.engine.step_plan import StepPlan
+from mindspore_paged.engine.scheduling.step_plan import StepPlan
 
 PADDING = -1
 """A row, or a token whose logits are wanted, that is none."""

@@ -4,10 +4,10 @@ from time import perf_counter
 
 from mindspore_paged.cache.compaction import CompactionTrigger
 from mindspore_paged.cache.host_tier import HostTier
-from mindspore_paged.engine.runner import Runner
-from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.engine.step_plan import StepPlan
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.execution.runner import Runner
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
+from mindspore_paged.engine.scheduling.step_plan import StepPlan
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import StepError
 
 MAX_MOVES = 256

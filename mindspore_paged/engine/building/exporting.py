@@ -11,8 +11,8 @@ from mindspore_paged.config import EngineConfig
 from mindspore_paged.custom_ops.build import build_cpu, cpu_library, sources_digest
 from mindspore_paged.custom_ops.build_emulator import emulator_library
 from mindspore_paged.custom_ops.panels import panel_order
-from mindspore_paged.engine.builder import num_blocks_of
-from mindspore_paged.engine.model_building import (
+from mindspore_paged.engine.building.builder import num_blocks_of
+from mindspore_paged.engine.building.model_building import (
     build_kv_pool,
     build_model,
     fixed_in_the_graph,
@@ -23,8 +23,8 @@ from mindspore_paged.engine.model_building import (
     shapes_of,
     with_block_size,
 )
-from mindspore_paged.engine.ranks.collectives import join_group
-from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_of
+from mindspore_paged.engine.execution.ranks.collectives import join_group
+from mindspore_paged.engine.execution.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.files import whole_folder
 from mindspore_paged.formats.weight_place import WeightPlace

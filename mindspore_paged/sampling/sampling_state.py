@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 class TokenCounts:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as SequenceOf
 from weakref import WeakKeyDictionary
 
-from mindspore_paged.engine.sequence import Sequence
+from mindspore_paged.engine.requests.sequence import Sequence
 
 
 class NgramIndex:

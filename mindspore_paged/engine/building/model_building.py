@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 import mindspore as ms
 import numpy as np
@@ -16,11 +15,12 @@ from mindspore.common import np_dtype
 from tqdm import tqdm
 
 from mindspore_paged.cache.block_size import choose_block_size
-from mindspore_paged.cache.kv_pool import KVPagePool
 from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig, RuntimeSection
 from mindspore_paged.custom_ops.targets import require_backend
-from mindspore_paged.engine.ranks.collectives import collectives_of
-from mindspore_paged.engine.ranks.place import Place
+from mindspore_paged.engine.execution.kv_pool import KVPagePool
+from mindspore_paged.engine.execution.ranks.collectives import collectives_of
+from mindspore_paged.engine.execution.ranks.place import Place
+from mindspore_paged.engine.execution.step import Step
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.formats.weight_format import BYTES
 from mindspore_paged.formats.weight_place import WeightPlace, values_of_parameters
@@ -41,16 +41,6 @@ from mindspore_paged.weights.weight_memory import WeightMemory
 
 NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
-
-
-class Step(Protocol):
-    """The Cell that computes a step: LlamaForCausalLM, or what was exported from one."""
-
-    def weight_places(self) -> dict[str, WeightPlace]:
-        """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
-
-    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
-        """A weight, in its format, in the order in which the Cell's operators read it: of `library`, or here."""
 
 
 DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}

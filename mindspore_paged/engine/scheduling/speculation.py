@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 
 from mindspore_paged.cache.cache_manager import CacheManager
-from mindspore_paged.engine.length_predictor import output_limit
-from mindspore_paged.engine.sampler import SampledToken, Sampler
-from mindspore_paged.engine.sampling_state import SamplingState
-from mindspore_paged.engine.sequence import Sequence
-from mindspore_paged.engine.step_plan import Chunk, StepPlan
+from mindspore_paged.engine.requests.sequence import Sequence
+from mindspore_paged.engine.scheduling.length_predictor import output_limit
+from mindspore_paged.engine.scheduling.step_plan import Chunk, StepPlan
 from mindspore_paged.errors import StepError
+from mindspore_paged.sampling.sampler import SampledToken, Sampler
+from mindspore_paged.sampling.sampling_state import SamplingState
 
 
 class Proposer(Protocol):

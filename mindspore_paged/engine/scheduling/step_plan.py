@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mindspore_paged.engine.sequence import Sequence
+from mindspore_paged.engine.requests.sequence import Sequence
 
 
 class Chunk(NamedTuple):

@@ -4,12 +4,12 @@ from bisect import insort
 from itertools import chain, islice
 
 from mindspore_paged.cache.cache_manager import CacheManager
-from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
-from mindspore_paged.engine.policies import SchedulingPolicy, policy_by_name
-from mindspore_paged.engine.prefill_window import PrefillWindow
-from mindspore_paged.engine.sequence import Sequence
-from mindspore_paged.engine.speculation import Speculation
-from mindspore_paged.engine.step_plan import Chunk, StepPlan
+from mindspore_paged.engine.requests.sequence import Sequence
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.scheduling.policies import SchedulingPolicy, policy_by_name
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.speculation import Speculation
+from mindspore_paged.engine.scheduling.step_plan import Chunk, StepPlan
 from mindspore_paged.errors import ConfigError, IntegrityError
 
 MAX_PASSED_OVER = 16

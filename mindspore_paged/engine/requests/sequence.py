@@ -4,9 +4,9 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
 from mindspore_paged.cache.block_pool import extend_block_hashes
-from mindspore_paged.engine.detokenizer import IncrementalDetokenizer
-from mindspore_paged.engine.sampler import SampledToken, SamplingState
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.sampling.sampler import SampledToken, SamplingState
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
 class Sequence:

@@ -19,12 +19,7 @@ from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig, SchedulerSection
-from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.garbage import heap_put_aside
-from mindspore_paged.engine.large_pages import move_heap_to_large_pages
-from mindspore_paged.engine.length_predictor import LengthPredictor, class_of, output_limit
-from mindspore_paged.engine.metrics import Metrics
-from mindspore_paged.engine.model_building import (
+from mindspore_paged.engine.building.model_building import (
     build_kv_pool,
     build_model,
     load_exported,
@@ -36,24 +31,29 @@ from mindspore_paged.engine.model_building import (
     set_context,
     with_block_size,
 )
-from mindspore_paged.engine.model_runner import ModelRunner
-from mindspore_paged.engine.ngram_proposer import NgramProposer
-from mindspore_paged.engine.page_mover import PageMover
-from mindspore_paged.engine.policies import policy_by_name
-from mindspore_paged.engine.prefill_window import PrefillWindow
+from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.execution.garbage import heap_put_aside
+from mindspore_paged.engine.execution.large_pages import move_heap_to_large_pages
+from mindspore_paged.engine.execution.model_runner import ModelRunner
+from mindspore_paged.engine.execution.page_mover import PageMover
+from mindspore_paged.engine.execution.ranks.channel import FollowerChannel, LeaderChannel, open_channel
+from mindspore_paged.engine.execution.ranks.collectives import join_group
+from mindspore_paged.engine.execution.ranks.follower import follow
+from mindspore_paged.engine.execution.ranks.leader_runner import LeaderRunner
+from mindspore_paged.engine.execution.ranks.place import Place, errors_end_the_job, place_of
+from mindspore_paged.engine.execution.runner import Runner
+from mindspore_paged.engine.metrics import Metrics
 from mindspore_paged.engine.prefix_store import pin_prefix
-from mindspore_paged.engine.ranks.channel import FollowerChannel, LeaderChannel, open_channel
-from mindspore_paged.engine.ranks.collectives import join_group
-from mindspore_paged.engine.ranks.follower import follow
-from mindspore_paged.engine.ranks.leader_runner import LeaderRunner
-from mindspore_paged.engine.ranks.place import Place, errors_end_the_job, place_of
-from mindspore_paged.engine.request_check import ModelLimits
-from mindspore_paged.engine.response_cache import ResponseCache
-from mindspore_paged.engine.runner import Runner
-from mindspore_paged.engine.scheduler import Scheduler
-from mindspore_paged.engine.sequence import Request
-from mindspore_paged.engine.speculation import Speculation
-from mindspore_paged.engine.swap_cost import SwapCost
+from mindspore_paged.engine.requests.request_check import ModelLimits
+from mindspore_paged.engine.requests.response_cache import ResponseCache
+from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
+from mindspore_paged.engine.scheduling.ngram_proposer import NgramProposer
+from mindspore_paged.engine.scheduling.policies import policy_by_name
+from mindspore_paged.engine.scheduling.prefill_window import PrefillWindow
+from mindspore_paged.engine.scheduling.scheduler import Scheduler
+from mindspore_paged.engine.scheduling.speculation import Speculation
+from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.key_file import read_key
 from mindspore_paged.launch import states, supervision

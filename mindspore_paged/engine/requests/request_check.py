@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindspore_paged.errors import RequestError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 from mindspore_paged.wording import shortened
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from mindspore import communication
 
-from mindspore_paged.engine.ranks.place import Place
+from mindspore_paged.engine.execution.ranks.place import Place
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.launch import supervision
 

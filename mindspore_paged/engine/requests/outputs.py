@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from mindspore_paged.engine.sampler import SampledToken
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.sampling.sampler import SampledToken
 
 
 @dataclass(frozen=True)

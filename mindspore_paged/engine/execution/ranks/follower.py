@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from mindspore_paged.engine.ranks.calls import RankRunner, check_call, perform
-from mindspore_paged.engine.ranks.channel import FollowerChannel
+from mindspore_paged.engine.execution.ranks.calls import RankRunner, check_call, perform
+from mindspore_paged.engine.execution.ranks.channel import FollowerChannel
 from mindspore_paged.launch import states, supervision
 
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mindspore_paged.cache.page_layout import as_stored, by_heads
-from mindspore_paged.engine.runner import Runner
-from mindspore_paged.engine.step_inputs import StepInputs
+from mindspore_paged.engine.execution.runner import Runner
+from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import GroupError, StepError
 
 CALLS = frozenset({"run", "copy_blocks", "read_pages", "write_pages", "block_tables"})

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mindspore_paged.engine.sequence import Request
+from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import ConfigError
 
 POLICIES = ("fcfs", "priority", "shortest")

@@ -4,9 +4,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mindspore_paged.engine.outputs import CompletionOutput
+from mindspore_paged.engine.requests.outputs import CompletionOutput
 from mindspore_paged.errors import ConfigError, IntegrityError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
 
 COMPLETE = ("stop", "length")
 """Finish reasons of an answer that is whole; the others come from the user or from a fault."""

@@ -12,8 +12,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from mindspore_paged.engine.ranks.calls import Call, Outcome
-from mindspore_paged.engine.ranks.place import Place
+from mindspore_paged.engine.execution.ranks.calls import Call, Outcome
+from mindspore_paged.engine.execution.ranks.place import Place
 from mindspore_paged.errors import GroupError
 from mindspore_paged.launch import supervision
 from mindspore_paged.launch.sockets import without_delay

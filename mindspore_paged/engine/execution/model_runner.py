@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 
 from mindspore_paged.cache.block_pool import NULL_BLOCK
-from mindspore_paged.cache.kv_pool import KVPagePool
-from mindspore_paged.engine.compiled_cell import CompiledCell
-from mindspore_paged.engine.model_building import Step
-from mindspore_paged.engine.step_inputs import StepInputs, table_only
+from mindspore_paged.engine.execution.compiled_cell import CompiledCell
+from mindspore_paged.engine.execution.kv_pool import KVPagePool
+from mindspore_paged.engine.execution.step import Step
+from mindspore_paged.engine.execution.step_inputs import StepInputs, table_only
 
 COPIES_PER_CALL = 16
 PAGES_PER_CALL = 8

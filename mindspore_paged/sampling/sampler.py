@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindspore_paged.engine.sampling_state import SamplingState, TokenCounts
 from mindspore_paged.errors import IntegrityError, StepError
-from mindspore_paged.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_state import SamplingState, TokenCounts
 
 
 @dataclass(frozen=True, slots=True)

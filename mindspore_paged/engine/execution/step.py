@@ -1,0 +1,18 @@
+"""What is asked of the Cell that computes a step, beside calling it with StepInputs.arrays()."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mindspore_paged.formats.weight_place import WeightPlace
+
+
+class Step(Protocol):
+    """The Cell that computes a step: LlamaForCausalLM, or what was exported from one."""
+
+    def weight_places(self) -> dict[str, WeightPlace]:
+        """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
+
+    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
+        """A weight, in its format, in the order in which the Cell's operators read it: of `library`, or here."""
