@@ -158,16 +158,6 @@ class ModelConfig:
             "down_proj": (hidden, width),
         }[projection]
 
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the whole model, tied ones counted once."""
-        shapes = [self.projection_shape(projection) for projection in ATTENTION_PROJECTIONS + MLP_PROJECTIONS]
-        biases = sum(self.projection_shape(projection)[0] for projection in self.biases)
-        norms = (4 if self.output_norms else 2) * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
-        layer = sum(outputs * inputs for outputs, inputs in shapes) + biases + norms
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return self.num_hidden_layers * layer + embeddings + self.hidden_size
-
     def kv_bytes_per_token(self, itemsize: int, scale_bytes: int = 0) -> int:
         """Bytes that one token's keys and values take over all layers, at `itemsize` an element and a scale a head."""
         return 2 * self.num_hidden_layers * self.num_key_value_heads * (self.head_dim * itemsize + scale_bytes)

@@ -10,6 +10,7 @@ import sys
 
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, model_config_by_name
+from mindspore_paged.models.registry import num_parameters
 from mindspore_paged.tensor_parallel import TensorParallel
 
 ITEM_SIZE = 2
@@ -126,7 +127,7 @@ def rank_weights(model: ModelConfig, ranks: int) -> int:
     parallel = TensorParallel(0, ranks)
     tables = 1 if model.tie_word_embeddings else 2
     others = model.vocab_size - parallel.vocab(model).length
-    return parallel.share(model).num_parameters - tables * others * model.hidden_size
+    return num_parameters(parallel.share(model)) - tables * others * model.hidden_size
 
 
 def table(model: ModelConfig, cards: Cards, sizes: list[int], batch: int, context: int) -> str:

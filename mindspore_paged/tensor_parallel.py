@@ -1,4 +1,4 @@
-"""How tensor parallelism cuts a LLaMA: which heads, rows and columns each rank has. Pure arithmetic.
+"""How tensor parallelism cuts a decoder: which heads, rows and columns each rank has. Pure arithmetic.
 
 The cut is Megatron's (Shoeybi et al. 2019): what makes heads and the feed-forward's width is cut by output rows, what
 takes them in by input columns, so that two sums over ranks a layer suffice; the vocabulary is cut by rows.
@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig
-
-SUMMED_BIASES = ("o_proj.bias", "down_proj.bias")
-"""Those of projections whose products are summed over ranks."""
+from mindspore_paged.models.registry import spec_of
+from mindspore_paged.models.spec import SIZES
 
 
 @dataclass(frozen=True)
@@ -94,41 +93,37 @@ WHOLE = TensorParallel()
 
 
 class Cuts:
-    """For a tensor's name in Hugging Face's LLaMA, the part that a rank has."""
+    """For a tensor's name in Hugging Face's files, the part that a rank has."""
 
     def __init__(self, parallel: TensorParallel, config: ModelConfig):
-        kv_heads, head_dim = parallel.kv_heads(config), config.head_dim
-        queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-        width, vocab_size, hidden = config.intermediate_size, config.vocab_size, config.hidden_size
+        self.spec = spec_of(config)
+        kv_heads, head_dim, hidden = parallel.kv_heads(config), config.head_dim, config.hidden_size
+        self._wholes = {size: SIZES[size](config) for size in ("query", "keys", "width", "vocab")}
         of_kv_heads = Cut(0, kv_heads.start * head_dim, kv_heads.stop * head_dim, len(kv_heads) * head_dim)
-        self._cuts_and_wholes: dict[str, tuple[Cut, int]] = {
-            "q_proj": (_even(0, queries, parallel), queries),
-            "k_proj": (of_kv_heads, keys),
-            "v_proj": (of_kv_heads, keys),
-            "o_proj": (_even(1, queries, parallel), queries),
-            "gate_proj": (_even(0, width, parallel), width),
-            "up_proj": (_even(0, width, parallel), width),
-            "down_proj": (_even(1, width, parallel), width),
-            "embed_tokens": (parallel.vocab(config), vocab_size),
-            "lm_head": (parallel.vocab(config), vocab_size),
-        }
+        self._cuts = {size: _even(0, self._wholes[size], parallel) for size in ("query", "width")}
+        self._cuts |= {"keys": of_kv_heads, "vocab": parallel.vocab(config)}
         # What is summed over the ranks gets its bias from the first; the others have zeros.
-        on_first = Cut(0, 0, 0 if parallel.rank else hidden, hidden)
-        self._cuts_and_wholes |= dict.fromkeys(SUMMED_BIASES, (on_first, hidden))
+        self._on_first = Cut(0, 0, 0 if parallel.rank else hidden, hidden)
+        self._hidden = hidden
 
     def of(self, name: str) -> Cut | None:
         """The part of tensor `name`, or None if every rank has the whole of it (the norms)."""
-        return self._cuts_and_wholes.get(_kind(name), (None, None))[0]
+        return self._cut_and_whole(name)[0]
 
     def whole_length(self, name: str) -> int | None:
         """How long the axis that `of(name)` cuts is in the whole tensor, or None if none is cut."""
-        return self._cuts_and_wholes.get(_kind(name), (None, None))[1]
+        return self._cut_and_whole(name)[1]
 
-
-def _kind(name: str) -> str:
-    if name.endswith(SUMMED_BIASES):
-        return ".".join(name.split(".")[-2:])
-    return name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+    def _cut_and_whole(self, name: str) -> tuple[Cut | None, int | None]:
+        weight = self.spec.find(name)
+        if weight is None:
+            return None, None
+        if weight.is_summed:
+            return self._on_first, self._hidden
+        for axis, size in enumerate(weight.shape):
+            if size in self._cuts:
+                return replace(self._cuts[size], axis=axis), self._wholes[size]
+        return None, None
 
 
 def _even(axis: int, whole: int, parallel: TensorParallel) -> Cut:

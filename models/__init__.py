@@ -1,1 +1,1 @@
-"""LLaMA as MindSpore Cells."""
+"""Decoders: families as data, and what computes them."""

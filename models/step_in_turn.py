@@ -6,7 +6,7 @@ from mindspore import ParameterTuple, nn, ops
 
 
 class StepInTurn(nn.Cell):
-    """Entries of block_table, embedding, layers, head: called as `LlamaForCausalLM` is.
+    """Entries of block_table, embedding, layers, head: called as `Decoder` is.
 
     model: the tensors, as Cells that compute with them; head: the Cell that has the head's `weight`; places:
     block_table, positions, rows -> what a layer takes as `step`; logits: hidden [N, hidden_size], weight of the last

@@ -51,7 +51,7 @@ class PackedLayers(nn.Cell):
 
 
 class WholeStep(nn.Cell):
-    """Called as `LlamaForCausalLM` is. model: its tensors, the layers packed; head: the Cell with the head's `weight`.
+    """Called as `Decoder` is. model: its tensors, the layers packed; head: the Cell with the head's `weight`.
 
     kv_pool: one that has all layers together. scale: of the scores. Activations are float32.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mindspore_paged.models.registry import num_parameters
 from mindspore_paged.tokenizer import load_tokenizer
 from tests import cli_runs
 from tests.cli_runs import CONFIG, SMALL, TINY, WEIGHTS, run_to_json, write_lines
@@ -104,7 +105,7 @@ def test_the_answers_have_the_documented_shape(tmp_path, model):
     assert statistics["throughput"] > 0
     assert statistics["time_to_first_token_s"] > 0
     pages = 2 * 2 * 17 * 16 * 2 * 4 * 4  # keys and values of 2 layers, 17 blocks of 16 tokens, 2 heads of 4 floats
-    weights = 4 * CONFIG.num_parameters
+    weights = 4 * num_parameters(CONFIG)
     assert statistics["memory_usage_gb"] == pytest.approx((pages + weights) / 1e9)
 
 

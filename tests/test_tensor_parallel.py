@@ -14,8 +14,18 @@ SMOLLM, LLAMA_70B = MODEL_CONFIGS["smollm2-135m"], MODEL_CONFIGS["llama2-70b"]
 TINY = MODEL_CONFIGS["tiny"]
 
 
+PROJECTIONS = {
+    "q_proj": "model.layers.0.self_attn.q_proj.weight",
+    "k_proj": "model.layers.0.self_attn.k_proj.weight",
+    "v_proj": "model.layers.0.self_attn.v_proj.weight",
+    "o_proj": "model.layers.0.self_attn.o_proj.weight",
+    "down_proj": "model.layers.0.mlp.down_proj.weight",
+    "lm_head": "lm_head.weight",
+}
+
+
 def cut_of(name, rank, size, config):
-    return TensorParallel(rank, size).cuts(config).of(name)
+    return TensorParallel(rank, size).cuts(config).of(PROJECTIONS.get(name, name))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,9 @@ def test_the_middle_rank_of_three_with_nine_heads(name, cut):
 def test_how_much_of_llama_70b_each_rank_has(size, query_rows, kv_rows, width, vocab_rows):
     for rank in range(size):
         cuts = TensorParallel(rank, size).cuts(LLAMA_70B)
-        lengths = {name: cuts.of(name).length for name in ("q_proj", "k_proj", "o_proj", "down_proj", "lm_head")}
+        lengths = {
+            name: cuts.of(PROJECTIONS[name]).length for name in ("q_proj", "k_proj", "o_proj", "down_proj", "lm_head")
+        }
         assert lengths == {
             "q_proj": query_rows,
             "k_proj": kv_rows,

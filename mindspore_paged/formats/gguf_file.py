@@ -36,6 +36,11 @@ class GgufFile:
         self.metadata = GgufMetadata(self.path, header.metadata)
         self.tensors: dict[str, GgufTensor] = tensors_of_all_parts(self.path, header)
 
+    @cached_property
+    def architecture(self) -> str:
+        """What the file calls its family, by which many of its keys begin; raises CheckpointError without it."""
+        return self.require("general.architecture", str)
+
     def require(self, key: str, kind: type | tuple[type, ...]) -> Any:
         """The value of metadata `key`; raises CheckpointError where it is absent or of another kind."""
         value = self.optional(key, kind)

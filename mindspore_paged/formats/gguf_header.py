@@ -3,7 +3,7 @@
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,12 @@ class GgufTensor:
         dtype = _DTYPES.get(self.tensor_type, np.dtype("u1"))
         numbers = np.frombuffer(self.file, dtype, self.num_bytes // dtype.itemsize, self.start)
         return numbers.reshape(*self.shape[:-1], -1)
+
+    def rows(self, start: int, stop: int) -> "GgufTensor":
+        """Those of its rows as a tensor, for one that has several."""
+        of_row = self.num_bytes // self.shape[0]
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, shape=shape, start=self.start + start * of_row, num_bytes=(stop - start) * of_row)
 
 
 @dataclass(frozen=True)

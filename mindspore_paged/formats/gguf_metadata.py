@@ -15,7 +15,10 @@ LONGEST_ARRAY = 1 << 24
 
 
 class GgufSection(BaseModel):
-    """Some keys of the metadata, each the alias of a field; numbers are numbers, and texts are texts."""
+    """Some keys of the metadata, each the alias of a field; numbers are numbers, and texts are texts.
+
+    In a key {arch} stands for the architecture that the file is of.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, protected_namespaces=())
 
@@ -63,17 +66,19 @@ class GgufMetadata(Mapping[str, Any]):
         value = self._stored.get(key)
         return len(value) if isinstance(value, list | np.ndarray) else None
 
-    def section(self, kind: type[AnySection]) -> AnySection:
-        """What stands under the keys of a section; others are not looked at.
+    def section(self, kind: type[AnySection], architecture: str = "") -> AnySection:
+        """What stands under the keys of a section for an architecture; others are not looked at.
 
         Raises CheckpointError that names the key for one that is absent or has a value that it cannot have.
         """
-        keys = [field.alias for field in kind.model_fields.values()]
+        aliases = [field.alias for field in kind.model_fields.values()]
+        keys = {alias: alias.replace("{arch}", architecture) for alias in aliases}
         try:
-            return kind.model_validate({key: self[key] for key in keys if key in self})
+            return kind.model_validate({alias: self[key] for alias, key in keys.items() if key in self})
         except ValidationError as error:
             problem = error.errors(include_url=False, include_context=False)[0]
-        key, *places = problem["loc"]
+        alias, *places = problem["loc"]
+        key = keys[alias]
         if problem["type"] == "missing":
             raise CheckpointError(f"{self._path}: the GGUF metadata lacks {key}")
         where = "".join(f"[{place}]" for place in places if isinstance(place, int))

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.models.registry import spec_of, weight_shapes
+from mindspore_paged.models.spec import LM_HEAD
 from mindspore_paged.weights.bfloat16 import BFLOAT16
-from mindspore_paged.weights.random_checkpoint import weight_shapes
-from mindspore_paged.weights.tensor_names import LM_HEAD
 from mindspore_paged.weights.tensor_source import Checkpoint
 from mindspore_paged.wording import shown
 
@@ -50,9 +50,9 @@ def check_description(checkpoint: Checkpoint) -> None:
     """
     config = checkpoint.model_config
     held = set(checkpoint.names())
-    last = f"model.layers.{config.num_hidden_layers - 1}.input_layernorm.weight"
-    expected = weight_shapes(replace(config, num_hidden_layers=1))
-    _check_held(checkpoint, held, expected | {last: (config.hidden_size,)})
+    one_layer = replace(config, num_hidden_layers=1, layer_types=(), layers_without_rope=())
+    first_of_last, weight = next(spec_of(config).weights_of_layer(config, config.num_hidden_layers - 1))
+    _check_held(checkpoint, held, weight_shapes(one_layer) | {first_of_last: weight.sizes(config)})
 
 
 def _check_held(checkpoint: Checkpoint, held: set[str], expected: dict[str, tuple[int, ...]]) -> None:

@@ -11,19 +11,18 @@ from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 from mindspore_paged.weights.check import check_description
 from mindspore_paged.weights.gguf_checkpoint import GgufCheckpoint
 from mindspore_paged.weights.hf_config import hf_model_config
-from mindspore_paged.weights.llama_tensors import LlamaTensors
 from mindspore_paged.weights.mindspore_files import MindSporeFiles
+from mindspore_paged.weights.model_tensors import ModelTensors
 from mindspore_paged.weights.rank_folders import RankFolderCuts, has_rank_folders, rank_folder
 from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
-from mindspore_paged.weights.tensor_names import biased_projections
 from mindspore_paged.weights.tensor_source import Checkpoint, TensorSource
 
 ADAPTER = "adapter_config.json"
 _PICKLES = ("pytorch_model*.bin", "consolidated.*.pth", "*.pth", "*.pt", "*.bin")
 
 
-class TensorCheckpoint(LlamaTensors):
+class TensorCheckpoint(ModelTensors):
     """Safetensors or `.ckpt` files as a Checkpoint; `layout` is the model that fused tensors are taken apart for."""
 
     def __init__(
@@ -40,7 +39,7 @@ class TensorCheckpoint(LlamaTensors):
 
     def _biases_of(self, described: ModelConfig) -> tuple[str, ...]:
         """Those that config.json allows and a file has: one that is nowhere is zero, as transformers makes it."""
-        found = biased_projections(self.names())
+        found = self._spec.biased_projections(self.names())
         return tuple(projection for projection in described.biases if projection in found)
 
 
@@ -56,7 +55,7 @@ def open_checkpoint(
     them); the others describe theirs.
     parallel: which rank's folder to open, if `path` holds such folders; the checkpoint is then a ShardedCheckpoint of
     that rank. The others are opened whole, for whoever wants a part to wrap in one.
-    Raises CheckpointError where there is no checkpoint, or one that is damaged or not of a plain LLaMA.
+    Raises CheckpointError where there is no checkpoint, or one that is damaged or of no family that runs.
     """
     path = Path(path).expanduser()
     if not path.exists():

@@ -10,11 +10,12 @@ from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.formats.gguf_header import GgufTensor
 from mindspore_paged.formats.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.spec import ModelSpec
 from mindspore_paged.weights.bfloat16 import BFLOAT16
-from mindspore_paged.weights.gguf_config import gguf_model_config
+from mindspore_paged.weights.gguf_config import gguf_model_config, spec_of_file
 from mindspore_paged.weights.quantized_tensor import dequantize_part
 from mindspore_paged.weights.rope_config import GGUF_ROPE_TENSORS
-from mindspore_paged.weights.tensor_names import from_gguf
 from mindspore_paged.weights.tensor_source import along, widened
 
 _KEPT_DTYPES = {
@@ -22,15 +23,15 @@ _KEPT_DTYPES = {
     Quantization.F16: np.dtype(np.float16),
     Quantization.BF16: BFLOAT16,
 }
-_ROTATED = tuple(f"self_attn.{projection}.{kind}" for projection in ("q_proj", "k_proj") for kind in ("weight", "bias"))
+_ROTATED_ROLES = ("q", "k", "q_bias", "k_bias")
 
 
 class GgufCheckpoint:
-    """The tensors of a LLaMA GGUF file under Hugging Face's names.
+    """The tensors of a GGUF file under Hugging Face's names, those that are one there taken apart.
 
-    Float tensors keep their type; quantized ones are read as float32. Rows of q_proj and k_proj are put back from
-    the interleaved rotary order of GGUF to the rotate-half order of Hugging Face.
-    Raises CheckpointError for a damaged file, another architecture, or a quantization that cannot be read.
+    Float tensors keep their type; quantized ones are read as float32. Where the family's files have the rows of q_proj
+    and k_proj in interleaved rotary order, they are put back into the rotate-half order of Hugging Face.
+    Raises CheckpointError for a damaged file, a family that is not known, or a quantization that cannot be read.
     """
 
     def __init__(self, path: str | Path):
@@ -38,7 +39,8 @@ class GgufCheckpoint:
         self.path = file.path
         self.model_config = gguf_model_config(file)
         self.tokenizer_source: GgufFile | None = file
-        self._tensors = _under_hugging_faces_names(file)
+        self._spec = spec_of_file(file)
+        self._tensors = _under_hugging_faces_names(file, self._spec, self.model_config)
         self._refuse_unreadable_quantizations()
 
     def names(self) -> list[str]:
@@ -59,7 +61,7 @@ class GgufCheckpoint:
 
     def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """What `read(name)` has from start to stop of one axis; no other rows or quantization blocks are read."""
-        if not name.endswith(_ROTATED):
+        if not self._is_interleaved(name):
             return self._stored_part(name, axis, start, stop)
         head_dim = self._head_dim_of(name)
         # Rows change places inside their head only, so whole heads are enough.
@@ -78,7 +80,7 @@ class GgufCheckpoint:
         """
         rows = self._tensors[name].data
         blocks = rows.reshape(self.shape(name)[0], -1)
-        if name.endswith(_ROTATED):
+        if self._is_interleaved(name):
             blocks = to_rotate_half(blocks, self._head_dim_of(name))
         if axis == 1:
             if start % BLOCK_WEIGHTS or stop % BLOCK_WEIGHTS:
@@ -89,6 +91,10 @@ class GgufCheckpoint:
             bytes_of = self.block_format(name).block_bytes
             start, stop = (end // BLOCK_WEIGHTS * bytes_of for end in (start, stop))
         return np.array(blocks[along(axis, start, stop)], order="C")
+
+    def _is_interleaved(self, name: str) -> bool:
+        weight = self._spec.find(name) if self._spec.gguf_interleaves else None
+        return weight is not None and weight.role in _ROTATED_ROLES
 
     def _head_dim_of(self, name: str) -> int:
         """head_dim, where the rows of the projection called `name` are whole heads."""
@@ -118,15 +124,35 @@ class GgufCheckpoint:
                 ) from error
 
 
-def _under_hugging_faces_names(file: GgufFile) -> dict[str, GgufTensor]:
+def _under_hugging_faces_names(file: GgufFile, spec: ModelSpec, config: ModelConfig) -> dict[str, GgufTensor]:
     tensors: dict[str, GgufTensor] = {}
-    for stored_name, tensor in file.tensors.items():
-        name = from_gguf(stored_name)
-        if name in tensors:
-            raise CheckpointError(f"{file.path}: tensors {tensors[name].name} and {stored_name} are both {name}")
-        if stored_name not in GGUF_ROPE_TENSORS:
+    for stored_name, stored in file.tensors.items():
+        if stored_name in GGUF_ROPE_TENSORS:
+            continue
+        for name, tensor in _taken_apart(file, spec, config, stored).items():
+            if name in tensors:
+                raise CheckpointError(f"{file.path}: tensors {tensors[name].name} and {stored_name} are both {name}")
             tensors[name] = tensor
     return tensors
+
+
+def _taken_apart(file: GgufFile, spec: ModelSpec, config: ModelConfig, stored: GgufTensor) -> dict[str, GgufTensor]:
+    """A stored tensor by its name, or those whose rows it has one behind the other."""
+    found = spec.gguf_parts(stored.name)
+    if found is None:
+        return {spec.from_gguf(stored.name): stored}
+    prefix, weights = found
+    rows = [weight.sizes(config)[0] for weight in weights]
+    if stored.shape[0] != sum(rows):
+        needed = " + ".join(map(str, rows))
+        raise CheckpointError(
+            f"{file.path}: tensor {stored.name} has {stored.shape[0]} rows; the model needs {needed} of several in one"
+        )
+    first = [sum(rows[:index]) for index in range(len(rows))]
+    return {
+        prefix + weight.name: stored.rows(start, start + count)
+        for weight, start, count in zip(weights, first, rows, strict=True)
+    }
 
 
 def to_rotate_half(weights: np.ndarray, head_dim: int) -> np.ndarray:

@@ -4,7 +4,8 @@ import zlib
 
 import numpy as np
 
-from mindspore_paged.model_config import ATTENTION_PROJECTIONS, MLP_PROJECTIONS, ModelConfig
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.registry import weight_shapes
 from mindspore_paged.weights.tensor_source import along
 
 
@@ -48,22 +49,3 @@ class RandomCheckpoint:
     def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """What `read(name)` has from start to stop of one axis; the whole is drawn, the part is kept."""
         return np.array(self.read(name)[along(axis, start, stop)], order="C")
-
-
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a model, by Hugging Face's names."""
-    hidden = config.hidden_size
-    cells = {"self_attn": ATTENTION_PROJECTIONS, "mlp": MLP_PROJECTIONS}
-    shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden), "model.norm.weight": (hidden,)}
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        shapes |= {f"{prefix}.{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
-        for cell, projections in cells.items():
-            for projection in projections:
-                outputs, inputs = config.projection_shape(projection)
-                shapes[f"{prefix}.{cell}.{projection}.weight"] = (outputs, inputs)
-                if config.has_bias(projection):
-                    shapes[f"{prefix}.{cell}.{projection}.bias"] = (outputs,)
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    return shapes

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.tensor_parallel import SUMMED_BIASES, Cut, Cuts, TensorParallel
-from mindspore_paged.weights.tensor_names import EMBEDDING, LM_HEAD
+from mindspore_paged.models.registry import spec_of
+from mindspore_paged.tensor_parallel import Cut, Cuts, TensorParallel
 from mindspore_paged.weights.tensor_source import TensorSource
 
 
@@ -44,12 +44,15 @@ class RankFolderCuts(Cuts):
 
     def __init__(self, parallel: TensorParallel, config: ModelConfig, saved: TensorSource):
         super().__init__(parallel, config)
-        tables = [name for name in (EMBEDDING, LM_HEAD) if name in saved.names()]
+        names = set(saved.names())
+        tables = [weight.name for weight in spec_of(config).weights if "vocab" in weight.shape and weight.name in names]
         self._whole_tables = {name for name in tables if saved.shape(name)[:1] == (config.vocab_size,)}
 
     def of(self, name: str) -> Cut | None:
         """The part of tensor `name`, or None where the folder holds just that part."""
-        return super().of(name) if name in self._whole_tables or name.endswith(SUMMED_BIASES) else None
+        weight = self.spec.find(name)
+        is_whole = name in self._whole_tables or (weight is not None and weight.is_summed)
+        return super().of(name) if is_whole else None
 
 
 def _ranks(path: Path) -> set[int]:

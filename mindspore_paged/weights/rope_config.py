@@ -12,6 +12,7 @@ from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.formats.gguf_metadata import GgufSection
 from mindspore_paged.formats.hf_files import HfModel, Length
+from mindspore_paged.models.options import DEFAULT_THETA, HfOptions
 from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.wording import shortened
 
@@ -21,7 +22,6 @@ GGUF_ROPE_TENSORS = (DIVISORS, SHORT_FACTORS, LONG_FACTORS)
 
 HF_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 GGUF_TYPES = ("none", "linear", "yarn", "longrope")
-DEFAULT_THETA = 10000.0
 _MOST_PAIRS = 1 << 16
 
 _Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -50,12 +50,13 @@ class _HfRope(HfModel):
     long_factor: _OfPairs | None = None
 
 
-def hf_rope(path: Path, config: dict[str, Any], max_position_embeddings: int) -> tuple[float, RopeScaling]:
+def hf_rope(path: Path, config: dict[str, Any], options: HfOptions) -> tuple[float, RopeScaling]:
     """rope_theta and the scaling that a config.json says, read as transformers does.
 
-    path: of the file, for messages. config: the JSON object. Raises CheckpointError for another kind of scaling, and
-    for values that cannot be.
+    path: of the file, for messages. config: the JSON object; options: what its family reads of it. Raises
+    CheckpointError for another kind of scaling, and for values that cannot be.
     """
+    max_position_embeddings = options.max_position_embeddings
     # transformers 5 writes one dict, rope_parameters, theta included; before, it was rope_scaling beside rope_theta.
     written = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(written, dict):
@@ -64,17 +65,19 @@ def hf_rope(path: Path, config: dict[str, Any], max_position_embeddings: int) ->
     rope = _validated(
         path, beside | {key: written[key] for key in written if written[key] is not None}, "rope_scaling."
     )
-    key = "original_max_position_embeddings"
-    original = _validated(path, {key: config.get(key)}, "").original_max_position_embeddings
+    original = options.original_max_position_embeddings or rope.original_max_position_embeddings
     try:
-        scaling = _hf_scaling(path, rope, original or rope.original_max_position_embeddings, max_position_embeddings)
+        scaling = _hf_scaling(path, rope, original, max_position_embeddings, options.longrope_types)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return rope.rope_theta or DEFAULT_THETA, scaling
+    return rope.rope_theta or options.default_theta, scaling
 
 
-def _hf_scaling(path: Path, rope: _HfRope, original: int | None, max_position_embeddings: int) -> RopeScaling:
+def _hf_scaling(
+    path: Path, rope: _HfRope, original: int | None, max_position_embeddings: int, longrope_types: tuple[str, ...]
+) -> RopeScaling:
     kind = rope.rope_type or rope.type or "default"
+    kind = "longrope" if kind in longrope_types else kind
 
     def needed(*names: str) -> dict[str, Any]:
         values = {name: getattr(rope, name) for name in names}
@@ -127,15 +130,15 @@ def _yarn_attention(rope: _HfRope) -> float | None:
 class _GgufRope(GgufSection):
     """A number of 0 is absent, as in llama.cpp."""
 
-    kind: str = Field("linear", alias="llama.rope.scaling.type")
-    freq_base: _NumberOrZero = Field(0.0, alias="llama.rope.freq_base")
-    scale_linear: _NumberOrZero = Field(0.0, alias="llama.rope.scale_linear")
-    factor: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.factor")
-    attn_factor: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.attn_factor")
-    original_context: _CountOrZero = Field(0, alias="llama.rope.scaling.original_context_length")
-    beta_fast: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.yarn_beta_fast")
-    beta_slow: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.yarn_beta_slow")
-    yarn_attn_factor: _NumberOrZero = Field(0.0, alias="llama.rope.scaling.yarn_attn_factor")
+    kind: str = Field("linear", alias="{arch}.rope.scaling.type")
+    freq_base: _NumberOrZero = Field(0.0, alias="{arch}.rope.freq_base")
+    scale_linear: _NumberOrZero = Field(0.0, alias="{arch}.rope.scale_linear")
+    factor: _NumberOrZero = Field(0.0, alias="{arch}.rope.scaling.factor")
+    attn_factor: _NumberOrZero = Field(0.0, alias="{arch}.rope.scaling.attn_factor")
+    original_context: _CountOrZero = Field(0, alias="{arch}.rope.scaling.original_context_length")
+    beta_fast: _NumberOrZero = Field(0.0, alias="{arch}.rope.scaling.yarn_beta_fast")
+    beta_slow: _NumberOrZero = Field(0.0, alias="{arch}.rope.scaling.yarn_beta_slow")
+    yarn_attn_factor: _NumberOrZero = Field(0.0, alias="{arch}.rope.scaling.yarn_attn_factor")
 
 
 def gguf_rope(file: GgufFile, head_dim: int) -> tuple[float, RopeScaling]:
@@ -143,10 +146,12 @@ def gguf_rope(file: GgufFile, head_dim: int) -> tuple[float, RopeScaling]:
 
     Raises CheckpointError for another kind of scaling, and for values that cannot be.
     """
-    rope = file.metadata.section(_GgufRope)
+    rope = file.metadata.section(_GgufRope, file.architecture)
     if rope.kind not in GGUF_TYPES:
         allowed = ", ".join(map(repr, GGUF_TYPES))
-        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {shortened(rope.kind)}; allowed: {allowed}")
+        raise CheckpointError(
+            f"{file.path}: {file.architecture}.rope.scaling.type is {shortened(rope.kind)}; allowed: {allowed}"
+        )
     try:
         scaling = _gguf_scaling(file, rope, head_dim)
     except ConfigError as error:
@@ -159,11 +164,11 @@ def _gguf_scaling(file: GgufFile, rope: _GgufRope, head_dim: int) -> RopeScaling
     factor = shortest_float(rope.factor or rope.scale_linear or 1.0)
     attention = shortest_float(rope.attn_factor or 1.0)
     original = rope.original_context or None
-    if rope.kind == "longrope":
+    if rope.kind == "longrope" or LONG_FACTORS in file.tensors:  # files of Phi-3 say it by their tensors alone
         # llama.cpp divides positions by `factor` too. It is no measure of the attention factor there.
         short, long = (_factors_of_pairs(file, name, head_dim, factor) for name in (SHORT_FACTORS, LONG_FACTORS))
         return RopeScaling(
-            rope.kind,
+            "longrope",
             original_max_position_embeddings=original,
             attention_factor=attention,
             short_factor=short,
@@ -190,7 +195,7 @@ def _gguf_scaling(file: GgufFile, rope: _GgufRope, head_dim: int) -> RopeScaling
 def _factors_of_pairs(file: GgufFile, name: str, head_dim: int, times: float = 1.0) -> tuple[float, ...]:
     tensor = file.tensors.get(name)
     if tensor is None:
-        raise CheckpointError(f"{file.path}: tensor {name} is missing, which llama.rope.scaling.type longrope needs")
+        raise CheckpointError(f"{file.path}: tensor {name} is missing, which a rotation scaled by longrope needs")
     if tensor.tensor_type != GGMLQuantizationType.F32 or tensor.shape != (head_dim // 2,):
         raise CheckpointError(
             f"{file.path}: tensor {name} is {tensor.tensor_type.name} of shape {list(tensor.shape)}; it must be F32 "

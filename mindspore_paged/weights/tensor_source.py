@@ -31,7 +31,7 @@ class TensorSource(Protocol):
 
 
 class Checkpoint(TensorSource, Protocol):
-    """Tensors of one model under Hugging Face's LLaMA names, read one at a time.
+    """Tensors of one model under Hugging Face's names, read one at a time.
 
     path: the file or folder it was opened from.
     model_config: the model that the checkpoint describes, or None where it holds bare weights.

@@ -1,4 +1,4 @@
-"""LlamaForCausalLM of fused layers with weights of every form; with float32, test_llama.py has the same cases as plain.
+"""Decoder of fused layers with weights of every form; with float32, test_llama.py has the same cases as plain.
 
 Whatever its form, a weight is computed with as the number that it means, in float32: within 1e-4 of the float64
 reference on the same rounded weights, whose logits are about 2. With blocks of weights, a token's numbers are rounded

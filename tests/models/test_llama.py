@@ -1,4 +1,4 @@
-"""LlamaForCausalLM over scattered pages against the float64 reference, within 1e-4."""
+"""Decoder over scattered pages against the float64 reference, within 1e-4."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import StepError
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
-from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.models.decoder import Decoder
 from mindspore_paged.models.parallel import ONE_RANK
 from tests.custom_ops.int8_pages import quantize
 from tests.e2e.models import poison_pages
@@ -73,7 +73,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
         kv_cache_dtype, shape, layers_together=formats is not None and ranks is ONE_RANK,
     )  # fmt: skip
     poison_pages(pool)
-    model = LlamaForCausalLM(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
+    model = Decoder(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
     places = model.weight_places()
     set_weights(model, lambda name: places[name].form.pack(weights[name]))
     return ModelRunner(model, pool, buckets)

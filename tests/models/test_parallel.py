@@ -15,7 +15,7 @@ from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS
-from mindspore_paged.models.llama import LlamaForCausalLM
+from mindspore_paged.models.decoder import Decoder
 from mindspore_paged.models.parallel import OneRank
 from mindspore_paged.tensor_parallel import TensorParallel
 from tests.models.test_llama import ALL_BIASES, BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
@@ -43,7 +43,7 @@ CUTS = {
 
 
 class AllRanks(nn.Cell):
-    """LlamaForCausalLM of every rank, each over pages of its own, in step: the sums that a group would exchange."""
+    """Decoder of every rank, each over pages of its own, in step: the sums that a group would exchange."""
 
     def __init__(self, ranks):
         super().__init__()
@@ -52,7 +52,7 @@ class AllRanks(nn.Cell):
         self.vocab_size = ranks[0].step.logits.vocab_size
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        """As LlamaForCausalLM."""
+        """As Decoder."""
         steps, x = (), 0.0
         for rank in self.ranks:
             its = rank.step
@@ -118,7 +118,7 @@ def make_rank(config, weights, parallel, formats=None):
         cache.name = f"rank{parallel.rank}.{place}"
     for cache in (*pool.key_caches, *pool.value_caches):
         cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
-    model = LlamaForCausalLM(
+    model = Decoder(
         config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, parallel=parallel, ranks=AloneAmongRanks(), formats=formats
     )
     cuts = parallel.cuts(config)

@@ -7,6 +7,7 @@ import pytest
 
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.errors import CheckpointError, ConfigError
+from mindspore_paged.models.registry import num_parameters
 from mindspore_paged.tensor_parallel import TensorParallel
 from mindspore_paged.weights.check import check_weights
 from mindspore_paged.weights.checkpoint import open_checkpoint
@@ -132,7 +133,7 @@ def test_random_weights_have_the_biases_of_the_configuration():
         f"model.layers.{i}.{name}.bias" for i in range(2) for name in ("self_attn.q_proj", "mlp.down_proj")
     ]
     assert all(np.ptp(checkpoint.read(name)) > 0 for name in biases)
-    assert sum(checkpoint.read(name).size for name in checkpoint.names()) == config.num_parameters
+    assert sum(checkpoint.read(name).size for name in checkpoint.names()) == num_parameters(config)
 
 
 @pytest.mark.parametrize("biases", [["q"], ["q_proj", "q_proj"], ["lm_head"]])

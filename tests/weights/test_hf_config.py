@@ -182,7 +182,7 @@ def test_rope_values_that_cannot_be(config_of, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mistral"}, "model_type is 'mistral'; allowed: 'llama'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; allowed: 'llama', 'mistral', 'qwen2', .*'gemma3_text'"),
         ({"model_type": "absent"}, "model_type is None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; allowed: 'silu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),

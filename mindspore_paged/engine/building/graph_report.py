@@ -14,6 +14,7 @@ from mindspore_paged.config import EngineConfig
 from mindspore_paged.engine.building.model_building import build_kv_pool, build_model, set_context, with_block_size
 from mindspore_paged.engine.execution.step_inputs import table_only
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.models.registry import num_parameters as parameters_of
 
 BLOCKS_OF_A_SKELETON = 2
 
@@ -53,7 +54,7 @@ def compile_without_weights(config: EngineConfig, num_tokens: int) -> GraphRepor
     seconds = time.perf_counter() - started
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return GraphReport(
-        model_config.num_hidden_layers, model_config.num_parameters, count_nodes(model), seconds, peak_bytes
+        model_config.num_hidden_layers, parameters_of(model_config), count_nodes(model), seconds, peak_bytes
     )
 
 

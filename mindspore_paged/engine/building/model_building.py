@@ -182,11 +182,11 @@ def build_model(
     checkpoint: needed where model.weight_dtype is `stored`.
     """
     # Here, because an exported model is run without the model's code.
-    from mindspore_paged.models.llama import LlamaForCausalLM
+    from mindspore_paged.models.decoder import Decoder
     from mindspore_paged.models.parallel import ONE_RANK
 
     model = config.model
-    return LlamaForCausalLM(
+    return Decoder(
         model_config,
         kv_pool,
         max_model_len,

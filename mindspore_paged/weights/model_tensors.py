@@ -1,5 +1,6 @@
-"""Tensors named and cut as MindFormers does, seen under Hugging Face's names."""
+"""The tensors of files of Hugging Face or MindFormers as a model has them: each weight by itself, under one name."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.weights.tensor_names import from_hf, from_mindformers
-from mindspore_paged.weights.tensor_source import TensorSource, widened
+from mindspore_paged.models.registry import spec_of
+from mindspore_paged.weights.tensor_source import TensorSource, along, widened
 
 FUSED_QKV = ".attention.w_qkv"
 FUSED_GATE_UP = ".feed_forward.w_gate_hidden"
@@ -45,10 +46,12 @@ class _Part:
     fused: _Fused | None = None
 
 
-class LlamaTensors:
+class ModelTensors:
     """The tensors of `source` under Hugging Face's names, with fused projections taken apart.
 
     Names of Hugging Face pass as they are, but for a `model.` that is missing; those of MindFormers are translated.
+    What the family's files have as one tensor of several weights is as many here, and norms are what is multiplied
+    with, in float32 where the files say them by an offset.
     With `qkv_concat`, MindFormers (1.9) stores w_qkv by groups, [queries that share a KV head, that key head, that
     value head] for each KV head, and w_gate_hidden with rows of gate and up in turn. Its q and k rows are in
     rotate-half order, as Hugging Face's are.
@@ -59,7 +62,7 @@ class LlamaTensors:
     def __init__(self, path: Path, source: TensorSource, model_config: ModelConfig):
         self.path = path
         self._source = source
-        self._config = model_config
+        self._config, self._spec = model_config, spec_of(model_config)
         self._parts: dict[str, _Part] = {}
         for stored_name in source.names():
             for name, part in self._parts_of(stored_name).items():
@@ -78,19 +81,28 @@ class LlamaTensors:
 
     def dtype(self, name: str) -> np.dtype:
         """The dtype that `read(name)` returns."""
-        return self._source.dtype(self._parts[name].stored_name)
+        return np.dtype(np.float32) if self._is_offset(name) else self._source.dtype(self._parts[name].stored_name)
 
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`, as an array of its own."""
         part = self._parts[name]
+        if part.fused and part.fused.groups == 1:
+            return self.read_part(name, 0, 0, part.shape[0])
         stored = self._source.read(part.stored_name)
+        if self._is_offset(name):
+            return stored.astype(np.float32) + np.float32(self._spec.norm_offset)
         return part.fused.pick(stored) if part.fused else stored
 
     def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """What `read(name)` has from start to stop of one axis; of a fused tensor, the groups around it are read."""
         part, fused = self._parts[name], self._parts[name].fused
+        if self._is_offset(name):
+            return np.array(self.read(name)[along(axis, start, stop)], order="C")
         if fused is None:
             return self._source.read_part(part.stored_name, axis, start, stop)
+        if axis == 0 and fused.groups == 1:
+            before = fused.first * fused.rows
+            return self._source.read_part(part.stored_name, 0, before + start, before + stop)
         if axis == 1:
             return fused.pick(self._source.read_part(part.stored_name, axis, start, stop))
         first, last = widened(start, stop, fused.rows_of_group)
@@ -104,7 +116,26 @@ class LlamaTensors:
             return self._parts_of_qkv(stored_name, cell.removesuffix(FUSED_QKV), kind)
         if kind in ("weight", "bias") and cell.endswith(FUSED_GATE_UP):
             return self._parts_of_gate_up(stored_name, cell.removesuffix(FUSED_GATE_UP), kind)
-        return {from_hf(from_mindformers(stored_name)): _Part(stored_name, self._source.shape(stored_name))}
+        name = from_hf(self._spec.from_mindformers(stored_name))
+        return self._parts_of_rows(stored_name, name) or {name: _Part(stored_name, self._source.shape(stored_name))}
+
+    def _is_offset(self, name: str) -> bool:
+        weight = self._spec.find(name) if self._spec.norm_offset else None
+        return weight is not None and weight.is_norm
+
+    def _parts_of_rows(self, stored_name: str, name: str) -> dict[str, _Part]:
+        """Weights whose rows a tensor has one behind the other; none if it is no such tensor."""
+        found = self._spec.parts(name)
+        if found is None:
+            return {}
+        prefix, weights = found
+        rows = [weight.sizes(self._config)[0] for weight in weights]
+        columns = self._fused_columns(stored_name, sum(rows))
+        first = [sum(rows[:index]) for index in range(len(rows))]
+        return {
+            prefix + weight.name: self._fused_part(stored_name, columns, _Fused(1, sum(rows), 1, start, start + count))
+            for weight, start, count in zip(weights, first, rows, strict=True)
+        }
 
     def _parts_of_qkv(self, stored_name: str, layer: str, kind: str) -> dict[str, _Part]:
         kv_heads, head_dim = self._config.num_key_value_heads, self._config.head_dim
@@ -137,3 +168,8 @@ class LlamaTensors:
         if shape != needed:
             raise CheckpointError(f"{self.path}: tensor {stored_name} has shape {shape}; the model needs {needed}")
         return shape[1:]
+
+
+def from_hf(name: str) -> str:
+    """The name with the `model.` that a model saved without its head lacks; any other name is returned as it is."""
+    return f"model.{name}" if re.match(r"(embed_tokens|layers\.\d+|norm)\.", name) else name
