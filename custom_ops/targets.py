@@ -6,13 +6,13 @@ from pathlib import Path
 import mindspore as ms
 from mindspore import ops
 
-from mindspore_paged.custom_ops.build import BuildError, cpu_library
+from mindspore_paged.custom_ops.backends import BACKENDS
+from mindspore_paged.custom_ops.build import BuildError
 from mindspore_paged.custom_ops.build_ascend import use_ascend_op_package
-from mindspore_paged.custom_ops.build_emulator import emulator_library
 from mindspore_paged.errors import ConfigError
 
 
-def _ascend_target(function: str) -> str:
+def _target_in_op_package(function: str) -> str:
     # In a process whose device is Ascend, ops.Custom looks for this name in the op package: the types of the operands
     # in op_impl/…/aic-*-ops-info.json (inputs sorted as text, hence at most 10), those of the C function in
     # op_api/include/aclnn_*.h. From the latter it writes and compiles a wrapper, in ./custom_kernel_meta or
@@ -22,29 +22,23 @@ def _ascend_target(function: str) -> str:
     return f"aclnn{function}Custom"
 
 
-# For each backend, what ops.Custom has to be given to find the operator of a name; BuildError if it is not built.
-_TARGETS: dict[str, Callable[[str], str]] = {
-    "cpu": lambda function: f"{cpu_library()}:{function}",
-    "ascend_emulator": lambda function: f"{emulator_library()}:{function}",
-    "ascend": _ascend_target,
-}
-
-
 def require_backend(backend: str) -> None:
     """Check that the operators of a backend are built, and let MindSpore find them; raises ConfigError if not.
 
-    For `ascend` this is to be called before MindSpore first touches the device.
+    For one without a library this is to be called before MindSpore first touches the device.
     """
     _target("PagedAttention", backend)
 
 
 def _target(function: str, backend: str | Path) -> str:
+    """What ops.Custom has to be given to find an operator."""
     if isinstance(backend, Path):
         return f"{backend.resolve()}:{function}"
-    if backend not in _TARGETS:
-        raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(_TARGETS)}")
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown ops backend {backend!r}; allowed: {', '.join(BACKENDS)}")
+    library = BACKENDS[backend].library
     try:
-        return _TARGETS[backend](function)
+        return _target_in_op_package(function) if library is None else f"{library()}:{function}"
     except BuildError as error:
         raise ConfigError(str(error)) from error
 
@@ -56,9 +50,10 @@ def library_of(backend: str | Path) -> Path:
 
 def custom_op(function: str, backend: str | Path, out_shape: Callable, out_dtype: Callable) -> ops.Custom:
     """The operator that the C function of this name is; raises ConfigError where it is not built."""
-    if backend == "ascend":  # found by its name: refused unless out_shape is callable
-        return ops.Custom(_target(function, backend), out_shape, out_dtype, func_type="aot")
-    return library_op(function, backend)
+    if isinstance(backend, Path) or backend not in BACKENDS or BACKENDS[backend].library is not None:
+        return library_op(function, backend)
+    # Found by its name: refused unless out_shape is callable.
+    return ops.Custom(_target(function, backend), out_shape, out_dtype, func_type="aot")
 
 
 def library_op(function: str, backend: str | Path) -> ops.Custom:

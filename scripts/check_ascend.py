@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mindspore_paged.ascend_check.check import check_backend
-from mindspore_paged.custom_ops.build import BACKENDS
+from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 

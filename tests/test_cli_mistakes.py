@@ -92,7 +92,7 @@ class TestBeforeAnythingIsBuilt:
             ("model.config.num_attention_heads=3", "model: num_attention_heads 3 is not a multiple of"),
             ("sampling.top_p=2", "sampling.top_p is 2; it must be above 0 and at most 1"),
             ("runtime.device_target=Ascend", "runtime.device_target is Ascend, but runtime.ops_backend cpu runs on"),
-            ("runtime.ops_backend=ascend", "runtime.device_target is CPU, but runtime.ops_backend ascend runs on"),
+            ("runtime.ops_backend=ascend", "cache.kv_cache_dtype is auto, which is float32; with model.dtype"),
             ("runtime.ops_backend=ascend_emulator", "cache.kv_cache_dtype is auto, which is float32; with model.dtype"),
         ],
     )

@@ -287,3 +287,17 @@ def test_the_demo_file_shows_every_key_and_states_the_true_defaults():
             expected = changed.get(key.name, getattr(getattr(defaults, section.name), key.name))
             assert getattr(getattr(shown, section.name), key.name) == expected, key.name
             assert key.name == "num_blocks" or f"\n  {key.name}: " in text, key.name
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device"),
+    [
+        ({}, "CPU"),
+        ({"ops_backend": "ascend_emulator"}, "CPU"),
+        ({"ops_backend": "ascend"}, "Ascend"),
+        ({"device_target": None, "ops_backend": "ascend"}, "Ascend"),
+        ({"device_target": "CPU", "ops_backend": "ascend"}, "CPU"),  # refused where it meets the device
+    ],
+)
+def test_the_device_follows_from_the_operators(runtime, device):
+    assert config_from_dict({"runtime": runtime}).runtime.device_target == device

@@ -224,6 +224,7 @@ def test_tokenizer(tmp_path):
     [
         ([], "float32", True),
         (["runtime.device_target=Ascend"], "float16", False),
+        (["runtime.ops_backend=ascend"], "float16", False),
         (["model.dtype=float16"], "float16", False),
     ],
 )

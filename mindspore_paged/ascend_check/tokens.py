@@ -72,7 +72,7 @@ def generate(backend: str) -> Tokens:
                 "max_model_len": 96,
                 "token_buckets": [4, 32],
             },
-            "runtime": {"ops_backend": backend, "device_target": "Ascend" if backend == "ascend" else "CPU"},
+            "runtime": {"ops_backend": backend},
         }
     )
     params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0, ignore_eos=True, logprobs=2)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, Pos
 
 from mindspore_paged.config.quiet_mindformers import quiet_mindformers
 from mindspore_paged.config.sections import SchedulerSection
+from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.wording import one_line, shortened
 
@@ -254,11 +255,11 @@ def _scheduler(llama: _Llama, notes: list[str]) -> dict:
 
 
 def _runtime(data: Mapping, notes: list[str]) -> dict:
-    runtime = {"device_target": _get(data, "context.device_target") or "CPU"}
+    runtime = {"device_target": _get(data, "context.device_target")}
     if runtime["device_target"] == "Ascend":
         # Nearly every MindFormers file names Ascend, and is to run without one all the same: an NPU is asked for by our
-        # own keys, runtime.device_target and runtime.ops_backend.
-        runtime["device_target"] = "CPU"
+        # own key, runtime.ops_backend.
+        runtime["device_target"] = None
         notes.append("context.device_target is Ascend, run on CPU")
     for key in _JIT_LEVEL_KEYS:
         level = _get(data, key)
@@ -292,7 +293,8 @@ def _sampling(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -
 
 def _fit_dtype_to_device(sections: dict, overrides: Mapping, notes: list[str]):
     """Compute in float32 on a CPU, where float16 multiplies ten times slower and bfloat16 not at all."""
-    device = _get(overrides, "runtime.device_target") or _get(sections, "runtime.device_target") or "CPU"
+    backend = BACKENDS.get(str(_get(overrides, "runtime.ops_backend") or "cpu"))
+    device = _get(overrides, "runtime.device_target") or (backend.device if backend else "CPU")
     dtype = sections["model"]["dtype"]
     if device == "CPU" and dtype != "float32" and _get(overrides, "model.dtype") is None:
         sections["model"]["dtype"] = "float32"

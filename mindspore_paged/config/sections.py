@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling, model_config_by_name
 from mindspore_paged.sampling.sampling_params import SamplingParams
@@ -341,21 +342,27 @@ def _unchunked_limit(longest: int, tokens: int) -> str:
 class RuntimeSection:
     """Where and how the graphs run.
 
-    ops_backend: which build of the custom operators; `ascend` runs on device_target Ascend, `cpu` and `ascend_emulator`
-    (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all decoder layers as one operator, or two
-    a layer if ranks share them, on the backend cpu with model.dtype float32; `auto`: wherever that is so. event_log:
-    a file that receives each step's use of the pool, for scripts/show_cache.py. local_kernels: run an exported model
-    with the kernels that are installed here, not with those it brings. debug: check every bookkeeping
-    invariant whenever the engine is idle.
+    ops_backend: which build of the custom operators (custom_ops.backends); device_target follows from it: `ascend` runs
+    on Ascend, `cpu` and `ascend_emulator` (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all
+    decoder layers as one operator, or two a layer if ranks share them, on the backend cpu with model.dtype float32;
+    `auto`: wherever that is so. event_log: a file that receives each step's use of the pool, for scripts/show_cache.py.
+    local_kernels: run an exported model with the kernels that are installed here, not with those it brings. debug:
+    check every bookkeeping invariant whenever the engine is idle.
     """
 
-    device_target: Literal["CPU", "Ascend"] = "CPU"
-    ops_backend: Literal["cpu", "ascend_emulator", "ascend"] = "cpu"
+    ops_backend: Literal[tuple(BACKENDS)] = "cpu"
+    device_target: Literal["CPU", "Ascend"] | None = None
     jit_level: Literal["O0", "O1"] = "O0"
     fused_ops: StrictBool | Literal["auto"] = "auto"
     event_log: Annotated[Path, BeforeValidator(_path)] | None = None
     local_kernels: StrictBool = False
     debug: StrictBool = False
+
+    @field_validator("device_target")
+    @classmethod
+    def _device_of_the_backend(cls, device_target, info):
+        backend = BACKENDS.get(info.data.get("ops_backend"))  # none where ops_backend is refused
+        return backend.device if device_target is None and backend else device_target
 
 
 def _size_or_auto(value: Any) -> int | str:
@@ -432,4 +439,4 @@ class EngineConfig:
     def fused_ops(self) -> bool:
         """Whether layers are made of fused operators."""
         wanted = self.runtime.fused_ops
-        return self.runtime.ops_backend == "cpu" and self.model.dtype == "float32" if wanted == "auto" else wanted
+        return self.model.dtype in BACKENDS[self.runtime.ops_backend].fused_dtypes if wanted == "auto" else wanted

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mindspore_paged.bounded_file import read_bounded
+from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.custom_ops.build import cpu_library, sources_digest
 from mindspore_paged.custom_ops.panels import panel_order
 from mindspore_paged.errors import CheckpointError, ConfigError
@@ -116,7 +117,8 @@ class MindIRFolder:
 
     def _local_kernels(self) -> Path:
         """The library that is installed here; CheckpointError unless the weights lie in its order."""
-        if self.manifest.fixed.get("runtime.ops_backend") != "cpu":
+        backend = BACKENDS.get(self.manifest.fixed.get("runtime.ops_backend"))
+        if backend is None or not backend.is_native:
             raise CheckpointError(f"{self.path}: was not exported for the CPU's kernels; run it with its own")
         exported = self.manifest.kernel_order, self.manifest.kernel_sources
         library = cpu_library()

@@ -143,6 +143,6 @@ def test_library_that_is_not_built_says_what_to_run(tmp_path, monkeypatch):
         build.BuildError, match=r"run `python -m mindspore_paged\.custom_ops\.build --backend ascend_em"
     ):
         build_emulator.emulator_library(tmp_path)
-    monkeypatch.setattr("mindspore_paged.custom_ops.targets.emulator_library.__defaults__", (tmp_path,))
+    monkeypatch.setattr("mindspore_paged.custom_ops.backends.emulator_library.__defaults__", (tmp_path,))
     with pytest.raises(ConfigError, match="--backend ascend_emulator"):
         CopyBlocks("ascend_emulator")

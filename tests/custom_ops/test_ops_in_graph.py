@@ -191,6 +191,6 @@ def test_unknown_backend_is_refused(make):
 
 
 def test_library_that_is_not_built_is_a_config_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindspore_paged.custom_ops.targets.cpu_library.__defaults__", (tmp_path,))
+    monkeypatch.setattr("mindspore_paged.custom_ops.backends.cpu_library.__defaults__", (tmp_path,))
     with pytest.raises(ConfigError, match="run `python -m mindspore_paged.custom_ops.build`"):
         CopyBlocks("cpu")

@@ -8,9 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig
-from mindspore_paged.custom_ops.build import build_cpu, cpu_library, sources_digest
-from mindspore_paged.custom_ops.build_emulator import emulator_library
+from mindspore_paged.custom_ops.backends import BACKENDS, Backend
+from mindspore_paged.custom_ops.build import build_cpu, sources_digest
 from mindspore_paged.custom_ops.panels import panel_order
+from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.engine.building.builder import num_blocks_of
 from mindspore_paged.engine.building.model_building import (
     build_kv_pool,
@@ -83,10 +84,10 @@ def export_model(
 def _check_exportable(config: EngineConfig) -> None:
     if config.parallel.data_parallel_size != 1:
         raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
-    if config.runtime.ops_backend == "ascend":
+    if not BACKENDS[config.runtime.ops_backend].infers_shapes:
         raise ConfigError(
-            "runtime.ops_backend is ascend, whose graphs cannot be loaded for any number of tokens: MindSpore asks "
-            "Python for the shapes of its operators; export with cpu or ascend_emulator"
+            f"runtime.ops_backend is {config.runtime.ops_backend}, whose graphs cannot be loaded for any number of tokens: "
+            "MindSpore asks Python for the shapes of its operators; export with cpu or ascend_emulator"
         )
 
 
@@ -114,8 +115,9 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     places = model.weight_places()
     check_weights(own, shapes_of(places))
 
-    export_step(model, _library_of(config), folder / GRAPH)
-    library = _copy_library(config, folder / KERNELS, portable_kernels)
+    backend = BACKENDS[config.runtime.ops_backend]
+    export_step(model, library_of(backend.name), folder / GRAPH)
+    library = _copy_library(backend, folder / KERNELS, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
     write_weights(
         folder / WEIGHTS,
@@ -124,7 +126,7 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
     buckets = config.scheduler.resolved_token_buckets()
-    is_cpu = config.runtime.ops_backend == "cpu"
+    is_native = backend.is_native
     write_config(folder, config, model_config, num_blocks, max_model_len=max_model_len, token_buckets=buckets)
     write_manifest(
         folder,
@@ -135,10 +137,10 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
         token_buckets=buckets,
         rank=place.parallel.rank,
         num_ranks=place.parallel.size,
-        cpu=needs_of_this_cpu(portable_kernels or not is_cpu),
+        cpu=needs_of_this_cpu(portable_kernels or not is_native),
         kernel_library=library.relative_to(folder).as_posix(),
-        kernel_order=panel_order(library) if is_cpu else "",
-        kernel_sources=sources_digest() if is_cpu else "",
+        kernel_order=panel_order(library) if is_native else "",
+        kernel_sources=sources_digest() if is_native else "",
     )
 
 
@@ -146,14 +148,10 @@ def _as_exported(place: WeightPlace) -> ExportedWeight:
     return ExportedWeight(place.parameter.name, place.form.dtype.name, tuple(place.stored_shape), place.offset)
 
 
-def _library_of(config: EngineConfig) -> Path:
-    return cpu_library() if config.runtime.ops_backend == "cpu" else emulator_library()
-
-
-def _copy_library(config: EngineConfig, folder: Path, portable: bool) -> Path:
-    library = _library_of(config)
+def _copy_library(backend: Backend, folder: Path, portable: bool) -> Path:
+    library = library_of(backend.name)
     folder.mkdir()
-    if portable and config.runtime.ops_backend == "cpu":
+    if portable and backend.is_native:
         built = build_cpu(folder, portable=True)
         built.with_suffix(".stamp").unlink()
         return built

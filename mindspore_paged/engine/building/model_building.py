@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mindspore_paged.cache.block_size import choose_block_size
 from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig, RuntimeSection
+from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.custom_ops.targets import require_backend
 from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.ranks.collectives import collectives_of
@@ -43,20 +44,8 @@ NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
 """Fields in which checkpoints of one model differ: the weights' own values are taken."""
 
 
-DEVICES = {"cpu": "CPU", "ascend_emulator": "CPU", "ascend": "Ascend"}
-"""For each ops_backend, the device_target that it runs on."""
-
-ASCEND_CACHE_DTYPES = {
-    "float32": ("float16", "bfloat16", "int8"),
-    "float16": ("float16", "int8"),
-    "bfloat16": ("bfloat16", "int8"),
-}
-"""For each type of the model, those of the pages that the Ascend kernels take beside it."""
 MOST_OF_A_ROW = 1024
 """Numbers of each weight that model_fingerprint takes."""
-
-ASCEND_HEAD_DIM_STEP, ASCEND_MAX_HEAD_DIM, ASCEND_MAX_GROUP = 16, 128, 16
-ASCEND_INT8_HEAD_DIM_STEP = 32
 
 
 def set_context(config: EngineConfig) -> None:
@@ -83,9 +72,9 @@ def set_context(config: EngineConfig) -> None:
 
 
 def _check_device(runtime: RuntimeSection) -> None:
-    device = DEVICES[runtime.ops_backend]
+    device = BACKENDS[runtime.ops_backend].device
     if runtime.device_target != device:
-        others = " or ".join(backend for backend, needed in DEVICES.items() if needed == runtime.device_target)
+        others = " or ".join(name for name, backend in BACKENDS.items() if backend.device == runtime.device_target)
         raise ConfigError(
             f"runtime.device_target is {runtime.device_target}, but runtime.ops_backend {runtime.ops_backend} "
             f"runs on {device} only; set runtime.device_target to {device}, or runtime.ops_backend to {others}"
@@ -94,7 +83,7 @@ def _check_device(runtime: RuntimeSection) -> None:
 
 def _check_fused_ops(config: EngineConfig) -> None:
     model, runtime = config.model, config.runtime
-    if config.fused_ops and (runtime.ops_backend != "cpu" or model.dtype != "float32"):
+    if config.fused_ops and model.dtype not in BACKENDS[runtime.ops_backend].fused_dtypes:
         raise ConfigError(
             f"runtime.fused_ops is true, which needs runtime.ops_backend cpu and model.dtype float32; they are "
             f"{runtime.ops_backend} and {model.dtype}"
@@ -107,8 +96,8 @@ def _check_fused_ops(config: EngineConfig) -> None:
 
 
 def _check_cache_dtype(config: EngineConfig) -> None:
-    allowed = ASCEND_CACHE_DTYPES[config.model.dtype]
-    if config.runtime.ops_backend != "cpu" and config.kv_cache_dtype not in allowed:
+    by_dtype = BACKENDS[config.runtime.ops_backend].cache_dtypes
+    if by_dtype is not None and config.kv_cache_dtype not in (allowed := by_dtype[config.model.dtype]):
         auto = "auto, which is " if config.cache.kv_cache_dtype == "auto" else ""
         raise ConfigError(
             f"cache.kv_cache_dtype is {auto}{config.kv_cache_dtype}; with model.dtype {config.model.dtype} and "
@@ -121,8 +110,8 @@ def with_block_size(config: EngineConfig, model_config: ModelConfig, report: boo
     if config.cache.block_size != "auto":
         return config
     expected_len = config.scheduler.max_model_len or model_config.max_position_embeddings
-    kernels_of = "CPU" if config.runtime.ops_backend == "cpu" else "Ascend"
-    size, reason = choose_block_size(expected_len, model_config.head_dim, kernels_of)
+    most_numbers = BACKENDS[config.runtime.ops_backend].numbers_in_a_block
+    size, reason = choose_block_size(expected_len, model_config.head_dim, most_numbers)
     if report:
         tqdm.write(f"block_size: {size} ({reason})", file=sys.stderr)
     return replace(config, cache=replace(config.cache, block_size=size))
@@ -151,20 +140,22 @@ def build_kv_pool(
 
 
 def _check_heads(config: EngineConfig, model_config: ModelConfig) -> None:
-    head_dim, backend = model_config.head_dim, config.runtime.ops_backend
+    head_dim, backend = model_config.head_dim, BACKENDS[config.runtime.ops_backend]
+    if backend.heads is None:
+        return
     group = model_config.num_attention_heads // model_config.num_key_value_heads
     is_int8 = config.kv_cache_dtype == "int8"
-    step = ASCEND_INT8_HEAD_DIM_STEP if is_int8 else ASCEND_HEAD_DIM_STEP
-    if backend != "cpu" and (head_dim % step or head_dim > ASCEND_MAX_HEAD_DIM):
+    step = backend.heads.int8_step if is_int8 else backend.heads.step
+    if head_dim % step or head_dim > backend.heads.most:
         pages = " and cache.kv_cache_dtype int8" if is_int8 else ""
         raise ConfigError(
-            f"the model's head_dim is {head_dim}; with runtime.ops_backend {backend}{pages} it must be a multiple of "
-            f"{step}, at most {ASCEND_MAX_HEAD_DIM}"
+            f"the model's head_dim is {head_dim}; with runtime.ops_backend {backend.name}{pages} it must be a multiple "
+            f"of {step}, at most {backend.heads.most}"
         )
-    if backend != "cpu" and group > ASCEND_MAX_GROUP:
+    if group > backend.heads.most_group:
         raise ConfigError(
-            f"the model has {group} attention heads for each KV head; with runtime.ops_backend {backend} it must be at "
-            f"most {ASCEND_MAX_GROUP}"
+            f"the model has {group} attention heads for each KV head; with runtime.ops_backend {backend.name} it must be "
+            f"at most {backend.heads.most_group}"
         )
 
 

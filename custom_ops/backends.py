@@ -1,0 +1,67 @@
+"""The builds of the operators, each as one object: what it runs on, what it takes, and where it is found."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from mindspore_paged.custom_ops.build import cpu_library
+from mindspore_paged.custom_ops.build_emulator import emulator_library
+
+
+@dataclass(frozen=True)
+class HeadRule:
+    """Heads that kernels take: of `step` numbers or a multiple (`int8_step` over int8 pages), at most `most`, and at
+    most `most_group` query heads for a KV head."""
+
+    step: int
+    int8_step: int
+    most: int
+    most_group: int
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A build of the operators, called `name` in runtime.ops_backend.
+
+    device: MindSpore's device_target that it runs on.
+    library: gives the path of the compiled operators, or raises BuildError; None where they are found by name, in the
+    NPU's op package.
+    fused_dtypes: types of a model whose layers it has as one operator, or a few.
+    cache_dtypes: for each type of a model, those of the pages that its kernels take beside it; None: all.
+    heads: None: all. numbers_in_a_block: of one head, the most that its kernels hold of a page; None: any.
+    is_native: compiled for the CPU that it runs on, or portable for any; reads weights in an order of its own.
+    infers_shapes: tells a graph's shapes without Python, so that a loaded graph takes any number of tokens.
+    """
+
+    name: str
+    device: str
+    library: Callable[[], Path] | None
+    fused_dtypes: tuple[str, ...] = ()
+    cache_dtypes: Mapping[str, tuple[str, ...]] | None = None
+    heads: HeadRule | None = None
+    numbers_in_a_block: int | None = None
+    is_native: bool = False
+    infers_shapes: bool = True
+
+
+_OF_ASCEND_C = {
+    "cache_dtypes": MappingProxyType(
+        {
+            "float32": ("float16", "bfloat16", "int8"),
+            "float16": ("float16", "int8"),
+            "bfloat16": ("bfloat16", "int8"),
+        }
+    ),
+    "heads": HeadRule(step=16, int8_step=32, most=128, most_group=16),
+    "numbers_in_a_block": 128 * 128,
+}
+
+BACKENDS: Mapping[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend("cpu", "CPU", cpu_library, fused_dtypes=("float32",), is_native=True),
+        Backend("ascend_emulator", "CPU", emulator_library, **_OF_ASCEND_C),
+        Backend("ascend", "Ascend", None, infers_shapes=False, **_OF_ASCEND_C),
+    )
+}
