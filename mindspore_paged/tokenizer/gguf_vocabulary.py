@@ -21,6 +21,8 @@ LONGEST_SHOWN = 40
 WITHOUT_VOCABULARY = (None, "none", "no_vocab")
 SPACE = "\u2581"
 """The lower block that stands for a space in SentencePiece's vocabularies."""
+_WITHOUT_BLANKS = ("<unk>", "<s>", "<|endoftext|>")
+"""The control tokens of Phi 3 that leave the blanks behind them alone (as in llama-vocab.cpp)."""
 LONGEST_TOKEN = 1024
 """Characters; the longest that are published are runs of 256 spaces or dashes."""
 
@@ -79,7 +81,7 @@ def gguf_backend(file: GgufFile) -> Backend | None:
         else:
             merges = _merges_by_score(file, tokens, types, ids)
             backend = _sentencepiece(ids, merges, tokens[file.special_token_ids.get("unknown", 0)], kind.adds_space)
-        _add_tokens(backend, tokens, types)
+        _add_tokens(backend, tokens, types, takes_blanks=_is_phi3(file, kind))
     except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower
@@ -141,6 +143,8 @@ def _tokens_and_types(file: GgufFile) -> tuple[list[str], list[int]]:
 def _byte_level(ids: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: PreTokenizer) -> Backend:
     """Byte-level BPE as in GPT-2."""
     backend = Backend(BPE(ids, merges, ignore_merges=pre_tokenizer.takes_whole_words))
+    if pre_tokenizer.composes:
+        backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizer.build()
     backend.decoder = decoders.ByteLevel()
     return backend
@@ -193,11 +197,19 @@ def _merges_by_score(file: GgufFile, tokens: list[str], types: list[int], ids: d
     return merges
 
 
-def _add_tokens(backend: Backend, tokens: Iterable[str], types: Iterable[int]):
-    """Make control and user-defined tokens be found in the text whole, whatever stands around them."""
+def _is_phi3(file: GgufFile, kind: _Kind) -> bool:
+    return kind.model == SENTENCEPIECE and file.metadata.get("general.architecture") == "phi3"
+
+
+def _add_tokens(backend: Backend, tokens: Iterable[str], types: Iterable[int], takes_blanks: bool) -> None:
+    """Make control and user-defined tokens be found in the text whole, whatever stands around them.
+
+    takes_blanks: what is blank behind one belongs to it, as in Phi 3's tokenizer.json; a GGUF file does not say so.
+    """
     of_kind = {TokenType.CONTROL: [], TokenType.USER_DEFINED: []}
     for token, kind in zip(tokens, types, strict=True):
         if kind in of_kind:
-            of_kind[kind].append(AddedToken(token, normalized=False))
+            rstrip = takes_blanks and token not in _WITHOUT_BLANKS
+            of_kind[kind].append(AddedToken(token, normalized=False, rstrip=rstrip))
     backend.add_special_tokens(of_kind[TokenType.CONTROL])
     backend.add_tokens(of_kind[TokenType.USER_DEFINED])

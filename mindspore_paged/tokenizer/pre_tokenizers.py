@@ -44,11 +44,13 @@ class PreTokenizer:
     """One way of cutting text into words, and what else the name of the way says.
 
     cuts: regular expressions; each takes its matches out of the pieces that the ones before left.
+    composes: letters and the marks behind them become one character first, where Unicode has one (NFC).
     takes_whole_words: a word that is a token becomes that token, whether merges make it or not.
     starts_with_bos: unless a file says otherwise, encoded text begins with BOS.
     """
 
     cuts: tuple[str, ...]
+    composes: bool = False
     takes_whole_words: bool = False
     starts_with_bos: bool = False
 
@@ -61,7 +63,8 @@ class PreTokenizer:
 
 _GPT2 = PreTokenizer((_GPT2_WORDS,))
 _DIGIT_BY_DIGIT = PreTokenizer((r"\p{N}", _GPT2_WORDS))
-_QWEN2 = PreTokenizer((_words(r"\p{N}"),))
+_ONE_DIGIT = PreTokenizer((_words(r"\p{N}"),))
+_QWEN2 = PreTokenizer(_ONE_DIGIT.cuts, composes=True)
 _THREE_DIGITS = PreTokenizer((_words(r"\p{N}{1,3}"),))
 _LLAMA3 = PreTokenizer(_THREE_DIGITS.cuts, takes_whole_words=True, starts_with_bos=True)
 _TEKKEN = PreTokenizer((_words_by_case(r"\p{N}"),), takes_whole_words=True, starts_with_bos=True)
@@ -103,9 +106,8 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"), _LLAMA3
     ),
     **dict.fromkeys(("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), _THREE_DIGITS),
-    **dict.fromkeys(
-        ("qwen2", "deepseek-r1-qwen", "megrez", "kormo", "stablelm2", "hunyuan", "grok-2", "solar-open"), _QWEN2
-    ),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2),
+    **dict.fromkeys(("megrez", "kormo", "stablelm2", "hunyuan", "grok-2", "solar-open"), _ONE_DIGIT),
     "tekken": _TEKKEN,
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), _GPT4O),
     "deepseek-llm": _DEEPSEEK_LLM,
@@ -114,4 +116,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "falcon": _FALCON,
     "seed-coder": _SEED_CODER,
 }
-"""What llama.cpp knows and files of LLaMAs name; as there (llama-vocab.cpp), several names may mean one way."""
+"""What llama.cpp knows and files name; as there (llama-vocab.cpp), several names may mean one way.
+
+Unlike there, text is composed where the family's own tokenizer does it.
+"""

@@ -4,9 +4,9 @@ import gguf
 from tokenizers import pre_tokenizers
 
 
-def write_vocabulary(path, **metadata):
+def write_vocabulary(path, architecture="llama", **metadata):
     """A GGUF file with nothing but a tokenizer, its keys given without `tokenizer.ggml.`."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     for key, value in metadata.items():
         full_key = f"tokenizer.{key}" if key.startswith("chat_template") else f"tokenizer.ggml.{key}"
         kinds = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
