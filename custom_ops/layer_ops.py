@@ -1,4 +1,4 @@
-"""The layers of a LLaMA as a few large operators of the `cpu` backend, with weights of any format.
+"""The layers of a decoder as a few large operators of the `cpu` backend, with weights of any format.
 
 Shapes: T tokens, K inputs, N outputs. Tokens are float32 [T, K]. A weight is [N, K] of float32, float16 or bfloat16, or
 uint8 [N, bytes of a row]: blocks of 32 neighbours as a GGUF file has them, whose `kind` is GGML's number for them (2
@@ -15,20 +15,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindspore_paged.custom_ops.layer_roles import ABSENT, ACTIVATIONS, LAYER_ROLES, OPTIONAL_ROLES
 from mindspore_paged.custom_ops.targets import library_op, writes_caches
 
-LAYER_WEIGHTS = (
-    "input_layernorm.weight",
-    "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
-    "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.o_proj.bias",
-    "post_attention_layernorm.weight",
-    "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
-    "mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias",
-)  # fmt: skip
-"""All that a decoder layer may have, in the order of LlamaStep, by Hugging Face's names; a layer may lack any bias."""
-
-ABSENT = (-1, 0, 0, 0, 0)
-"""What LlamaStep's layout says of a bias that a layer lacks."""
+__all__ = [
+    "ABSENT", "ACTIVATIONS", "LAYER_ROLES", "OPTIONAL_ROLES",
+    "AttentionLayer", "DecoderStep", "Embedding", "FeedForwardLayer", "NormLinear",
+]  # fmt: skip
 
 
 class Embedding(nn.Cell):
@@ -64,64 +57,76 @@ class NormLinear(nn.Cell):
 class AttentionLayer(nn.Cell):
     """x + attention(norm(x)): projections, rotary embedding, cache write, paged attention, output projection.
 
-    Inputs: x [T, C]; norm_weight [C] float32; query [H D, C], key and value [K D, C], out [C, H D], of four kinds;
-    cos_table, sin_table [P, 1, D] float32; key_cache, value_cache, written in place, and block_table [R, M], as
-    `ops.PagedAttention` takes them; positions [T] int32, a token's place in its sequence; rows [T] int32, that
+    Inputs: x [T, C]; attention_norm [C] float32; q [H D, C], k and v [K D, C], o [C, H D], of four kinds; cos_tables,
+    sin_tables [S, P, 1, rotary_dim] float32; key_cache, value_cache, written in place, and block_table [R, M], as
+    `ops.PagedAttention` takes them; positions [T] int32, a token's position in its sequence; rows [T] int32, that
     sequence's row, -1 for padding. Output: [T, C], without x unless adds_residual.
 
-    A token attends to all of its row up to itself, which the same call may have stored. Source of the rotation, in
-    rotate-half order: Su et al. 2021, "RoFormer".
-    has_bias: whether each of the four has a bias; construct takes those that there are, float32 [rows], in that order.
+    A token attends to all of its row up to itself, which the same call may have stored, or to the last `window` tokens
+    of that. Of each head the first rotary_dim numbers are rotated, as pairs (i, i + rotary_dim / 2); source: Su et al.
+    2021, "RoFormer".
+    epsilon: of the norm, and of the heads' norms; scale: of scores; window: 0 = none; rope_table: which of the S tables
+    rotates, -1 = none.
+    has_optional: whether it has each of q_bias, k_bias, v_bias, o_bias, q_norm, k_norm; construct takes those that
+    there are in that order, float32 [rows] of a bias, [D] of a norm of each head before its rotation.
     """
 
     def __init__(
-        self, epsilon: float, scale: float, kinds: Sequence[int], has_bias: Sequence[bool], adds_residual: bool,
-        backend: str | Path,
+        self, epsilon: float, scale: float, kinds: Sequence[int], has_optional: Sequence[bool], adds_residual: bool,
+        backend: str | Path, *, window: int = 0, rope_table: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.epsilon, self.scale, self.adds_residual = float(epsilon), float(scale), int(adds_residual)
-        self.kinds, self.has_bias = _packed(kinds), _bits(has_bias)
+        self.kinds, self.has_optional = _joined(kinds), _bits(has_optional)
+        self.window, self.rope_table = window, rope_table
         self.op = writes_caches(library_op("AttentionLayer", backend))
 
     def construct(
-        self, x, norm_weight, query, key, value, out, cos_table, sin_table, key_cache, value_cache, block_table,
-        positions, rows, biases=(),
+        self, x, attention_norm, q, k, v, o, cos_tables, sin_tables, key_cache, value_cache, block_table, positions,
+        rows, optional=(),
     ):  # fmt: skip
         """Store this call's keys and values, then attend."""
         return self.op(
-            x, norm_weight, query, key, value, out, cos_table, sin_table, key_cache, value_cache, block_table,
-            positions, rows, *biases, self.epsilon, self.scale, self.kinds, self.adds_residual, self.has_bias,
+            x, attention_norm, q, k, v, o, cos_tables, sin_tables, key_cache, value_cache, block_table, positions, rows,
+            *optional, self.epsilon, self.scale, self.window, self.rope_table, self.kinds, self.adds_residual,
+            self.has_optional,
         )  # fmt: skip
 
 
 class FeedForwardLayer(nn.Cell):
-    """x + (silu(norm(x) Wg^T) * (norm(x) Wu^T)) Wd^T, SwiGLU: x [T, C] -> [T, C], without x unless adds_residual.
+    """x + (act(norm(x) Wg^T) * (norm(x) Wu^T)) Wd^T: x [T, C] -> [T, C], without x unless adds_residual.
 
-    norm_weight [C] float32; gate, up [N, C] and down [C, N], of three kinds. Source: Shazeer 2020, "GLU Variants
-    Improve Transformer". has_bias: as that of AttentionLayer.
+    mlp_norm [C] float32; gate, up [N, C] and down [C, N], of three kinds. activation: of ACTIVATIONS, by its index.
+    Source: Shazeer 2020, "GLU Variants Improve Transformer": SwiGLU and GeGLU.
+    has_optional: whether it has each of gate_bias, up_bias, down_bias; as that of AttentionLayer.
     """
 
     def __init__(
-        self, epsilon: float, kinds: Sequence[int], has_bias: Sequence[bool], adds_residual: bool, backend: str | Path
-    ):
+        self, epsilon: float, kinds: Sequence[int], has_optional: Sequence[bool], adds_residual: bool,
+        backend: str | Path, *, activation: int = 0,
+    ):  # fmt: skip
         super().__init__()
-        self.epsilon, self.kinds, self.adds_residual = float(epsilon), _packed(kinds), int(adds_residual)
-        self.has_bias = _bits(has_bias)
+        self.epsilon, self.kinds, self.adds_residual = float(epsilon), _joined(kinds), int(adds_residual)
+        self.has_optional, self.activation = _bits(has_optional), activation
         self.op = library_op("FeedForwardLayer", backend)
 
-    def construct(self, x, norm_weight, gate, up, down, biases=()):
+    def construct(self, x, mlp_norm, gate, up, down, optional=()):
         """Compute the layer."""
         return self.op(
-            x, norm_weight, gate, up, down, *biases, self.epsilon, self.kinds, self.adds_residual, self.has_bias
-        )
+            x, mlp_norm, gate, up, down, *optional, self.epsilon, self.kinds, self.activation, self.adds_residual,
+            self.has_optional,
+        )  # fmt: skip
 
 
-class LlamaStep(nn.Cell):
+class DecoderStep(nn.Cell):
     """A whole step of a model of L layers, each AttentionLayer and then FeedForwardLayer: logits float32 [N, V].
 
-    layout: int64 [L, 16, 5]: of each weight of a layer in the order of LAYER_WEIGHTS the pack that it is in, its first
-    byte there, kind, rows and columns, or ABSENT; kinds of floats are 0 float32, 1 float16, 30 bfloat16. table_kind,
-    head_kind: of what `table` and `head` are.
+    layout: int64 [L, 20, 5]: of each of a layer's LAYER_ROLES the pack that its weight is in, its first byte there,
+    kind, rows and columns, or ABSENT; kinds of floats are 0 float32, 1 float16, 30 bfloat16. A norm or a bias is
+    float32 [1, columns]; an output norm [C] is that of what half a layer puts out, before x is added.
+    options: int64 [L, 2], each layer's window and rope_table. table_kind, head_kind: of what `table` and `head` are.
+    embedding_scale, residual_scale, logit_scale: embeddings times; what half a layer puts out times, behind its output
+    norm, before x is added; logits times. activation: as that of FeedForwardLayer.
     Inputs: input_ids, positions, rows [T] int32; logit_indices [N] int32, tokens whose logits are wanted, -1 for none;
     table_indices [E, 2] and table_values [E] int32, written into block_table first; table and head [V, C]; norm_weight
     [C], of the last norm; key_cache and value_cache [L, NB, BS, K, D]; packs: uint8 [bytes] each, of any number.
@@ -129,29 +134,34 @@ class LlamaStep(nn.Cell):
     """
 
     def __init__(
-        self, epsilon: float, scale: float, layout: np.ndarray, table_kind: int, head_kind: int, backend: str | Path
-    ):
+        self, epsilon: float, scale: float, layout: np.ndarray, options: np.ndarray, table_kind: int, head_kind: int,
+        backend: str | Path, *, embedding_scale: float = 1.0, residual_scale: float = 1.0, logit_scale: float = 1.0,
+        activation: int = 0,
+    ):  # fmt: skip
         super().__init__()
         self.epsilon, self.scale = float(epsilon), float(scale)
-        self.layout = Tensor(layout, ms.int64)
+        self.embedding_scale, self.residual_scale = float(embedding_scale), float(residual_scale)
+        self.logit_scale, self.activation = float(logit_scale), activation
+        self.layout, self.options = Tensor(layout, ms.int64), Tensor(options, ms.int64)
         self.table_kind, self.head_kind = table_kind, head_kind
-        self.op = writes_caches(library_op("LlamaStep", backend))
+        self.op = writes_caches(library_op("DecoderStep", backend))
 
     def construct(
-        self, input_ids, positions, rows, cos_table, sin_table, logit_indices, table_indices, table_values, block_table,
-        table, norm_weight, head, key_cache, value_cache, packs,
+        self, input_ids, positions, rows, cos_tables, sin_tables, logit_indices, table_indices, table_values,
+        block_table, table, norm_weight, head, key_cache, value_cache, packs,
     ):  # fmt: skip
         """Write the entries, then compute the tokens."""
         return self.op(
-            input_ids, positions, rows, cos_table, sin_table, logit_indices, table_indices, table_values, block_table,
-            self.layout, table, norm_weight, head, key_cache, value_cache, *packs,
-            self.epsilon, self.scale, self.table_kind, self.head_kind,
+            input_ids, positions, rows, cos_tables, sin_tables, logit_indices, table_indices, table_values, block_table,
+            self.layout, self.options, table, norm_weight, head, key_cache, value_cache, *packs,
+            self.epsilon, self.scale, self.embedding_scale, self.residual_scale, self.logit_scale, self.activation,
+            self.table_kind, self.head_kind,
         )  # fmt: skip
 
 
-def _bits(has_bias: Sequence[bool]) -> int:
-    return sum(bool(there) << place for place, there in enumerate(has_bias))
+def _bits(there: Sequence[bool]) -> int:
+    return sum(bool(each) << index for index, each in enumerate(there))
 
 
-def _packed(kinds: Sequence[int]) -> int:
-    return sum(kind << 8 * place for place, kind in enumerate(kinds))
+def _joined(kinds: Sequence[int]) -> int:
+    return sum(kind << 8 * index for index, kind in enumerate(kinds))

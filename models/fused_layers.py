@@ -17,7 +17,6 @@ from mindspore import ParameterTuple, Tensor, nn
 from mindspore.common.initializer import Zero
 
 from mindspore_paged.custom_ops.layer_ops import (
-    LAYER_WEIGHTS,
     AttentionLayer,
     Embedding,
     FeedForwardLayer,
@@ -30,7 +29,7 @@ from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelLogits, weight_parameter
 from mindspore_paged.models.step_in_turn import StepInTurn, list_of_layers
-from mindspore_paged.models.whole_step import PackedLayers, WholeStep
+from mindspore_paged.models.whole_step import LAYER_NAMES, PackedLayers, WholeStep
 from mindspore_paged.tensor_parallel import Cut
 
 
@@ -70,8 +69,9 @@ class FusedLayers:
         return (outputs,) if name.endswith(".bias") else (outputs, inputs)
 
     def has(self, name: str) -> bool:
-        """Whether the model has the weight called `name`: a bias may be lacking."""
-        return not name.endswith(".bias") or self.config.has_bias(name.split(".")[-2])
+        """Whether the model has the weight called `name`: a bias may be lacking, and a LLaMA has two norms a layer."""
+        cell = name.split(".")[-2]
+        return self.config.has_bias(cell) if name.endswith(".bias") else not cell.endswith("_norm")
 
     def held(self, name: str) -> "HeldWeight":
         """The weight that the Cell called `name` has, and its bias if there is one."""
@@ -92,7 +92,7 @@ class FusedLayers:
         if self.ranks is not ONE_RANK:
             return list_of_layers(lambda index: FusedDecoderLayer(self, f"model.layers.{index}"), num_layers, share)
         own = range(1 if share else num_layers)
-        names = [[f"model.layers.{index}.{part}" for part in LAYER_WEIGHTS] for index in own]
+        names = [[f"model.layers.{index}.{part}" for part in LAYER_NAMES.values()] for index in own]
         held = [
             [(self.format_of(name), self.shape_of(name)) if self.has(name) else None for name in layer]
             for layer in names
@@ -106,11 +106,12 @@ class FusedLayers:
     def step(self, model: nn.Cell, head: nn.Cell, kv_pool: KVPages, cos_table, sin_table) -> nn.Cell:
         """What computes a step over the tensors of `model` and `head`."""
         epsilon, scale = self.config.rms_norm_eps, self.config.head_dim**-0.5
+        cos_tables, sin_tables = (Tensor(table.asnumpy()[None]) for table in (cos_table, sin_table))
         if self.ranks is ONE_RANK:
-            return WholeStep(model, head, kv_pool, cos_table, sin_table, epsilon, scale, self.backend)
+            return WholeStep(model, head, kv_pool, cos_tables, sin_tables, epsilon, scale, self.backend)
         product = NormLinear(epsilon, head.kind, self.backend)
         logits = VocabParallelLogits(product, self.config.vocab_size, self.ranks)
-        return StepInTurn(model, head, kv_pool, FusedPlaces(cos_table, sin_table), logits)
+        return StepInTurn(model, head, kv_pool, FusedPlaces(cos_tables, sin_tables), logits)
 
 
 class HeldWeight(nn.Cell):
@@ -168,14 +169,17 @@ class FusedAttention(nn.Cell):
         ]
         kinds, has_bias = [weight.kind for weight in held], [weight.bias is not None for weight in held]
         self.biases = biases_of(held)
-        self.attend = AttentionLayer(config.rms_norm_eps, config.head_dim**-0.5, kinds, has_bias, False, parts.backend)
+        has_optional = [*has_bias, False, False]  # no norms of heads
+        self.attend = AttentionLayer(
+            config.rms_norm_eps, config.head_dim**-0.5, kinds, has_optional, False, parts.backend
+        )
         self.sum_over_ranks = parts.ranks.sum()
 
     def construct(self, x, norm_weight, key_cache, value_cache, step):
-        cos_table, sin_table, block_table, positions, rows = step
+        cos_tables, sin_tables, block_table, positions, rows = step
         attended = self.attend(
-            x, norm_weight, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight, cos_table,
-            sin_table, key_cache, value_cache, block_table, positions, rows, self.biases,
+            x, norm_weight, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight, self.o_proj.weight,
+            cos_tables, sin_tables, key_cache, value_cache, block_table, positions, rows, self.biases,
         )  # fmt: skip
         return x + self.sum_over_ranks(attended)
 
@@ -202,9 +206,9 @@ class FusedMLP(nn.Cell):
 class FusedPlaces(nn.Cell):
     """What the layers need to know of the tokens' places: they look the rest up themselves."""
 
-    def __init__(self, cos_table, sin_table):
+    def __init__(self, cos_tables, sin_tables):
         super().__init__()
-        self.cos_table, self.sin_table = cos_table, sin_table
+        self.cos_tables, self.sin_tables = cos_tables, sin_tables
 
     def construct(self, block_table, positions, rows):
-        return self.cos_table, self.sin_table, block_table, positions, rows
+        return self.cos_tables, self.sin_tables, block_table, positions, rows

@@ -3,47 +3,63 @@
 
 #include "attention.h"
 #include "cache_store.h"
-#include "linear_call.h"
+#include "half_layer.h"
+#include "rotation.h"
 
 namespace paged_ops {
 
-struct AttentionLayerCall {
-  Tensor x, norm_weight;
+struct AttentionLayerCall : HalfLayer {
   Weights query, key, value, out;
-  Tensor cos_table, sin_table;
+  const float* query_norm;  // [D], of each head; null: none
+  const float* key_norm;
+  Rotation rotation;
+  int64_t num_positions;  // that can be rotated
   Pages pages;
   Tensor block_table, positions, rows;
-  float epsilon, scale;
-  bool adds_residual;
-  Tensor output;
+  float scale;
+  int64_t window;  // tokens that one attends to, itself included; 0: all
 
-  int64_t num_tokens() const { return x.shape[0]; }
   int64_t position(int64_t token) const { return positions.as<int32_t>()[token]; }
   int64_t row(int64_t token) const { return rows.as<int32_t>()[token]; }
 };
 
-// Checks that the shapes of a call go together; a weight's columns were looked at when it was taken.
-inline void RequireShapes(const char* op, const AttentionLayerCall& call) {
-  const int64_t num_tokens = call.num_tokens(), columns = call.x.shape[1], width = call.pages.token_stride();
+inline int64_t WindowOf(const char* op, int64_t window) {
+  if (window < 0) Refuse(op, "window is ", window, ", it must be at least 0, which is none");
+  return window;
+}
+
+// The weights of a call that has x, output and pages; refused in the name of `op` unless all shapes go together.
+template <typename LayerWeights>
+void TakeWeights(const char* op, const LayerWeights& weights, AttentionLayerCall& call) {
+  const int64_t num_tokens = call.num_tokens(), columns = call.x.shape[1];
+  const int64_t head_dim = call.pages.head_dim, width = call.pages.token_stride();
+  call.norm = weights.NeededRow(kAttentionNorm, columns);
+  call.query = weights.Matrix(kQuery, columns);
+  call.key = weights.Matrix(kKey, columns);
+  call.value = weights.Matrix(kValue, columns);
+  call.out = weights.Matrix(kOut, call.query.num_rows);
   if (call.key.num_rows != width || call.value.num_rows != width) {
-    Refuse(op, "key and value have ", call.key.num_rows, " and ", call.value.num_rows, " rows, the pages hold ", width,
+    Refuse(op, "k and v have ", call.key.num_rows, " and ", call.value.num_rows, " rows, the pages hold ", width,
            " numbers a token");
   }
   if (call.query.num_rows <= 0 || call.query.num_rows % width != 0) {
-    Refuse(op, "query has ", call.query.num_rows, " rows, not a multiple of the ", width, " of key");
+    Refuse(op, "q has ", call.query.num_rows, " rows, not a multiple of the ", width, " of k");
   }
-  if (call.out.num_rows != columns) {
-    Refuse(op, "out has ", call.out.num_rows, " rows, x has ", columns, " columns");
-  }
-  RequireShape(op, call.cos_table, {call.cos_table.shape[0], 1, call.pages.head_dim});
-  RequireShape(op, call.sin_table, {call.cos_table.shape[0], 1, call.pages.head_dim});
+  if (call.out.num_rows != columns) Refuse(op, "o has ", call.out.num_rows, " rows, x has ", columns, " columns");
   RequireShape(op, call.positions, {num_tokens});
   RequireShape(op, call.rows, {num_tokens});
   RequireShape(op, call.output, {num_tokens, columns});
+  call.query.bias = weights.Row(kQueryBias, call.query.num_rows);
+  call.key.bias = weights.Row(kKeyBias, call.key.num_rows);
+  call.value.bias = weights.Row(kValueBias, call.value.num_rows);
+  call.out.bias = weights.Row(kOutBias, call.out.num_rows);
+  call.query_norm = weights.Row(kQueryNorm, head_dim);
+  call.key_norm = weights.Row(kKeyNorm, head_dim);
+  call.output_norm = weights.Row(kAttentionOutputNorm, columns);
 }
 
 inline void RequirePositions(const char* op, const AttentionLayerCall& call) {
-  const int64_t longest = std::min(call.cos_table.shape[0], call.block_table.shape[1] * call.pages.block_size);
+  const int64_t longest = std::min(call.num_positions, call.block_table.shape[1] * call.pages.block_size);
   for (int64_t t = 0; t < call.num_tokens(); ++t) {
     const int64_t row = call.row(t), position = call.position(t);
     if (row < -1 || row >= call.block_table.shape[0]) {
@@ -55,35 +71,31 @@ inline void RequirePositions(const char* op, const AttentionLayerCall& call) {
   }
 }
 
-// Each pair (i, i + D / 2) of a head turned by its angle; the same roundings as the unfused products and sum.
-inline void Rotate(float* head, const float* cos, const float* sin, int64_t head_dim) {
-  const int64_t half = head_dim / 2;
-  int64_t i = 0;
-  for (; i + kLanes <= half; i += kLanes) {
-    const Vec first = Load(head + i), second = Load(head + i + half);
-    Store(head + i, first * Load(cos + i) - second * Load(sin + i));
-    Store(head + i + half, second * Load(cos + i + half) + first * Load(sin + i + half));
-  }
-  for (; i < half; ++i) {
-    const float first = head[i], second = head[i + half];
-    head[i] = first * cos[i] - second * sin[i];
-    head[i + half] = second * cos[i + half] + first * sin[i + half];
-  }
-}
-
-inline void RotateTokens(const AttentionLayerCall& call, float* queries, float* keys) {
+// Heads normalized, then rotated, each if the layer does that.
+inline void FinishHeads(const AttentionLayerCall& call, float* queries, float* keys) {
   constexpr int64_t kTokens = 16;  // of a chunk
+  const Rotation& rotation = call.rotation;
   const int64_t head_dim = call.pages.head_dim, num_tokens = call.num_tokens();
+  const int64_t query_heads = call.query.num_rows / head_dim, key_heads = call.pages.num_kv_heads;
+  const auto normalize = [&](float* heads, int64_t num_heads, const float* norm, int64_t first, int64_t end) {
+    if (norm == nullptr) return;
+    NormalizeEach(heads + first * num_heads * head_dim, norm, call.epsilon, head_dim, (end - first) * num_heads);
+  };
   const auto rotate = [&](float* heads, int64_t num_heads, int64_t token) {
-    const float* cos = call.cos_table.as<float>() + call.position(token) * head_dim;
-    const float* sin = call.sin_table.as<float>() + call.position(token) * head_dim;
-    for (int64_t h = 0; h < num_heads; ++h) Rotate(heads + (token * num_heads + h) * head_dim, cos, sin, head_dim);
+    const float* cos = rotation.cos + call.position(token) * rotation.rotary_dim;
+    const float* sin = rotation.sin + call.position(token) * rotation.rotary_dim;
+    float* head = heads + token * num_heads * head_dim;
+    for (int64_t h = 0; h < num_heads; ++h, head += head_dim) Rotate(head, cos, sin, rotation.rotary_dim);
   };
   const bool alone = num_tokens * call.query.num_rows < kParallelProducts;
   Threads::Get().For((num_tokens + kTokens - 1) / kTokens, alone, [&](int64_t chunk, int) {
-    for (int64_t t = chunk * kTokens; t < std::min(num_tokens, (chunk + 1) * kTokens); ++t) {
-      rotate(queries, call.query.num_rows / head_dim, t);
-      rotate(keys, call.pages.num_kv_heads, t);
+    const int64_t first = chunk * kTokens, end = std::min(num_tokens, first + kTokens);
+    normalize(queries, query_heads, call.query_norm, first, end);
+    normalize(keys, key_heads, call.key_norm, first, end);
+    if (rotation.cos == nullptr) return;
+    for (int64_t t = first; t < end; ++t) {
+      rotate(queries, query_heads, t);
+      rotate(keys, key_heads, t);
     }
   });
 }
@@ -108,10 +120,10 @@ inline void ProjectAndStore(const AttentionLayerCall& call, float* queries) {
   float* normalized = Scratch(kNormalized, num_tokens * call.x.shape[1]);
   float* keys = Scratch(kKeys, num_tokens * width);
   float* values = Scratch(kValues, num_tokens * width);
-  NormalizeTokens(call.x, call.norm_weight, call.epsilon, normalized);
+  NormalizeTokens(call.x, call.norm, call.epsilon, normalized);
   Multiply(InputFor(normalized, num_tokens, call.query, call.key, call.value), ProductInto(call.query, queries),
            ProductInto(call.key, keys), ProductInto(call.value, values));
-  RotateTokens(call, queries, keys);
+  FinishHeads(call, queries, keys);
   Threads::Get().For(2, num_tokens * call.query.num_rows < kParallelProducts, [&](int64_t which, int) {
     which == 0 ? StoreTokens(call, keys, call.pages.keys) : StoreTokens(call, values, call.pages.values);
   });
@@ -129,7 +141,7 @@ struct LayerAttention {
     const Tensor query{"query", queries, 3, shape, "float32", DType::kFloat32};
     const Tensor result{"output", attended, 3, shape, "float32", DType::kFloat32};
     const Tensor context_lens{"context_lens", contexts.data(), 1, shape, "int32", DType::kInt32};
-    call = {query, layer.pages, layer.block_table, layer.rows, context_lens, layer.scale, result};
+    call = {query, layer.pages, layer.block_table, layer.rows, context_lens, layer.scale, result, layer.window};
   }
 
   LayerAttention(const LayerAttention&) = delete;
@@ -154,9 +166,7 @@ inline void RunLayer(const AttentionLayerCall& call) {
   ProjectAndStore(call, attention.queries);
   Attend(attention.call);
   const OpTimer timer(kTimeAttentionOutput, call.out.bytes(), call.out.products(num_tokens));
-  const float* residual = call.adds_residual ? call.x.as<float>() : nullptr;
-  Multiply(InputFor(attention.attended, num_tokens, call.out),
-           ProductInto(call.out, call.output.as<float>(), residual));
+  PutOut(call, attention.attended, call.out);
 }
 
 }  // namespace paged_ops

@@ -1,16 +1,17 @@
-// feed_forward_layer: SwiGLU, (silu(norm(x) Wg^T) * (norm(x) Wu^T)) Wd^T with silu(a) = a / (1 + e^-a); plus x.
+// feed_forward_layer: (act(norm(x) Wg^T) * (norm(x) Wu^T)) Wd^T; plus x.
 //
 //   x             [T, C] float32
-//   norm_weight   [C] float32, of the RMSNorm
+//   mlp_norm      [C] float32, of the RMSNorm
 //   gate, up      [N, C], as the weight of norm_linear
 //   down          [C, N]
-//   biases of gate, up, down   float32 [rows], those that there are
+//   gate_bias, up_bias, down_bias   float32 [rows], those that there are
 //   epsilon       float32 scalar
 //   kinds         int64 scalar: those of gate, up and down
+//   activation    int64 scalar: 0 silu(a) = a / (1 + e^-a), 1 gelu_pytorch_tanh
 //   adds_residual int64 scalar: 1 to add x, 0 where a rank's part is to be summed with others first
-//   biases        int64 scalar: which there are, a bit for each of the three, that of gate lowest
+//   optional      int64 scalar: which biases there are, a bit for each of the three, that of gate lowest
 //   output        [T, C] float32
-// Source: Shazeer 2020, "GLU Variants Improve Transformer".
+// Source: Shazeer 2020, "GLU Variants Improve Transformer": SwiGLU and GeGLU.
 
 #include "feed_forward_layer.h"
 
@@ -20,7 +21,7 @@ namespace {
 constexpr char kFeedForward[] = "feed_forward_layer";
 
 // Parameters before the biases, and behind them.
-constexpr int kBefore = 5, kBehind = 5;
+constexpr int kBefore = 5, kBehind = 6;
 
 FeedForwardCall Parse(const Parameters& parameters) {
   const int number = parameters.count - kBefore - kBehind;
@@ -30,21 +31,17 @@ FeedForwardCall Parse(const Parameters& parameters) {
   Arguments arguments = parameters.Some(kFeedForward, 0, kBefore);
   Arguments behind = parameters.Some(kFeedForward, kBefore + number, kBehind);
   FeedForwardCall call;
+  InputWeights weights(kFeedForward);
   call.x = NextTokens(arguments, "x");
-  call.norm_weight = NextNormWeight(kFeedForward, arguments, call.x);
-  const Tensor gate = NextWeight(arguments, "gate"), up = NextWeight(arguments, "up");
-  const Tensor down = NextWeight(arguments, "down");
-  call.epsilon = NextEpsilon(behind);
-  const Kinds kinds(NextInteger(behind, "kinds"));
+  weights.TakeRow(kMlpNorm, arguments);
+  for (Role role : {kGate, kUp, kDown}) weights.TakeMatrix(role, arguments);
+  call.epsilon = NextNumber(behind, "epsilon");
+  weights.SetKinds(Kinds(NextInteger(behind, "kinds")), {kGate, kUp, kDown});
+  call.activation = ActivationOf(kFeedForward, NextInteger(behind, "activation"));
   call.adds_residual = NextInteger(behind, "adds_residual") != 0;
-  const int64_t biases = NextInteger(behind, "biases");
+  weights.TakeOptional(parameters, kBefore, number, NextInteger(behind, "optional"), {kGateBias, kUpBias, kDownBias});
   call.output = NextTokens(behind, "output");
-  call.gate = WeightsOf(kFeedForward, gate, kinds[0], call.x.shape[1]);
-  call.up = WeightsOf(kFeedForward, up, kinds[1], call.x.shape[1]);
-  call.down = WeightsOf(kFeedForward, down, kinds[2], call.gate.num_rows);
-  RequireShapes(kFeedForward, call);
-  TakeBiases(kFeedForward, parameters.Some(kFeedForward, kBefore, number), number, biases,
-             {&call.gate, &call.up, &call.down});
+  TakeWeights(kFeedForward, weights, call);
   return call;
 }
 

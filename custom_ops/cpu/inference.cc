@@ -10,8 +10,8 @@ Shape ShapeOfProducts(int*, int64_t** shapes) { return {shapes[0][0], shapes[2][
 // ids [T], table, like [K] -> [T, K]
 Shape ShapeOfEmbedding(int*, int64_t** shapes) { return {shapes[0][0], shapes[2][0]}; }
 
-// … logit_indices [N], the sixth; … head [V, ...], the thirteenth -> [N, V]
-Shape ShapeOfLogits(int*, int64_t** shapes) { return {shapes[5][0], shapes[12][0]}; }
+// … logit_indices [N], the sixth; … head [V, ...], the fourteenth -> [N, V]
+Shape ShapeOfLogits(int*, int64_t** shapes) { return {shapes[5][0], shapes[13][0]}; }
 
 }  // namespace
 }  // namespace paged_ops
@@ -19,5 +19,5 @@ Shape ShapeOfLogits(int*, int64_t** shapes) { return {shapes[5][0], shapes[12][0
 PAGED_OPS_INFERENCE(Embedding, paged_ops::ShapeOfEmbedding, 2)  // of like
 PAGED_OPS_INFERENCE(AttentionLayer, paged_ops::ShapeOfQuery, 0)  // of x, and so are the following
 PAGED_OPS_INFERENCE(FeedForwardLayer, paged_ops::ShapeOfQuery, 0)
-PAGED_OPS_INFERENCE(LlamaStep, paged_ops::ShapeOfLogits, 11)  // of norm_weight
+PAGED_OPS_INFERENCE(DecoderStep, paged_ops::ShapeOfLogits, 12)  // of norm_weight
 PAGED_OPS_INFERENCE(NormLinear, paged_ops::ShapeOfProducts, 0)

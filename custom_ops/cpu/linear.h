@@ -143,7 +143,8 @@ inline void AddBias(const Panel& panel, int64_t num_tokens, Sums sums) {
   }
 }
 
-// A weight whose products with x, plus its bias, go to consume(first_token, num_tokens, first_row, num_rows, products [tokens][16]).
+// A weight whose products with x, plus its bias, go to
+// consume(first_token, num_tokens, first_row, num_rows, products [tokens][16]).
 template <typename Consume>
 struct Product {
   Weights weights;

@@ -1,4 +1,4 @@
-// What the ops around linear layers share: their weights and norms as arguments, checked, and the norm itself.
+// What the ops around linear layers share: their weights as arguments, checked, the norm, and working memory.
 #pragma once
 
 #include <cmath>
@@ -11,6 +11,10 @@ namespace paged_ops {
 // A weight as it comes: its kind is given by its type, or for bytes by the number that stands elsewhere in the call.
 inline Tensor NextWeight(Arguments& arguments, const char* name) {
   return arguments.Next(name, 2, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
+}
+
+inline float NextNumber(Arguments& arguments, const char* name) {
+  return arguments.Next(name, 0, {DType::kFloat32}).as<float>()[0];
 }
 
 inline int64_t NextInteger(Arguments& arguments, const char* name) {
@@ -54,39 +58,11 @@ inline Weights WeightsOf(const char* op, const Tensor& tensor, int64_t kind, int
   return weights(tensor.dtype == DType::kFloat16 ? WeightKind::kFloat16 : WeightKind::kBFloat16, row_bytes);
 }
 
-// The biases of some weights, as inputs of an op: float32 [rows] each. `there`: a bit for each of the weights, the first
-// lowest, as the op is told it.
-inline void TakeBiases(const char* op, Arguments biases, int number, int64_t there,
-                       std::initializer_list<Weights*> all) {
-  int64_t place = 0, taken = 0;
-  for (Weights* weights : all) {
-    if ((there >> place++ & 1) == 0) continue;
-    if (++taken > number) break;
-    const Tensor bias = biases.Next("bias", 1, {DType::kFloat32});
-    RequireShape(op, bias, {weights->num_rows});
-    weights->bias = bias.as<float>();
-  }
-  if (there >> place != 0 || taken != number) {
-    Refuse(op, "got ", number, " biases, biases is ", there, ": a bit for each, of ", all.size(), " at most");
-  }
-}
-
 inline Tensor NextTokens(Arguments& arguments, const char* name) {
   return arguments.Next(name, 2, {DType::kFloat32});
 }
 
-// The weight [columns] of the RMSNorm in front of a linear layer.
-inline Tensor NextNormWeight(const char* op, Arguments& arguments, const Tensor& x) {
-  const Tensor weight = arguments.Next("norm_weight", 1, {DType::kFloat32});
-  RequireShape(op, weight, {x.shape[1]});
-  return weight;
-}
-
-inline float NextEpsilon(Arguments& arguments) {
-  return arguments.Next("epsilon", 0, {DType::kFloat32}).as<float>()[0];
-}
-
-// target = x / sqrt(mean(x^2) + epsilon) * weight, of one token.
+// target = x / sqrt(mean(x^2) + epsilon) * weight, of one token; the target may be x.
 inline void Normalize(const float* x, const float* weight, float epsilon, int64_t count, float* target) {
   constexpr int kChains = 4;
   Vec squares[kChains] = {};
@@ -110,20 +86,34 @@ inline void Normalize(const float* x, const float* weight, float epsilon, int64_
   }
 }
 
+// [number, count], each in place.
+inline void NormalizeEach(float* x, const float* weight, float epsilon, int64_t count, int64_t number) {
+  for (int64_t i = 0; i < number; ++i) Normalize(x + i * count, weight, epsilon, count, x + i * count);
+}
+
 // All tokens, shared among the threads.
-inline void NormalizeTokens(const Tensor& x, const Tensor& norm_weight, float epsilon, float* target) {
+inline void NormalizeTokens(const Tensor& x, const float* weight, float epsilon, float* target) {
   constexpr int64_t kTokens = 16;  // of a chunk
   const int64_t num_tokens = x.shape[0], columns = x.shape[1];
   const int64_t num_chunks = (num_tokens + kTokens - 1) / kTokens;
   Threads::Get().For(num_chunks, num_tokens * columns < kParallelProducts, [=](int64_t chunk, int) {
     for (int64_t t = chunk * kTokens; t < std::min(num_tokens, (chunk + 1) * kTokens); ++t) {
-      Normalize(x.as<float>() + t * columns, norm_weight.as<float>(), epsilon, columns, target + t * columns);
+      Normalize(x.as<float>() + t * columns, weight, epsilon, columns, target + t * columns);
     }
   });
 }
 
+// All numbers times a factor, in place.
+inline void ScaleNumbers(float* numbers, int64_t count, float factor) {
+  constexpr int64_t kNumbers = 16 * 1024;  // of a chunk
+  if (factor == 1.0f) return;
+  Threads::Get().For((count + kNumbers - 1) / kNumbers, count < kParallelProducts, [=](int64_t chunk, int) {
+    for (int64_t i = chunk * kNumbers; i < std::min(count, (chunk + 1) * kNumbers); ++i) numbers[i] *= factor;
+  });
+}
+
 // What an op needs between its steps.
-enum ScratchPart { kTokens, kWanted, kNormalized, kQueries, kKeys, kValues, kAttended, kHidden, kNumScratchParts };
+enum ScratchPart { kTokens, kWanted, kNormalized, kQueries, kKeys, kValues, kAttended, kHidden, kPutOut, kNumScratchParts };
 
 // Working memory of the calling thread, kept from call to call.
 inline float* Scratch(ScratchPart part, size_t count) {

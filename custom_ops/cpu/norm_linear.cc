@@ -17,9 +17,10 @@ constexpr char kNormLinear[] = "norm_linear";
 NormLinearCall Parse(Arguments arguments) {
   NormLinearCall call;
   call.x = NextTokens(arguments, "x");
-  call.norm_weight = NextNormWeight(kNormLinear, arguments, call.x);
+  call.norm_weight = arguments.Next("norm_weight", 1, {DType::kFloat32});
+  RequireShape(kNormLinear, call.norm_weight, {call.x.shape[1]});
   const Tensor weight = NextWeight(arguments, "weight");
-  call.epsilon = NextEpsilon(arguments);
+  call.epsilon = NextNumber(arguments, "epsilon");
   call.weight = WeightsOf(kNormLinear, weight, NextInteger(arguments, "kind"), call.x.shape[1]);
   const Tensor output = NextTokens(arguments, "output");
   RequireShape(kNormLinear, output, {call.x.shape[0], call.weight.num_rows});

@@ -17,7 +17,7 @@ inline void RunHead(const NormLinearCall& call) {
   const int64_t num_tokens = call.x.shape[0];
   const OpTimer timer(kTimeHead, call.weight.bytes(), call.weight.products(num_tokens));
   float* normalized = Scratch(kNormalized, num_tokens * call.x.shape[1]);
-  NormalizeTokens(call.x, call.norm_weight, call.epsilon, normalized);
+  NormalizeTokens(call.x, call.norm_weight.as<float>(), call.epsilon, normalized);
   Multiply(InputFor(normalized, num_tokens, call.weight), ProductInto(call.weight, call.target));
 }
 

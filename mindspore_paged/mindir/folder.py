@@ -23,7 +23,7 @@ from mindspore_paged.files import write_text
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.wording import one_line, shortened
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.hmac"
 CONFIG, GRAPH, WEIGHTS, TOKENIZER, KERNELS = "config.yaml", "step.mindir", "weights", "tokenizer", "kernels"

@@ -100,46 +100,60 @@ class Kernels:
         self.call("NormLinear", x, norm_weight, self.arranged(weight), np.array(epsilon, np.float32), kind, output)
         return output
 
-    def feed_forward_layer(self, x, norm_weight, weights, epsilon, adds_residual=True) -> np.ndarray:
+    def feed_forward_layer(self, x, norm_weight, weights, epsilon, adds_residual=True, activation=0) -> np.ndarray:
         """Return the output for weights gate, up and down."""
         output = np.full(x.shape, np.nan, np.float32)
         arranged = map(self.arranged, weights)
-        numbers = (np.array(epsilon, np.float32), packed_kinds(weights), np.array(adds_residual, np.int64))
-        biases, there = biases_of(weights)
-        self.call("FeedForwardLayer", x, norm_weight, *arranged, *biases, *numbers, there, output)
+        integers = (packed_kinds(weights), np.array(activation, np.int64), np.array(adds_residual, np.int64))
+        optional, there = present([weight.bias for weight in weights])
+        self.call(
+            "FeedForwardLayer", x, norm_weight, *arranged, *optional, np.array(epsilon, np.float32), *integers, there,
+            output,
+        )  # fmt: skip
         return output
 
-    def attention_layer(self, x, norm_weight, weights, places, epsilon, scale, adds_residual=True) -> np.ndarray:
-        """Return the output for weights query, key, value and out; `places`: cos_table to rows, in the op's order."""
+    def attention_layer(
+        self, x, norm_weight, weights, head_norms, places, epsilon, scale, adds_residual=True, window=0, rope_table=0
+    ) -> np.ndarray:
+        """Return the output for weights q, k, v and o.
+
+        head_norms: of queries and keys, or None; places: cos_tables to rows, in the op's order.
+        """
         output = np.full(x.shape, np.nan, np.float32)
         arranged = map(self.arranged, weights)
-        numbers = (np.array(epsilon, np.float32), np.array(scale, np.float32), packed_kinds(weights))
-        residual, (biases, there) = np.array(adds_residual, np.int64), biases_of(weights)
-        self.call("AttentionLayer", x, norm_weight, *arranged, *places, *biases, *numbers, residual, there, output)
+        optional, there = present([*(weight.bias for weight in weights), *head_norms])
+        floats = (np.array(number, np.float32) for number in (epsilon, scale))
+        options = (np.array(number, np.int64) for number in (window, rope_table))
+        kinds, residual = packed_kinds(weights), np.array(adds_residual, np.int64)
+        self.call(
+            "AttentionLayer", x, norm_weight, *arranged, *places, *optional, *floats, *options, kinds, residual, there,
+            output,
+        )  # fmt: skip
         return output
 
-    def llama_step(self, tokens, places, table_entries, ends, layers, epsilon, scale) -> np.ndarray:
+    def decoder_step(self, tokens, places, table_entries, ends, layers, epsilon, scale, options=None) -> np.ndarray:
         """Return the logits.
 
-        tokens: input_ids, positions, rows, logit_indices; places: cos_table, sin_table, block_table; table_entries:
-        indices and values; ends: table, norm_weight and head; layers: each one's parts, which are norm_weight, weights
-        and caches: of attention query, key, value, out and two, written in place, of SwiGLU gate, up, down.
+        tokens: input_ids, positions, rows, logit_indices; places: cos_tables, sin_tables, block_table; table_entries:
+        indices and values; ends: table, norm_weight and head; layers: of each its weights in the order of LAYER_ROLES,
+        None for those that it lacks, its caches, two that are written in place, window and rope_table; options:
+        embedding_scale, residual_scale, logit_scale, activation.
         """
         input_ids, positions, rows, logit_indices = tokens
-        cos_table, sin_table, block_table = places
+        cos_tables, sin_tables, block_table = places
         table, norm_weight, head = ends
         output = np.full((len(logit_indices), len(head.stored)), np.nan, np.float32)
-        layout, packs = packed(
-            [[each for norm, weights, _ in parts for each in with_biases(norm, weights)] for parts in layers],
-            self.arranged,
-        )
-        of_layers = [caches for parts in layers for _, _, caches in parts if caches]
+        layout, packs = packed([weights for weights, _, _ in layers], self.arranged)
+        of_layers = [caches for _, caches, _ in layers]
         key_cache, value_cache = together = [np.stack(caches) for caches in zip(*of_layers, strict=True)]
         kinds = (np.array(weight.form.kind, np.int64) for weight in (table, head))
+        *scales, activation = options or (1.0, 1.0, 1.0, 0)
         self.call(
-            "LlamaStep", input_ids, positions, rows, cos_table, sin_table, logit_indices, *table_entries, block_table,
-            layout, self.arranged(table), norm_weight, self.arranged(head), key_cache, value_cache, *packs,
-            np.array(epsilon, np.float32), np.array(scale, np.float32), *kinds, output,
+            "DecoderStep", input_ids, positions, rows, cos_tables, sin_tables, logit_indices, *table_entries,
+            block_table, layout, np.array([of_layer for *_, of_layer in layers], np.int64), self.arranged(table),
+            norm_weight, self.arranged(head), key_cache, value_cache, *packs,
+            *(np.array(number, np.float32) for number in (epsilon, scale, *scales)), np.array(activation, np.int64),
+            *kinds, output,
         )  # fmt: skip
         for caches, written in zip(of_layers, zip(*together, strict=True), strict=True):
             for cache, values in zip(caches, written, strict=True):
@@ -169,15 +183,20 @@ def packed_kinds(weights) -> np.ndarray:
     return np.array(sum(weight.form.kind << 8 * place for place, weight in enumerate(weights)), np.int64)
 
 
-def biases_of(weights) -> tuple[list[np.ndarray], np.ndarray]:
-    """The biases that some weights have, and the bits that say which have one."""
-    there = sum((weight.bias is not None) << place for place, weight in enumerate(weights))
-    return [weight.bias for weight in weights if weight.bias is not None], np.array(there, np.int64)
+def present(optional) -> tuple[list[np.ndarray], np.ndarray]:
+    """Those of some weights that are not None, and the bits that say which they are."""
+    there = sum((weight is not None) << place for place, weight in enumerate(optional))
+    return [weight for weight in optional if weight is not None], np.array(there, np.int64)
 
 
-def with_biases(norm_weight, weights) -> list:
-    """All that half a layer has, in the order of LlamaStep."""
-    return [norm_weight, *weights, *(weight.bias for weight in weights)]
+def attention_roles(norm_weight, weights, head_norms=(None, None), output_norm=None) -> list:
+    """The weights of attention in the order of LAYER_ROLES, of q, k, v and o with their biases."""
+    return [norm_weight, *weights, *(weight.bias for weight in weights), *head_norms, output_norm]
+
+
+def feed_forward_roles(norm_weight, weights, output_norm=None) -> list:
+    """The others, of gate, up and down with their biases."""
+    return [norm_weight, *weights, *(weight.bias for weight in weights), output_norm]
 
 
 def packed(layers, arranged) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -73,6 +73,12 @@ class Bounded:
         """Of both."""
         return Bounded(self.value.reshape(*shape), self.error.reshape(*shape))
 
+    def times(self, factor: float) -> "Bounded":
+        """With a product's rounding."""
+        factor = float(np.float32(factor))
+        value = self.value * factor
+        return Bounded(value, self.error * abs(factor) + UNIT * (np.abs(value) + self.error * abs(factor)))
+
     def plus(self, other: np.ndarray) -> "Bounded":
         """With a sum's rounding."""
         value = self.value + other
@@ -95,18 +101,25 @@ def norm_linear(x, norm_weight, weight, epsilon) -> Bounded:
     return product(normalized(x, norm_weight, epsilon), weight)
 
 
-def feed_forward(x, norm_weight, weights, epsilon) -> Bounded:
-    """SwiGLU, without x."""
+def feed_forward(x, norm_weight, weights, epsilon, activation="silu") -> Bounded:
+    """SwiGLU, or GeGLU, without x."""
     gate, up, down = weights
     inputs = normalized(x, norm_weight, epsilon)
-    return product(swiglu(product(inputs, gate), product(inputs, up)), down)
+    return product(gated(product(inputs, gate), product(inputs, up), activation), down)
 
 
 def normalized(x, norm_weight, epsilon) -> Bounded:
-    """RMSNorm; the mean has a sixteenth of its terms in a chain of additions."""
-    wide = x.astype(np.float64)
-    value = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + np.float32(epsilon)) * norm_weight
-    return Bounded(value, np.abs(value) * (x.shape[1] / 16 + 16) * UNIT)
+    """RMSNorm along the last axis of an array, or of what is Bounded.
+
+    The mean has a sixteenth of its terms in a chain of additions. What x is off by changes its number, and the root of
+    the mean: by its part of it, were all off the same way.
+    """
+    given = x if isinstance(x, Bounded) else Bounded(x.astype(np.float64), np.zeros(x.shape))
+    squares = (given.value**2).mean(axis=-1, keepdims=True) + np.float32(epsilon)
+    value = given.value / np.sqrt(squares) * norm_weight
+    root_is_off = (np.abs(given.value) * given.error + given.error**2).mean(axis=-1, keepdims=True) / squares
+    error = np.abs(norm_weight) * given.error / np.sqrt(squares) + np.abs(value) * root_is_off
+    return Bounded(value, error * (1 + 2 * root_is_off) + np.abs(value) * (value.shape[-1] / 16 + 16) * UNIT)
 
 
 def product(x: Bounded, weight: Weight) -> Bounded:
@@ -152,29 +165,55 @@ def rounding(x: Bounded) -> np.ndarray:
     return (largest * HALF_STEP / STEPS + np.minimum(largest, NOTHING)).repeat(BLOCK, axis=1)
 
 
-def swiglu(gate: Bounded, up: Bounded) -> Bounded:
-    """silu(gate) * up; silu is nowhere steeper than 1.1."""
-    with np.errstate(over="ignore"):
-        silu = gate.value / (1 + np.exp(-gate.value))
-    silu_error = 1.1 * gate.error + 16 * UNIT * np.abs(silu) + 1e-35
-    value = silu * up.value
-    error = silu_error * (np.abs(up.value) + up.error) + np.abs(silu) * up.error + UNIT * np.abs(value)
+def gated(gate: Bounded, up: Bounded, activation: str) -> Bounded:
+    """activation(gate) * up."""
+    active = silu(gate) if activation == "silu" else gelu_tanh(gate)
+    value = active.value * up.value
+    error = active.error * (np.abs(up.value) + up.error) + np.abs(active.value) * up.error + UNIT * np.abs(value)
     return Bounded(value, error)
 
 
+def silu(gate: Bounded) -> Bounded:
+    """a / (1 + e^-a), nowhere steeper than 1.1."""
+    with np.errstate(over="ignore"):
+        value = gate.value / (1 + np.exp(-gate.value))
+    return Bounded(value, 1.1 * gate.error + 16 * UNIT * np.abs(value) + 1e-35)
+
+
+def gelu_tanh(gate: Bounded) -> Bounded:
+    """GELU by tanh, nowhere steeper than 1.13; an exponential is as far off as its argument, which is rounded."""
+    argument = np.sqrt(2 / np.pi) * (gate.value + 0.044715 * gate.value**3)
+    # 1 + tanh(b), by the exponential: as tanh is written, nothing is left of it far below zero.
+    twice = np.abs(2 * argument)
+    small = np.exp(-twice)
+    value = gate.value * np.where(argument > 0, 1.0, small) / (1 + small)
+    by_tanh = 0.5 * gate.value * (1 + np.tanh(argument))
+    assert np.allclose(value, by_tanh, rtol=1e-9, atol=1e-12)
+    units = 16 + 8 * twice * np.where(argument > 0, small, 1.0)
+    return Bounded(value, 1.13 * gate.error + units * UNIT * np.abs(value) + 1e-35)
+
+
 def rotated(heads: Bounded, cos, sin) -> Bounded:
-    """Rotary embedding of [T, heads, D] in rotate-half order, for each token's cos and sin [T, 1, D]."""
-    half = heads.value.shape[-1] // 2
-    turned = np.concatenate([-heads.value[..., half:], heads.value[..., :half]], axis=-1)
-    turned_error = np.concatenate([heads.error[..., half:], heads.error[..., :half]], axis=-1)
-    size = np.abs(heads.value * cos) + np.abs(turned * sin)
-    error = heads.error * np.abs(cos) + turned_error * np.abs(sin) + 2 * UNIT * size
-    return Bounded(heads.value * cos + turned * sin, error)
+    """Rotary embedding of [T, heads, D] in rotate-half order, for each token's cos and sin [T, 1, rotary_dim].
+
+    What is behind the first rotary_dim numbers of a head stays.
+    """
+    rotary_dim = cos.shape[-1]
+    half = rotary_dim // 2
+    turning, turning_error = heads.value[..., :rotary_dim], heads.error[..., :rotary_dim]
+    turned = np.concatenate([-turning[..., half:], turning[..., :half]], axis=-1)
+    turned_error = np.concatenate([turning_error[..., half:], turning_error[..., :half]], axis=-1)
+    size = np.abs(turning * cos) + np.abs(turned * sin)
+    value, error = heads.value.copy(), heads.error.copy()
+    value[..., :rotary_dim] = turning * cos + turned * sin
+    error[..., :rotary_dim] = turning_error * np.abs(cos) + turned_error * np.abs(sin) + 2 * UNIT * size
+    return Bounded(value, error)
 
 
-def attended(query: Bounded, key_cache, value_cache, block_table, rows, positions, scale) -> Bounded:
+def attended(query: Bounded, key_cache, value_cache, block_table, rows, positions, scale, window=0) -> Bounded:
     """Softmax attention of [T, H, D] over each row of the pages up to the token itself; zeros for padding (row -1).
 
+    window: over that many tokens at most, the token itself the last; 0: over all.
     A score that is off by e changes its weight by e^2e at most, its own and the sum's. The rest is float32's.
     """
     block_size, group = key_cache.shape[1], query.value.shape[1] // key_cache.shape[2]
@@ -182,7 +221,7 @@ def attended(query: Bounded, key_cache, value_cache, block_table, rows, position
     for token, (row, position) in enumerate(zip(rows, positions, strict=True)):
         if row < 0:
             continue
-        places = np.arange(position + 1)
+        places = np.arange(max(0, position + 1 - window) if window else 0, position + 1)
         slots = block_table[row, places // block_size], places % block_size
         keys, values = (cache[slots].astype(np.float64).repeat(group, axis=1) for cache in (key_cache, value_cache))
         scores = np.einsum("phd,hd->hp", keys, query.value[token]) * scale

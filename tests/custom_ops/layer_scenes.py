@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mindspore_paged.custom_ops.layer_roles import ACTIVATIONS
 from tests.custom_ops import layer_reference as reference
 from tests.custom_ops.attention_reference import make_scene
-from tests.custom_ops.layer_reference import Bounded, Weight, make_weight
+from tests.custom_ops.kernel_calls import attention_roles, feed_forward_roles
+from tests.custom_ops.layer_reference import Bounded, Weight, make_weight, weight_of
 
 EPSILON = 1e-5
 FLOAT_FORMATS = ("float32", "float16", "bfloat16")
@@ -45,14 +47,18 @@ class LayerScene:
     x: np.ndarray
     norm_weight: np.ndarray
     weights: tuple[Weight, Weight, Weight, Weight]
-    cos_table: np.ndarray
-    sin_table: np.ndarray
+    cos_tables: np.ndarray
+    sin_tables: np.ndarray
     key_cache: np.ndarray
     value_cache: np.ndarray
     block_table: np.ndarray
     positions: np.ndarray
     rows: np.ndarray
     scale: float
+    head_norms: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    output_norm: np.ndarray | None = None
+    window: int = 0
+    rope_table: int = 0
 
     def only(self, tokens) -> "LayerScene":
         """Some of the tokens, in that order, on the same pages."""
@@ -64,10 +70,11 @@ class LayerScene:
 
     def run(self, kernels, adds_residual=True) -> np.ndarray:
         """Call the operator, which writes the pages."""
-        places = (self.cos_table, self.sin_table, self.key_cache, self.value_cache, self.block_table, self.positions)
+        places = (self.cos_tables, self.sin_tables, self.key_cache, self.value_cache, self.block_table, self.positions)
         return kernels.attention_layer(
-            self.x, self.norm_weight, self.weights, (*places, self.rows), EPSILON, self.scale, adds_residual
-        )
+            self.x, self.norm_weight, self.weights, self.head_norms, (*places, self.rows), EPSILON, self.scale,
+            adds_residual, self.window, self.rope_table,
+        )  # fmt: skip
 
     def slots(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """The tokens that are no padding, and where in the pages each belongs."""
@@ -76,28 +83,37 @@ class LayerScene:
         return tokens, (self.block_table[self.rows[tokens], positions // block_size], positions % block_size)
 
     def projected(self) -> tuple[Bounded, Bounded, Bounded]:
-        """Queries [T, H, D], keys and values [T, K, D], rotated."""
+        """Queries [T, H, D], keys and values [T, K, D], normalized and rotated."""
         inputs = reference.normalized(self.x, self.norm_weight, EPSILON)
         head_dim = self.key_cache.shape[3]
         query, key, value = (
             reference.product(inputs, weight).reshape(len(self.x), -1, head_dim) for weight in self.weights[:3]
         )
-        cos, sin = self.cos_table[self.positions], self.sin_table[self.positions]
+        query, key = (
+            reference.normalized(heads, norm, EPSILON) if norm is not None else heads
+            for heads, norm in zip((query, key), self.head_norms)
+        )
+        if self.rope_table < 0:
+            return query, key, value
+        cos, sin = (tables[self.rope_table, self.positions] for tables in (self.cos_tables, self.sin_tables))
         return reference.rotated(query, cos, sin), reference.rotated(key, cos, sin), value
 
     def expected(self) -> Bounded:
         """The result without x, given what the pages hold after the call."""
         query, _, _ = self.projected()
         pages = (self.key_cache, self.value_cache, self.block_table)
-        attended = reference.attended(query, *pages, self.rows, self.positions, self.scale)
+        attended = reference.attended(query, *pages, self.rows, self.positions, self.scale, self.window)
         return reference.product(attended.reshape(len(self.x), -1), self.weights[3])
 
 
 def make_layer_scene(
     rng, contexts, new_tokens, formats, *, heads=4, kv_heads=2, head_dim=16, columns=96, cache_dtype=np.float32,
-    padding=0, biases=(False,) * 4,
+    padding=0, biases=(False,) * 4, head_norms=(False, False), rotary_dim=None, num_tables=1, window=0, rope_table=0,
 ):  # fmt: skip
-    """Row r has contexts[r] tokens, the last new_tokens[r] of which this call brings; then as many of padding."""
+    """Row r has contexts[r] tokens, the last new_tokens[r] of which this call brings; then as many of padding.
+
+    head_norms: whether queries and keys have one.
+    """
     pages = make_scene(
         rng, contexts, new_tokens=new_tokens, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
         cache_dtype=cache_dtype,
@@ -114,13 +130,17 @@ def make_layer_scene(
         make_norm_weight(rng, columns),
         (query, key, value, out),
         # No angle's cosine and sine, and another number in each half: so that none can stand for another.
-        *rng.uniform(-1, 1, size=(2, longest, 1, head_dim)).astype(np.float32),
+        *rng.uniform(-1, 1, size=(2, num_tables, longest, 1, rotary_dim or head_dim)).astype(np.float32),
         pages.key_cache,
         pages.value_cache,
         pages.block_table,
         np.append(pages.context_lens - 1, np.zeros(padding)).astype(np.int32),
         np.append(pages.rows, np.full(padding, -1)).astype(np.int32),
         head_dim**-0.5,
+        tuple(make_norm_weight(rng, head_dim) if there else None for there in head_norms),
+        None,
+        window,
+        rope_table,
     )
     _, new_slots = scene.slots()
     for cache in (scene.key_cache, scene.value_cache):
@@ -129,8 +149,17 @@ def make_layer_scene(
 
 
 @dataclass
+class FeedForward:
+    """The weights of a layer's feed forward half."""
+
+    norm_weight: np.ndarray
+    weights: tuple[Weight, Weight, Weight]
+    output_norm: np.ndarray | None = None
+
+
+@dataclass
 class StepScene:
-    """The inputs of one llama_step call: of each layer its attention, all with equal places, and its SwiGLU.
+    """The inputs of one decoder_step call: of each layer its attention, all with equal places, and its feed forward.
 
     What the attentions have as x is what the table has for input_ids.
     """
@@ -141,7 +170,11 @@ class StepScene:
     norm_weight: np.ndarray
     head: Weight
     attentions: list[LayerScene]
-    feed_forwards: list[tuple[np.ndarray, tuple[Weight, Weight, Weight]]]
+    feed_forwards: list[FeedForward]
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    activation: str = "silu"
 
     def on_copied_pages(self) -> "StepScene":
         """The same with pages of its own."""
@@ -159,41 +192,59 @@ class StepScene:
         first = self.attentions[0]
         table_entries = np.array(entries, np.int32).reshape(-1, 3)
         layers = [
-            ((a.norm_weight, a.weights, (a.key_cache, a.value_cache)), (norm_weight, weights, ()))
-            for a, (norm_weight, weights) in zip(self.attentions, self.feed_forwards, strict=True)
+            (
+                attention_roles(a.norm_weight, a.weights, a.head_norms, a.output_norm)
+                + feed_forward_roles(f.norm_weight, f.weights, f.output_norm),
+                (a.key_cache, a.value_cache),
+                (a.window, a.rope_table),
+            )
+            for a, f in zip(self.attentions, self.feed_forwards, strict=True)
         ]
-        return kernels.llama_step(
+        return kernels.decoder_step(
             (self.input_ids, first.positions, first.rows, self.logit_indices),
-            (first.cos_table, first.sin_table, first.block_table),
+            (first.cos_tables, first.sin_tables, first.block_table),
             (np.ascontiguousarray(table_entries[:, :2]), np.ascontiguousarray(table_entries[:, 2])),
             (self.table, self.norm_weight, self.head),
             layers,
             EPSILON,
             first.scale,
+            (self.embedding_scale, self.residual_scale, self.logit_scale, ACTIVATIONS.index(self.activation)),
         )
 
     def run_apart(self, kernels) -> tuple[np.ndarray, list[np.ndarray]]:
         """By an operator for each part: logits of all tokens, and what each part of a layer was given, and the head."""
-        x, given = kernels.embedding(self.input_ids, self.table, len(self.norm_weight)), []
-        for attention, (norm_weight, weights) in zip(self.attentions, self.feed_forwards, strict=True):
+        x = kernels.embedding(self.input_ids, self.table, len(self.norm_weight)) * np.float32(self.embedding_scale)
+        given = []
+        for a, f in zip(self.attentions, self.feed_forwards, strict=True):
             given.append(x)
-            x = replace(attention, x=x).run(kernels)
+            half = replace(a, x=x).run(kernels, adds_residual=False)
+            x = x + normalized_alone(kernels, half, a.output_norm) * np.float32(self.residual_scale)
             given.append(x)
-            x = kernels.feed_forward_layer(x, norm_weight, weights, EPSILON)
-        return kernels.norm_linear(x, self.norm_weight, self.head, EPSILON), [*given, x]
+            activation = ACTIVATIONS.index(self.activation)
+            half = kernels.feed_forward_layer(x, f.norm_weight, f.weights, EPSILON, False, activation)
+            x = x + normalized_alone(kernels, half, f.output_norm) * np.float32(self.residual_scale)
+        logits = kernels.norm_linear(x, self.norm_weight, self.head, EPSILON)
+        return logits * np.float32(self.logit_scale), [*given, x]
+
+
+def normalized_alone(kernels, x, norm_weight) -> np.ndarray:
+    """A norm by the operator that has one: times an identity, which changes no bit of a number."""
+    if norm_weight is None:
+        return x
+    return kernels.norm_linear(x, norm_weight, weight_of(np.eye(x.shape[1], dtype=np.float32), "float32"), EPSILON)
 
 
 def make_step_scene(
     rng, contexts, new_tokens, formats, ends=("float32", "float32"), has_biases=False, **shape
 ) -> StepScene:
-    """A layer for each of `formats`, those of its attention and of its SwiGLU of 160 columns; `ends`: table and head.
+    """A layer for each of `formats`, those of its attention and of its feed forward of 160 columns; ends: table, head.
 
     A vocabulary of 50 for lookup, 37 for the head; logits of all tokens that are no padding.
     """
     shape |= {"biases": (has_biases,) * 4}
     attentions = [make_layer_scene(rng, contexts, new_tokens, of_attention, **shape) for of_attention, _ in formats]
     first = attentions[0]
-    shared = {name: getattr(first, name) for name in ("cos_table", "sin_table", "block_table", "positions", "rows")}
+    shared = {name: getattr(first, name) for name in ("cos_tables", "sin_tables", "block_table", "positions", "rows")}
     _, new_slots = first.slots()
     for attention in attentions[1:]:  # its NaN stand where its own block table had them
         for cache in (attention.key_cache, attention.value_cache):
@@ -208,5 +259,5 @@ def make_step_scene(
         make_norm_weight(rng, columns),
         make_weight(rng, ends[1], 37, columns),
         [replace(attention, **shared) for attention in attentions],
-        feed_forwards,
+        [FeedForward(*parts) for parts in feed_forwards],
     )

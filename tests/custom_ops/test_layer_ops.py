@@ -236,9 +236,8 @@ def test_a_step_is_bitwise_the_operators_of_its_parts(kernels, formats, has_bias
     for one, two in zip(together.attentions, apart.attentions):
         assert_same_bits(one.key_cache, two.key_cache)
         assert_same_bits(one.value_cache, two.value_cache)
-    norm_weight, weights = together.feed_forwards[-1]
-    before, after = given[-2], given[-1]
-    assert_within(after, reference.feed_forward(before, norm_weight, weights, EPSILON).plus(before))
+    last, before, after = together.feed_forwards[-1], given[-2], given[-1]
+    assert_within(after, reference.feed_forward(before, last.norm_weight, last.weights, EPSILON).plus(before))
 
 
 def floats_scene(rng, contexts, new_tokens, padding=0):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.custom_ops.kernel_calls import OpRefusedError, packed, packed_kinds, with_biases
+from mindspore_paged.custom_ops.layer_roles import LAYER_ROLES, OPTIONAL_ROLES
+from tests.custom_ops.kernel_calls import OpRefusedError, attention_roles, feed_forward_roles, packed, packed_kinds
 from tests.custom_ops.layer_reference import make_weight
 from tests.custom_ops.layer_scenes import EPSILON, make_feed_forward, make_layer_scene
 from tests.custom_ops.test_refusals import assert_refused, put, swap, swap_caches
@@ -15,6 +16,11 @@ FLOATS = "float32, float16, bfloat16"
 def number(value):
     """An int64 scalar in place of another."""
     return lambda _: np.array(value, INT64)
+
+
+def of(role):
+    """The index of a layer's weight in `layout`."""
+    return LAYER_ROLES.index(role)
 
 
 def both(*changes):
@@ -64,79 +70,90 @@ def feed_forward_inputs():
     stored = {name: weight.stored for name, weight in zip(("gate", "up", "down"), weights)}
     return {
         "x": x,
-        "norm_weight": norm_weight,
+        "mlp_norm": norm_weight,
         **stored,
         "gate_bias": np.ones(96, np.float32),
         "down_bias": np.ones(32, np.float32),
         "epsilon": np.array(EPSILON, np.float32),
         "kinds": packed_kinds(weights),
+        "activation": np.array(1, INT64),
         "adds_residual": np.array(1, INT64),
-        "biases": np.array(0b101, INT64),
+        "optional": np.array(0b101, INT64),
     }
 
 
 def attention_inputs():
     """Rows with 20 and 40 tokens, a new one of the first and two of the second, and one of padding.
 
-    8 blocks of 16; a row has up to 4, 64 tokens, the tables 42 positions; 4 heads and 2 KV heads of 16; 96 columns; a
-    bias of out alone.
+    8 blocks of 16; a row has up to 4, 64 tokens; two rotary tables of 42 positions; 4 heads and 2 KV heads of 16; 96
+    columns; a bias of o, and norms of heads.
     """
-    scene = make_layer_scene(np.random.default_rng(0), [20, 40], [1, 2], ("Q4_1", "int8", "float32", "Q4_0"), padding=1)
-    query, key, value, out = (weight.stored for weight in scene.weights)
+    scene = attention_scene()
     return {
         "x": scene.x,
-        "norm_weight": scene.norm_weight,
-        "query": query,
-        "key": key,
-        "value": value,
-        "out": out,
-        "cos_table": scene.cos_table,
-        "sin_table": scene.sin_table,
+        "attention_norm": scene.norm_weight,
+        **{role: weight.stored for role, weight in zip("qkvo", scene.weights)},
+        "cos_tables": scene.cos_tables,
+        "sin_tables": scene.sin_tables,
         "key_cache": scene.key_cache,
         "value_cache": scene.value_cache,
         "block_table": scene.block_table,
         "positions": scene.positions,
         "rows": scene.rows,
-        "out_bias": np.ones(96, np.float32),
+        "o_bias": np.ones(96, np.float32),
+        "q_norm": scene.head_norms[0],
+        "k_norm": scene.head_norms[1],
         "epsilon": np.array(EPSILON, np.float32),
         "scale": np.array(0.25, np.float32),
+        "window": np.array(0, INT64),
+        "rope_table": np.array(1, INT64),
         "kinds": packed_kinds(scene.weights),
         "adds_residual": np.array(1, INT64),
-        "biases": np.array(0b1000, INT64),
+        "optional": np.array(0b111000, INT64),
     }
 
 
+def attention_scene():
+    formats = ("Q4_1", "int8", "float32", "Q4_0")
+    return make_layer_scene(
+        np.random.default_rng(0), [20, 40], [1, 2], formats, padding=1, num_tables=2, head_norms=(True, True)
+    )
+
+
 def step_inputs():
-    """Two layers, each as `attention_inputs` and a SwiGLU of width 64, in two packs; a vocabulary of 12.
+    """Two layers, each as `attention_inputs` and a feed forward of width 64, in two packs; a vocabulary of 12.
 
     What is to be written into block_table is there already.
     """
-    attention = attention_inputs()
+    attention, scene = attention_inputs(), attention_scene()
     rng = np.random.default_rng(1)
-    scene = make_layer_scene(np.random.default_rng(0), [20, 40], [1, 2], ("Q4_1", "int8", "float32", "Q4_0"), padding=1)
     layers = []
     for _ in range(2):
         _, norm_weight, weights = make_feed_forward(rng, 1, 96, 64, ("Q4_0", "float16", "Q4_1"))
-        layers.append(with_biases(scene.norm_weight, scene.weights) + with_biases(norm_weight, weights))
+        output_norm = np.ones(96, np.float32)
+        layers.append(
+            attention_roles(scene.norm_weight, scene.weights, scene.head_norms, output_norm)
+            + feed_forward_roles(norm_weight, weights, output_norm)
+        )
     layout, packs = packed(layers, lambda weight: weight.stored)
     table, head = make_weight(rng, "Q4_1", 12, 96), make_weight(rng, "float16", 12, 96)
     inputs = {"input_ids": np.array([0, 11, 5, 6], INT32)}
-    inputs |= {name: attention[name] for name in ("positions", "rows", "cos_table", "sin_table")}
+    inputs |= {name: attention[name] for name in ("positions", "rows", "cos_tables", "sin_tables")}
     inputs["logit_indices"] = np.array([2, -1, 0], INT32)
     inputs |= {
         "table_indices": np.array([[0, 3], [1, 3]], INT32),
         "table_values": attention["block_table"][:, 3].copy(),
     }
-    inputs |= {"block_table": attention["block_table"], "layout": layout, "table": table.stored}
-    inputs |= {"norm_weight": scene.norm_weight, "head": head.stored}
+    inputs |= {"block_table": attention["block_table"], "layout": layout, "options": np.array([[0, 1], [7, -1]], INT64)}
+    inputs |= {"table": table.stored, "norm_weight": scene.norm_weight, "head": head.stored}
     inputs |= {name: np.stack([attention[name]] * 2) for name in ("key_cache", "value_cache")}
     inputs |= {"pack0": packs[0], "pack1": packs[1], "epsilon": attention["epsilon"], "scale": attention["scale"]}
-    kinds = {"table_kind": table.form.kind, "head_kind": head.form.kind}
-    return inputs | {name: np.array(kind, INT64) for name, kind in kinds.items()}
+    inputs |= {f"{name}_scale": np.array(0.5, np.float32) for name in ("embedding", "residual", "logit")}
+    integers = {"activation": 1, "table_kind": table.form.kind, "head_kind": head.form.kind}
+    return inputs | {name: np.array(value, INT64) for name, value in integers.items()}
 
 
-# Of a layer's weights in `layout`, and of what it says of one.
-QUERY, KEY, OUT, KEY_BIAS, MLP_NORM, GATE, UP, DOWN, UP_BIAS = 1, 2, 4, 6, 9, 10, 11, 12, 14
+# What `layout` says of one of a layer's weights.
 PACK, OFFSET, KIND, ROWS, COLUMNS = range(5)
 
 KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
@@ -201,7 +218,7 @@ FEED_FORWARD = {
         "down has 0 columns, it must have at least 1",
     ),
     "x rank": (swap("x", lambda x: x[0]), "x has shape [32], its rank must be 2"),
-    "norm_weight shape": (swap("norm_weight", lambda x: x[:31]), "norm_weight has shape [31], it must be [32]"),
+    "mlp_norm shape": (swap("mlp_norm", lambda x: x[:31]), "mlp_norm has shape [31], it must be [32]"),
     "up rows": (swap("up", lambda x: x[:95]), "gate has 96 rows, up has 95"),
     "up columns": (swap("up", lambda x: x[:, :31]), "up has shape [96, 31], it must be [96, 32]"),
     "gate bytes": (swap("gate", lambda x: x[:, :17]), "gate has shape [96, 17], it must be [96, 18]"),
@@ -217,27 +234,41 @@ FEED_FORWARD = {
         swap("adds_residual", lambda x: x.astype(INT32)),
         "adds_residual has dtype int32, allowed: int64",
     ),
-    "bias shape": (swap("down_bias", lambda x: x[:31]), "bias has shape [31], it must be [32]"),
-    "bias of another": (swap("biases", number(0b011)), "bias has shape [32], it must be [96]"),
+    "unknown activation": (
+        swap("activation", number(2)),
+        "activation is 2, allowed: 0 (silu), 1 (gelu_pytorch_tanh)",
+    ),
+    "negative activation": (
+        swap("activation", number(-1)),
+        "activation is -1, allowed: 0 (silu), 1 (gelu_pytorch_tanh)",
+    ),
+    "bias shape": (swap("down_bias", lambda x: x[:31]), "down_bias has shape [31], it must be [32]"),
+    "bias of another": (swap("optional", number(0b011)), "up_bias has shape [32], it must be [96]"),
     "a bias more than there is": (
-        swap("biases", number(0b111)),
-        "bias has shape [32], it must be [96]",
+        swap("optional", number(0b111)),
+        "got 2 optional weights, optional is 7: a bit for each, of 3 at most",
     ),
     "a bias less than there is": (
-        swap("biases", number(0b001)),
-        "got 2 biases, biases is 1: a bit for each, of 3 at most",
+        swap("optional", number(0b001)),
+        "got 2 optional weights, optional is 1: a bit for each, of 3 at most",
     ),
     "a bias of none": (
-        swap("biases", number(0b1101)),
-        "got 2 biases, biases is 13: a bit for each, of 3 at most",
+        swap("optional", number(0b1001)),
+        "got 2 optional weights, optional is 9: a bit for each, of 3 at most",
     ),
-    "no such biases": (swap("biases", number(-1)), "bias has shape [32], it must be [96]"),
+    "no such biases": (
+        swap("optional", number(-1)),
+        "got 2 optional weights, optional is -1: a bit for each, of 3 at most",
+    ),
 }
+
+
+TABLES_ARE = "it must be [tables, positions, 1, rotary_dim], rotary_dim even and at most the head_dim of 16"
 
 ATTENTION = {
     "no queries": (
-        both(swap("query", lambda x: x[:0]), swap("out", lambda x: x[:, :0])),
-        "out has 0 columns, it must have at least 1",
+        both(swap("q", lambda x: x[:0]), swap("o", lambda x: x[:, :0])),
+        "o has 0 columns, it must have at least 1",
     ),
     "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
     "row below -1": (put("rows", 1, -2), "token 1: row -2 is outside [-1, 2)"),
@@ -253,27 +284,50 @@ ATTENTION = {
         "token 2: position 32 is outside [0, 32)",
     ),
     "x rank": (swap("x", lambda x: x[0]), "x has shape [96], its rank must be 2"),
-    "norm_weight shape": (swap("norm_weight", lambda x: x[:95]), "norm_weight has shape [95], it must be [96]"),
-    "query bytes": (swap("query", lambda x: x[:, :40]), "query has shape [64, 40], it must be [64, 60]"),
-    "query rows": (swap("query", lambda x: x[:48]), "out has 48 columns, not a multiple of the 32 of a block"),
+    "attention_norm shape": (
+        swap("attention_norm", lambda x: x[:95]),
+        "attention_norm has shape [95], it must be [96]",
+    ),
+    "query bytes": (swap("q", lambda x: x[:, :40]), "q has shape [64, 40], it must be [64, 60]"),
+    "query rows": (swap("q", lambda x: x[:48]), "o has 48 columns, not a multiple of the 32 of a block"),
     "query heads": (
-        both(swap("query", lambda x: x[:48]), swap("out", lambda x: np.zeros((96, 48), np.float32))),
-        "query has 48 rows, not a multiple of the 32 of key",
+        both(swap("q", lambda x: x[:48]), swap("o", lambda x: np.zeros((96, 48), np.float32))),
+        "q has 48 rows, not a multiple of the 32 of k",
     ),
     "key rows": (
-        swap("key", lambda x: x[:31]),
-        "key and value have 31 and 32 rows, the pages hold 32 numbers a token",
+        swap("k", lambda x: x[:31]),
+        "k and v have 31 and 32 rows, the pages hold 32 numbers a token",
     ),
     "value rows": (
-        swap("value", lambda x: x[:16]),
-        "key and value have 32 and 16 rows, the pages hold 32 numbers a token",
+        swap("v", lambda x: x[:16]),
+        "k and v have 32 and 16 rows, the pages hold 32 numbers a token",
     ),
-    "value columns": (swap("value", lambda x: x[:, :95]), "value has shape [32, 95], it must be [32, 96]"),
-    "out rows": (swap("out", lambda x: x[:95]), "out has 95 rows, x has 96 columns"),
-    "out bytes": (swap("out", lambda x: x[:, :18]), "out has shape [96, 18], it must be [96, 36]"),
-    "cos_table": (swap("cos_table", lambda x: x[..., :8]), "cos_table has shape [42, 1, 8], it must be [42, 1, 16]"),
-    "sin_table": (swap("sin_table", lambda x: x[:41]), "sin_table has shape [41, 1, 16], it must be [42, 1, 16]"),
-    "cos_table rank": (swap("cos_table", lambda x: x[:, 0]), "cos_table has shape [42, 16], its rank must be 3"),
+    "value columns": (swap("v", lambda x: x[:, :95]), "v has shape [32, 95], it must be [32, 96]"),
+    "out rows": (swap("o", lambda x: x[:95]), "o has 95 rows, x has 96 columns"),
+    "out bytes": (swap("o", lambda x: x[:, :18]), "o has shape [96, 18], it must be [96, 36]"),
+    "cos_tables": (
+        swap("cos_tables", lambda x: np.concatenate([x, x], axis=-1)),
+        f"cos_tables has shape [2, 42, 1, 32], {TABLES_ARE}",
+    ),
+    "odd cos_tables": (swap("cos_tables", lambda x: x[..., :7]), f"cos_tables has shape [2, 42, 1, 7], {TABLES_ARE}"),
+    "empty cos_tables": (swap("cos_tables", lambda x: x[..., :0]), f"cos_tables has shape [2, 42, 1, 0], {TABLES_ARE}"),
+    "cos_tables of heads": (
+        swap("cos_tables", lambda x: np.concatenate([x, x], axis=2)),
+        f"cos_tables has shape [2, 42, 2, 16], {TABLES_ARE}",
+    ),
+    "sin_tables": (
+        swap("sin_tables", lambda x: x[:, :41]),
+        "sin_tables has shape [2, 41, 1, 16], it must be [2, 42, 1, 16]",
+    ),
+    "sin_tables of fewer numbers": (
+        swap("sin_tables", lambda x: x[..., :8]),
+        "sin_tables has shape [2, 42, 1, 8], it must be [2, 42, 1, 16]",
+    ),
+    "cos_tables rank": (swap("cos_tables", lambda x: x[0]), "cos_tables has shape [42, 1, 16], its rank must be 4"),
+    "rope_table beyond the tables": (swap("rope_table", number(2)), "rope table is 2, outside [-1, 2)"),
+    "rope_table below -1": (swap("rope_table", number(-2)), "rope table is -2, outside [-1, 2)"),
+    "negative window": (swap("window", number(-1)), "window is -1, it must be at least 0, which is none"),
+    "window dtype": (swap("window", lambda x: x.astype(INT32)), "window has dtype int32, allowed: int64"),
     "value_cache shape": (
         swap("value_cache", lambda x: x[:7]),
         "value_cache has shape [7, 16, 2, 16], it must be [8, 16, 2, 16]",
@@ -285,27 +339,41 @@ ATTENTION = {
     ),
     "positions shape": (swap("positions", lambda x: x[:3]), "positions has shape [3], it must be [4]"),
     "rows shape": (swap("rows", lambda x: x[:3]), "rows has shape [3], it must be [4]"),
-    "unknown blocks of query": (swap("kinds", number(8 << 8 | 2 << 24)), f"query has blocks of kind 0, {KINDS}"),
-    "unknown blocks of out": (swap("kinds", number(3 | 8 << 8 | 9 << 24)), f"out has blocks of kind 9, {KINDS}"),
+    "unknown blocks of query": (swap("kinds", number(8 << 8 | 2 << 24)), f"q has blocks of kind 0, {KINDS}"),
+    "unknown blocks of out": (swap("kinds", number(3 | 8 << 8 | 9 << 24)), f"o has blocks of kind 9, {KINDS}"),
     "scale dtype": (swap("scale", lambda x: x.astype(np.float64)), "scale has dtype float64, allowed: float32"),
-    "bias shape": (swap("out_bias", lambda x: x[:95]), "bias has shape [95], it must be [96]"),
-    "bias rank": (swap("out_bias", lambda x: x[None]), "bias has shape [1, 96], its rank must be 1"),
-    "bias dtype": (swap("out_bias", lambda x: x.astype(np.float16)), "bias has dtype float16, allowed: float32"),
-    "biases dtype": (swap("biases", lambda x: x.astype(INT32)), "biases has dtype int32, allowed: int64"),
-    "no bias": (swap("biases", number(0)), "got 1 biases, biases is 0: a bit for each, of 4 at most"),
-    "beyond the four": (swap("biases", number(0b11000)), "got 1 biases, biases is 24: a bit for each, of 4 at most"),
+    "bias shape": (swap("o_bias", lambda x: x[:95]), "o_bias has shape [95], it must be [96]"),
+    "bias rank": (swap("o_bias", lambda x: x[None]), "o_bias has shape [1, 96], its rank must be 1"),
+    "bias dtype": (swap("o_bias", lambda x: x.astype(np.float16)), "o_bias has dtype float16, allowed: float32"),
+    "q_norm of another width": (
+        swap("q_norm", lambda x: np.ones(32, x.dtype)),
+        "q_norm has shape [32], it must be [16]",
+    ),
+    "k_norm of another width": (swap("k_norm", lambda x: x[:15]), "k_norm has shape [15], it must be [16]"),
+    "k_norm dtype": (swap("k_norm", lambda x: x.astype(np.float16)), "k_norm has dtype float16, allowed: float32"),
+    "optional dtype": (swap("optional", lambda x: x.astype(INT32)), "optional has dtype int32, allowed: int64"),
+    "none": (
+        swap("optional", number(0)),
+        "got 3 optional weights, optional is 0: a bit for each, of 6 at most",
+    ),
+    "beyond the six": (
+        swap("optional", number(0b1110000)),
+        "got 3 optional weights, optional is 112: a bit for each, of 6 at most",
+    ),
 }
 
 ALL_KINDS = "allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
 
 STEP = {
     "nothing between": (
-        both(*(put("layout", (0, weight, what), 0) for weight, what in ((GATE, ROWS), (UP, ROWS), (DOWN, COLUMNS)))),
-        "layer 0, feed forward: down has 0 columns, it must have at least 1",
+        both(
+            *(put("layout", (0, of(role), what), 0) for role, what in (("gate", ROWS), ("up", ROWS), ("down", COLUMNS)))
+        ),
+        "layer 0: down has 0 columns, it must have at least 1",
     ),
     "no queries": (
-        both(put("layout", (1, QUERY, ROWS), 0), put("layout", (1, OUT, COLUMNS), 0)),
-        "layer 1, attention: out has 0 columns, it must have at least 1",
+        both(put("layout", (1, of("q"), ROWS), 0), put("layout", (1, of("o"), COLUMNS), 0)),
+        "layer 1: o has 0 columns, it must have at least 1",
     ),
     "row beyond the table": (put("rows", 1, 2), "token 1: row 2 is outside [-1, 2)"),
     "position beyond the tables": (put("positions", 2, 42), "token 2: position 42 is outside [0, 42)"),
@@ -317,12 +385,12 @@ STEP = {
     "row of an entry": (put("table_indices", (1, 0), 2), "table entry 1: [2, 3] is outside [2, 4]"),
     "column of an entry": (put("table_indices", (0, 1), -1), "table entry 0: [0, -1] is outside [2, 4]"),
     "entries shape": (swap("table_indices", lambda x: x[:1]), "table_indices has shape [1, 2], it must be [2, 2]"),
-    "layout shape": (swap("layout", lambda x: x[:, :8].copy()), "layout has shape [2, 8, 5], it must be [2, 16, 5]"),
+    "layout shape": (swap("layout", lambda x: x[:, :8].copy()), "layout has shape [2, 8, 5], it must be [2, 20, 5]"),
     "layout dtype": (swap("layout", lambda x: x.astype(INT32)), "layout has dtype int32, allowed: int64"),
     "no layers": (swap_caches(lambda x: x[:0]), "key_cache has no layers"),
     "more layers than caches": (
         swap("layout", lambda x: np.concatenate([x, x, x])),
-        "layout has shape [6, 16, 5], it must be [2, 16, 5]",
+        "layout has shape [6, 20, 5], it must be [2, 20, 5]",
     ),
     "caches of one layer": (
         swap_caches(lambda x: x[0]),
@@ -331,29 +399,29 @@ STEP = {
     "pack dtype": (swap("pack1", lambda x: x.astype(np.int8)), "pack has dtype int8, allowed: uint8"),
     "pack that is short": (
         swap("pack1", lambda x: x[:-10]),
-        "layer 1, feed forward: down has 96 rows of 40 bytes from 39400 on in pack 1, which has 43235",
+        "layer 1: mlp_output_norm has 1 rows of 384 bytes from 43772 on in pack 1, which has 44151",
     ),
-    "no such pack": (put("layout", (1, QUERY, PACK), 2), "layer 1, attention: query is in pack 2, outside [0, 2)"),
-    "negative pack": (put("layout", (1, QUERY, PACK), -1), "layer 1, attention: query is in pack -1, outside [0, 2)"),
+    "no such pack": (put("layout", (1, of("q"), PACK), 2), "layer 1: q is in pack 2, outside [0, 2)"),
+    "negative pack": (put("layout", (1, of("q"), PACK), -2), "layer 1: q is in pack -2, outside [0, 2)"),
     "negative rows": (
-        put("layout", (0, GATE, ROWS), -1),
-        "layer 0, feed forward: gate has -1 rows of 54 bytes from 23649 on in pack 0, which has 43248",
+        put("layout", (0, of("gate"), ROWS), -1),
+        "layer 0: gate has -1 rows of 54 bytes from 24176 on in pack 0, which has 44164",
     ),
     "rows without end": (
-        put("layout", (0, GATE, ROWS), 2**62),
-        f"layer 0, feed forward: gate has {2**62} rows of 54 bytes from 23649 on in pack 0, which has 43248",
+        put("layout", (0, of("gate"), ROWS), 2**62),
+        f"layer 0: gate has {2**62} rows of 54 bytes from 24176 on in pack 0, which has 44164",
     ),
     "negative offset": (
-        put("layout", (0, GATE, OFFSET), -8),
-        "layer 0, feed forward: gate has 64 rows of 54 bytes from -8 on in pack 0, which has 43248",
+        put("layout", (0, of("gate"), OFFSET), -8),
+        "layer 0: gate has 64 rows of 54 bytes from -8 on in pack 0, which has 44164",
     ),
-    "norm_weight of attention": (
+    "norm of attention": (
         put("layout", (1, 0, COLUMNS), 95),
-        "layer 1, attention: norm_weight has kind 0 and shape [1, 95], it must be 0 (float32) and [1, 96]",
+        "layer 1: attention_norm has kind 0 and shape [1, 95], it must be 0 (float32) and [1, 96]",
     ),
-    "norm_weight of SwiGLU": (
-        put("layout", (0, MLP_NORM, KIND), 1),
-        "layer 0, feed forward: norm_weight has kind 1 and shape [1, 96], it must be 0 (float32) and [1, 96]",
+    "norm of the feed forward": (
+        put("layout", (0, of("mlp_norm"), KIND), 1),
+        "layer 0: mlp_norm has kind 1 and shape [1, 96], it must be 0 (float32) and [1, 96]",
     ),
     "last norm_weight": (
         swap("norm_weight", lambda x: x[:64]),
@@ -362,8 +430,8 @@ STEP = {
     "head": (swap("head", lambda x: x[:, :64]), "head has shape [12, 64], it must be [12, 96]"),
     "kind of the table": (swap("table_kind", number(8)), "table has shape [12, 60], it must be [12, 102]"),
     "key of the second layer": (
-        put("layout", (1, KEY, ROWS), 31),
-        "layer 1, attention: key and value have 31 and 32 rows, the pages hold 32 numbers a token",
+        put("layout", (1, of("k"), ROWS), 31),
+        "layer 1: k and v have 31 and 32 rows, the pages hold 32 numbers a token",
     ),
     "value_cache shape": (
         swap("value_cache", lambda x: x[:, :7].copy()),
@@ -379,44 +447,83 @@ STEP = {
     ),
     "block_size": (swap_caches(lambda x: x[:, :, :8].copy()), "block_size 8 is not a multiple of 16"),
     "up of the second layer": (
-        put("layout", (1, UP, ROWS), 63),
-        "layer 1, feed forward: gate has 64 rows, up has 63",
+        put("layout", (1, of("up"), ROWS), 63),
+        "layer 1: gate has 64 rows, up has 63",
     ),
     "columns of the second layer": (
-        put("layout", (1, UP, COLUMNS), 95),
-        "layer 1, feed forward: up has 95 columns, it must have 96",
+        put("layout", (1, of("up"), COLUMNS), 95),
+        "layer 1: up has 95 columns, it must have 96",
     ),
     "bias of more rows": (
-        put("layout", (1, KEY_BIAS), [0, 0, 0, 1, 33]),
-        "layer 1, attention: bias of key has kind 0 and shape [1, 33], it must be 0 (float32) and [1, 32]",
+        put("layout", (1, of("k_bias")), [0, 0, 0, 1, 33]),
+        "layer 1: k_bias has kind 0 and shape [1, 33], it must be 0 (float32) and [1, 32]",
     ),
     "bias of halves": (
-        put("layout", (0, UP_BIAS), [0, 0, 1, 1, 64]),
-        "layer 0, feed forward: bias of up has kind 1 and shape [1, 64], it must be 0 (float32) and [1, 64]",
+        put("layout", (0, of("up_bias")), [0, 0, 1, 1, 64]),
+        "layer 0: up_bias has kind 1 and shape [1, 64], it must be 0 (float32) and [1, 64]",
     ),
     "bias in no pack": (
-        put("layout", (0, KEY_BIAS), [-2, 0, 0, 1, 32]),
-        "layer 0, attention: bias of key is in pack -2, outside [0, 2)",
+        put("layout", (0, of("k_bias")), [-2, 0, 0, 1, 32]),
+        "layer 0: k_bias is in pack -2, outside [0, 2)",
     ),
     "bias beyond its pack": (
-        put("layout", (0, KEY_BIAS), [0, 43_200, 0, 1, 32]),
-        "layer 0, attention: bias of key has 1 rows of 128 bytes from 43200 on in pack 0, which has 43248",
+        put("layout", (0, of("k_bias")), [0, 44_100, 0, 1, 32]),
+        "layer 0: k_bias has 1 rows of 128 bytes from 44100 on in pack 0, which has 44164",
     ),
-    "a weight that must be there": (
-        put("layout", (1, DOWN), [-1, 0, 0, 0, 0]),
-        "layer 1, feed forward: down has 0 columns, it must have 64",
+    **{
+        f"no {role}": (
+            put("layout", (1, of(role)), [-1, 0, 0, 0, 0]),
+            f"layer 1: {role} is absent (pack -1), every layer must have it",
+        )
+        for role in LAYER_ROLES
+        if role not in OPTIONAL_ROLES
+    },
+    "q_norm of another width": (
+        put("layout", (1, of("q_norm"), COLUMNS), 32),
+        "layer 1: q_norm has kind 0 and shape [1, 32], it must be 0 (float32) and [1, 16]",
+    ),
+    "k_norm of rows": (
+        put("layout", (0, of("k_norm"), ROWS), 2),
+        "layer 0: k_norm has kind 0 and shape [2, 16], it must be 0 (float32) and [1, 16]",
+    ),
+    "output norm of attention": (
+        put("layout", (0, of("attention_output_norm"), COLUMNS), 95),
+        "layer 0: attention_output_norm has kind 0 and shape [1, 95], it must be 0 (float32) and [1, 96]",
+    ),
+    "output norm of the feed forward": (
+        put("layout", (1, of("mlp_output_norm"), KIND), 30),
+        "layer 1: mlp_output_norm has kind 30 and shape [1, 96], it must be 0 (float32) and [1, 96]",
+    ),
+    "negative window": (put("options", (1, 0), -5), "layer 1: window is -5, it must be at least 0, which is none"),
+    "rope table beyond the tables": (put("options", (0, 1), 2), "layer 0: rope table is 2, outside [-1, 2)"),
+    "rope table below -1": (put("options", (1, 1), -2), "layer 1: rope table is -2, outside [-1, 2)"),
+    "options shape": (swap("options", lambda x: x[:, :1].copy()), "options has shape [2, 1], it must be [2, 2]"),
+    "options of fewer layers": (swap("options", lambda x: x[:1]), "options has shape [1, 2], it must be [2, 2]"),
+    "options dtype": (swap("options", lambda x: x.astype(INT32)), "options has dtype int32, allowed: int64"),
+    "cos_tables": (swap("cos_tables", lambda x: x[..., :7]), f"cos_tables has shape [2, 42, 1, 7], {TABLES_ARE}"),
+    "sin_tables": (
+        swap("sin_tables", lambda x: x[:1]),
+        "sin_tables has shape [1, 42, 1, 16], it must be [2, 42, 1, 16]",
+    ),
+    "unknown activation": (
+        swap("activation", number(2)),
+        "activation is 2, allowed: 0 (silu), 1 (gelu_pytorch_tanh)",
+    ),
+    "residual_scale dtype": (
+        swap("residual_scale", lambda x: x.astype(np.float64)),
+        "residual_scale has dtype float64, allowed: float32",
     ),
     "columns cut a block": (
-        both(put("layout", (0, GATE, ROWS), 60), put("layout", (0, DOWN, COLUMNS), 60)),
-        "layer 0, feed forward: down has 60 columns, not a multiple of the 32 of a block",
+        both(put("layout", (0, of("gate"), ROWS), 60), put("layout", (0, of("down"), COLUMNS), 60)),
+        "layer 0: down has 60 columns, not a multiple of the 32 of a block",
     ),
     "unknown blocks of query": (
-        put("layout", (1, QUERY, KIND), 9),
-        f"layer 1, attention: query has kind 9, {ALL_KINDS}",
+        put("layout", (1, of("q"), KIND), 9),
+        f"layer 1: q has kind 9, {ALL_KINDS}",
     ),
     "unknown blocks of gate": (
-        put("layout", (0, GATE, KIND), -3),
-        f"layer 0, feed forward: gate has kind -3, {ALL_KINDS}",
+        put("layout", (0, of("gate"), KIND), -3),
+        f"layer 0: gate has kind -3, {ALL_KINDS}",
     ),
 }
 
@@ -430,10 +537,10 @@ CALLS = {
     "Embedding": ("embedding", embedding_inputs, (4, 64)),
     "FeedForwardLayer": ("feed_forward_layer", feed_forward_inputs, (3, 32)),
     "AttentionLayer": ("attention_layer", attention_inputs, (4, 96)),
-    "LlamaStep": ("llama_step", step_inputs, (3, 12)),
+    "DecoderStep": ("decoder_step", step_inputs, (3, 12)),
 }
 REFUSALS = {"NormLinear": NORM_LINEAR, "Embedding": EMBEDDING, "FeedForwardLayer": FEED_FORWARD}
-REFUSALS |= {"AttentionLayer": ATTENTION, "LlamaStep": STEP}
+REFUSALS |= {"AttentionLayer": ATTENTION, "DecoderStep": STEP}
 CASES = {
     f"{function}: {case}": (function, *REFUSALS[function][case]) for function in REFUSALS for case in REFUSALS[function]
 }
@@ -450,7 +557,7 @@ def test_refusal(kernels, function, change, message):
 @pytest.mark.parametrize(("change", "message"), BLOCKS.values(), ids=BLOCKS)
 def test_blocks_are_checked_before_anything_is_written(kernels, change, message):
     """By the attention that is part of the layer, under its own name."""
-    for function in ("AttentionLayer", "LlamaStep"):
+    for function in ("AttentionLayer", "DecoderStep"):
         _, make_inputs, output_shape = CALLS[function]
         inputs = make_inputs()
         change(inputs)
@@ -464,7 +571,7 @@ def test_what_was_sent_for_the_table_is_there_when_the_tokens_are_refused(kernel
     inputs["input_ids"][1] = 12
     inputs["table_values"][:] = 5, 1
     with pytest.raises(OpRefusedError, match=r"token 1: id 12 is outside \[0, 12\)"):
-        kernels.call("LlamaStep", *inputs.values(), np.zeros((3, 12), np.float32))
+        kernels.call("DecoderStep", *inputs.values(), np.zeros((3, 12), np.float32))
     np.testing.assert_array_equal(inputs["block_table"][:, 3], [5, 1])
 
 
@@ -481,7 +588,7 @@ def test_output_and_number_of_inputs(kernels, function):
     ):
         assert_refused(kernels, function, operator, inputs, output, message)
     takes = len(inputs) + 1
-    if function in (least := {"LlamaStep": 21, "AttentionLayer": 19, "FeedForwardLayer": 10}):
+    if function in (least := {"DecoderStep": 26, "AttentionLayer": 21, "FeedForwardLayer": 11}):
         inputs, takes = dict(list(inputs.items())[: least[function] - 2]), f"at least {least[function]}"
     else:
         del inputs["kinds" if "kinds" in inputs else "kind"]

@@ -130,7 +130,7 @@ def graph_with(exported, value: bytes, attribute: str = "func_name") -> bytes:
     return graph.SerializeToString()
 
 
-@pytest.mark.parametrize("func_name", [b"/lib/libc.so.6:system", b"x@kernel_library@:LlamaStep", b"", b"LlamaStep"])
+@pytest.mark.parametrize("func_name", [b"/lib/libc.so.6:system", b"x@kernel_library@:DecoderStep", b"", b"DecoderStep"])
 def test_an_operator_of_another_library_is_refused(exported, tmp_path, func_name):
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)

@@ -111,7 +111,7 @@ def test_another_op_backend_is_refused(exported):
     [
         ("{", "damaged manifest"),
         ("[]", "damaged manifest"),
-        ('{"format": 99}', "format 99; this version reads format 5"),
+        ('{"format": 99}', "format 99; this version reads format 6"),
     ],
 )
 def test_a_damaged_manifest_is_refused(exported, content, fault):

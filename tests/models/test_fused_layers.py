@@ -144,7 +144,7 @@ def test_a_step_that_a_layer_refuses_says_why_and_the_next_one_runs():
     runner.warm_up(iter)
     for tokens, table, message in (
         (row_tokens(0, 0, [1, 2]), table_of(0, [99]), r"token 0: block 99 at block_table\[0, 0\] is outside \[0, 24\)"),
-        (row_tokens(0, 0, [1, 256]), table_of(0, [9]), r"llama_step: token 1: id 256 is outside \[0, 256\)"),
+        (row_tokens(0, 0, [1, 256]), table_of(0, [9]), r"decoder_step: token 1: id 256 is outside \[0, 256\)"),
     ):
         with pytest.raises(StepError, match=message):
             runner.run(step(*tokens, table=table))

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_WEIGHTS
+from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_ROLES
 from mindspore_paged.formats.weight_format import FLOAT32, FORMATS
 from mindspore_paged.formats.weight_place import values_of_parameters
 from mindspore_paged.models import whole_step
 from mindspore_paged.models.whole_step import PackedLayers
 
-NUM_WEIGHTS = len(LAYER_WEIGHTS)
+NUM_WEIGHTS = len(LAYER_ROLES)
 MATRICES = st.tuples(st.sampled_from([*FORMATS.values()]), st.tuples(st.integers(1, 20), st.sampled_from([32, 96])))
 NORMS = st.tuples(st.just(FLOAT32), st.tuples(st.integers(1, 50)))
 WEIGHTS = st.lists(MATRICES | NORMS | st.none(), min_size=NUM_WEIGHTS, max_size=NUM_WEIGHTS).filter(any)
