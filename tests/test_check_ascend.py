@@ -58,8 +58,9 @@ class TestReference:
     @pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
     def test_attention_is_that_of_the_tests(self, case):
         operands = case.operands(np.random.default_rng(0))
-        output, magnitude = reference.attention(*operands, 0.25)
-        np.testing.assert_allclose(output, reference_attention(Scene(*operands, 0.25)), rtol=1e-12, atol=1e-12)
+        output, magnitude = reference.attention(*operands, 0.25, case.window)
+        scene = Scene(*operands, 0.25, case.window)
+        np.testing.assert_allclose(output, reference_attention(scene), rtol=1e-12, atol=1e-12)
         assert np.all(magnitude >= np.abs(output) * (1 - 1e-12))
 
     def test_magnitude_is_of_the_terms_and_not_of_their_sum(self):
@@ -100,11 +101,11 @@ class TestComparison:
         assert operators.check_attention(case, "cpu").right
         expected = reference.attention
 
-        def of_other_blocks(query, key_cache, value_cache, table, rows, lens, scale):
+        def of_other_blocks(query, key_cache, value_cache, table, rows, lens, scale, window):
             table = table.copy()
             table[1, [0, 1]] = table[1, [1, 0]]
             table[1, 2] = table[1, 3]
-            return expected(query, key_cache, value_cache, table, rows, lens, scale)
+            return expected(query, key_cache, value_cache, table, rows, lens, scale, window)
 
         monkeypatch.setattr(reference, "attention", of_other_blocks)
         finding = operators.check_attention(case, "cpu")

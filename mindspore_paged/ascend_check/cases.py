@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-UNUSED_ENTRY = 2**30  # stands behind a row's context in the block table: must never be looked at
+UNUSED_ENTRY = 2**30  # stands in the block table behind a row's context, and before its window: must never be looked at
 NUM_WRITER_BLOCKS = 7
 
 
@@ -34,31 +34,39 @@ class Heads:
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """Row r has contexts[r] tokens, the last new_tokens[r] of which are asked for; then come padding tokens."""
+    """Row r has contexts[r] tokens, the last new_tokens[r] of which are asked for; then come padding tokens.
+
+    window: the tokens that each one sees, 0 for all.
+    """
 
     heads: Heads
     query_dtype: str
     contexts: tuple[int, ...]
     new_tokens: tuple[int, ...]
     padding: int = 0
+    window: int = 0
 
     @property
     def shape(self) -> str:
         """The case in a table cell."""
-        return f"{self.heads}, contexts {'/'.join(map(str, self.contexts))}, T={sum(self.new_tokens) + self.padding}"
+        window = f", window {self.window}" if self.window else ""
+        contexts = "/".join(map(str, self.contexts))
+        return f"{self.heads}, contexts {contexts}{window}, T={sum(self.new_tokens) + self.padding}"
 
     def operands(self, rng: np.random.Generator) -> tuple:
-        """What paged_attention takes, but for the scale; blocks lie at random, unused slots hold NaN."""
+        """What paged_attention takes, but for scale and window; blocks lie at random, unused slots hold NaN."""
         counts = [-(-context // self.heads.block_size) for context in self.contexts]
         num_blocks = sum(counts) + 2
         order = rng.permutation(num_blocks).astype(np.int32)
         block_table = np.full((len(counts), max(counts) + 1), UNUSED_ENTRY, np.int32)
         caches = np.full((2, *self.heads.pages(num_blocks)), np.nan, np.float32)
         for row, (context, count) in enumerate(zip(self.contexts, counts, strict=True)):
+            first_seen = max(0, context - self.new_tokens[row] + 1 - self.window) if self.window else 0
             block_table[row, :count], order = order[:count], order[count:]
-            positions = np.arange(context)
+            block_table[row, : first_seen // self.heads.block_size] = UNUSED_ENTRY
+            positions = np.arange(first_seen, context)
             places = block_table[row, positions // self.heads.block_size], positions % self.heads.block_size
-            caches[(slice(None), *places)] = rng.standard_normal((2, context, *caches.shape[3:]), np.float32)
+            caches[(slice(None), *places)] = rng.standard_normal((2, len(positions), *caches.shape[3:]), np.float32)
         asked = list(zip(self.contexts, self.new_tokens, strict=True))
         rows = np.repeat(np.arange(len(counts)), self.new_tokens)
         context_lens = np.concatenate([np.arange(context - new + 1, context + 1) for context, new in asked])
@@ -104,6 +112,8 @@ ATTENTION_CASES = (
     AttentionCase(Heads(16, 2, 128, 128, "bfloat16"), "bfloat16", (257, 64), (1, 1)),
     AttentionCase(Heads(9, 3, 64, 16, "float16"), "float32", (40, 7), (33, 1)),
     AttentionCase(Heads(4, 2, 16, 16, "bfloat16"), "float32", (50,), (4,)),
+    AttentionCase(Heads(8, 4, 64, 16, "float16"), "float16", (20, 150), (1, 30), window=40),
+    AttentionCase(Heads(16, 4, 128, 16, "float16"), "float16", (20, 150), (1, 30), window=40),
 )
 WRITER_CASES = (
     WriterCase(Heads(8, 8, 128, 128, "float16"), "float16", tokens=5),

@@ -61,9 +61,9 @@ def check_attention(case: AttentionCase, backend: str) -> Finding:
     """Compare one call of paged_attention."""
     query, key_cache, value_cache, *after = case.operands(np.random.default_rng(1))
     scale = case.heads.head_dim**-0.5
-    cell = OverPages(PagedAttention(scale, backend), key_cache, value_cache)
+    cell = OverPages(PagedAttention(scale, backend, case.window), key_cache, value_cache)
     output = array(cell((tensor(query),), tuple(map(tensor, after))))
-    expected, magnitude = reference.attention(query, key_cache, value_cache, *after, scale)
+    expected, magnitude = reference.attention(query, key_cache, value_cache, *after, scale, case.window)
     allowed = ROUNDINGS_A_TERM * ROUNDING[case.heads.cache_dtype] * magnitude
     allowed += ROUNDING[case.query_dtype] * np.abs(expected)
     error, limit, right = worst(output, expected, allowed)

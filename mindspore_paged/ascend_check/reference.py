@@ -3,8 +3,10 @@
 import numpy as np
 
 
-def attention(query, key_cache, value_cache, block_table, rows, context_lens, scale) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax(q K^T scale) V of each token over its row, and of what size the terms of that sum are.
+def attention(
+    query, key_cache, value_cache, block_table, rows, context_lens, scale, window=0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax(q K^T scale) V of each token over its row, or a window of it, and of what size the terms of the sum are.
 
     Shapes as of PagedAttention. Returns two float64 [T, H, D]: the result, and sum_i p_i |v_i|, by which an error is to
     be judged: that of a sum whose terms cancel is no smaller for it. Both are zero for a token without context.
@@ -14,7 +16,7 @@ def attention(query, key_cache, value_cache, block_table, rows, context_lens, sc
     for token, (row, context) in enumerate(zip(rows, context_lens, strict=True)):
         if context == 0:
             continue
-        positions = np.arange(context)
+        positions = np.arange(max(0, context - window) if window else 0, context)
         places = block_table[row, positions // block_size], positions % block_size
         keys, values = key_cache[places].astype(np.float64), value_cache[places].astype(np.float64)
         for head in range(query.shape[1]):

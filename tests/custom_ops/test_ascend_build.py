@@ -276,7 +276,7 @@ def test_the_module_run_by_hand_knows_its_own_errors():
         (
             "PagedAttention",
             ["query", "key_cache", "value_cache", "block_table", "rows", "context_lens"],
-            [("scale", "Float")],
+            [("scale", "Float"), ("window", "Int")],
         ),
         ("CopyBlocks", ["key_cache", "value_cache", "pairs"], []),
         ("ReadBlocks", ["key_cache", "value_cache", "block_ids"], []),

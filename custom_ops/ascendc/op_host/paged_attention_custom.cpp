@@ -24,6 +24,7 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   const paged_host::Tensor rows = inputs.NextInt32("rows", 1);
   const paged_host::Tensor context_lens = inputs.NextInt32("context_lens", 1);
   const float* scale = inputs.Attribute<float>(0, "scale");
+  const int64_t* window = inputs.Attribute<int64_t>(1, "window");
   const int64_t num_tokens = query.shape[0], num_heads = query.shape[1];
   inputs.RequireShape(query, {num_tokens, num_heads, pages.head_dim});
   inputs.RequireShape(rows, {num_tokens});
@@ -31,6 +32,8 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   inputs.Require(query.dtype == ge::DT_FLOAT || pages.is_int8() || query.dtype == pages.keys.dtype,
                  "query has another dtype than float32 and that of key_cache");
   RequireHeads(inputs, num_heads, pages);
+  inputs.Require(window == nullptr || *window >= 0, "window ", window == nullptr ? 0 : *window,
+                 " is negative, it must be the tokens seen, or 0 for all");
   inputs.RequireInt8Heads(pages, kInt8HeadDimStep, kInt8MaxHeadDim);
   if (!inputs.ok()) return ge::GRAPH_FAILED;
 
@@ -45,6 +48,7 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   shapes.blocks_per_row = static_cast<uint32_t>(block_table.shape[1]);
   shapes.query_bytes = query.dtype == ge::DT_FLOAT ? 4 : 2;
   shapes.cache_bytes = pages.element_bytes();
+  shapes.window = *window;
   shapes.scale = *scale;
 
   PagedAttentionCores cores;
@@ -98,6 +102,7 @@ class PagedAttentionCustom : public OpDef {
     this->Input("context_lens").ParamType(REQUIRED).DataType(index).Format(format);
     this->Output("attention").ParamType(REQUIRED).DataType(query).Format(format);
     this->Attr("scale").AttrType(REQUIRED).Float();
+    this->Attr("window").AttrType(REQUIRED).Int();
     this->SetInferShape(ge::InferPagedAttentionShape).SetInferDataType(ge::InferPagedAttentionDataType);
     this->AICore().SetTiling(optiling::PagedAttentionTilingFunc).AddConfig("ascend910b").AddConfig("ascend910_93");
   }

@@ -56,13 +56,13 @@ class OnlineSoftmax {
     AscendC::Duplicate(values_, 0.0f, queries * head_dim_);
   }
 
-  // Hides the scores from column `valid` on, in `rows` rows from `first_row` on.
+  // Hides the scores before column `first` and from column `end` on, in `rows` rows from `first_row` on.
   __aicore__ inline void Mask(const AscendC::LocalTensor<float>& scores, uint32_t width, uint32_t first_row,
-                              uint32_t rows, uint32_t valid) const {
+                              uint32_t rows, uint32_t first, uint32_t end) const {
     const uint8_t stride = static_cast<uint8_t>(width / kBlockLanes);
-    for (uint32_t column = valid / kLanes * kLanes; column < width; column += kLanes) {
-      const uint32_t kept = valid > column ? valid - column : 0;
-      uint64_t hidden[2] = {~0ull << kept, 0};
+    for (uint32_t column = first > 0 ? 0 : end / kLanes * kLanes; column < width; column += kLanes) {
+      uint64_t hidden[2] = {LanesBefore(first, column) | ~LanesBefore(end, column), 0};
+      if (hidden[0] == 0) continue;
       AscendC::Duplicate(scores[first_row * width + column], kMaskedScore, hidden, static_cast<uint8_t>(rows), 1,
                          stride);
     }
@@ -138,6 +138,12 @@ class OnlineSoftmax {
   }
 
  private:
+  // A bit for each lane of the repeat at `column` that stands before column `end`.
+  __aicore__ static inline uint64_t LanesBefore(uint32_t end, uint32_t column) {
+    if (end <= column) return 0;
+    return end - column < kLanes ? ~(~0ull << (end - column)) : ~0ull;
+  }
+
   // maximum' = max(maximum, fresh); decay = exp(maximum - maximum'). Leaves maximum' in fresh_ too.
   __aicore__ inline void RaiseMaximum() {
     const int32_t count = static_cast<int32_t>(max_queries_);

@@ -93,7 +93,7 @@ class CubeSide {
   }
 
   __aicore__ inline void LoadTile(const AscendC::GlobalTensor<Cache>& cache, const Plan& plan, const Tile& tile) {
-    const uint32_t total = plan.Loaded(tile), first = tile.index * kCubeTileTokens;
+    const uint32_t total = plan.Loaded(tile), first = tile.First(kCubeTileTokens);
     for (uint32_t done = 0; done < total; done += kPieceTokens) {
       const uint32_t count = total - done < kPieceTokens ? total - done : kPieceTokens;
       AscendC::LocalTensor<Cache> piece = matmul_.NewPiece();
@@ -192,8 +192,8 @@ class VectorSide {
       const uint32_t first = FirstQuery(tile, part) * kCubeTileTokens;
       AscendC::LocalTensor<float> scores = LoadScores(exchange.Scores(tile.place)[first], part, loaded, width);
       for (uint32_t i = 0; i < part.num_tokens; ++i) {
-        const uint32_t visible = plan.Visible(tile, part.first_token + i);
-        softmax_.Mask(scores, width, i * part.num_heads, part.num_heads, visible);
+        const Plan::Sight seen = plan.Visible(tile, part.first_token + i);
+        softmax_.Mask(scores, width, i * part.num_heads, part.num_heads, seen.first, seen.end);
       }
       VectorBarrier();
       AscendC::Muls(scores, scores, tiling_.scale, static_cast<int32_t>(part.NumQueries() * width));

@@ -1,4 +1,5 @@
-// paged_attention: each token attends to the first context_lens[t] tokens of its row, through block_table.
+// paged_attention: each token attends to the first context_lens[t] tokens of its row, through block_table; with a window,
+// to the last of these, and no block before them is looked at.
 //
 //   query                   [T, H, D] float, half or bfloat16_t
 //   key_cache, value_cache  [NB, BS, K, D] half or bfloat16_t; H % K == 0, BS and D multiples of 16, D <= 128; or

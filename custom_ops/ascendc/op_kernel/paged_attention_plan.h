@@ -1,7 +1,7 @@
 // Which core does which part of a paged_attention call: the same answer on every core, from rows and context_lens.
 //
 // Tokens of one row that stand together form runs of at most max_run_tokens: they share each load of KV.
-// A task is a run and a KV head; its KV is cut into tiles. All tiles stand in one line, and each core gets an equal
+// A task is a run and a KV head; its KV, from the first token that any of them sees, is cut into tiles. All tiles stand in one line, and each core gets an equal
 // piece of it, whatever the lengths:
 //
 //   tasks      |---- run 0, head 0 ----|---- run 0, head 1 ----|-- run 1, head 0 --|-- run 1, head 1 --|
@@ -22,8 +22,9 @@ struct Run {
   uint32_t first_token;
   uint32_t num_tokens;
   int32_t row;
-  uint32_t context;    // of the last token; 0 for padding
-  uint32_t num_tiles;  // a KV head
+  uint32_t first_seen;  // position: of what the first token sees
+  uint32_t context;     // of the last token; 0 for padding
+  uint32_t num_tiles;   // a KV head
 };
 
 // A tile of a task, and where it stands in the line.
@@ -36,9 +37,12 @@ struct Tile {
   __aicore__ inline uint64_t TaskBegin() const { return place - index; }
   __aicore__ inline uint64_t TaskEnd() const { return TaskBegin() + run.num_tiles; }
 
+  // The position where it begins.
+  __aicore__ inline uint32_t First(uint32_t tile_tokens) const { return run.first_seen + index * tile_tokens; }
+
   // Its tokens among the first `context` of the row.
   __aicore__ inline uint32_t TokensWithin(uint32_t context, uint32_t tile_tokens) const {
-    const uint32_t first = index * tile_tokens;
+    const uint32_t first = First(tile_tokens);
     if (context <= first) return 0;
     return context - first < tile_tokens ? context - first : tile_tokens;
   }
@@ -62,6 +66,7 @@ class Plan {
     num_kv_heads_ = tiling.num_kv_heads;
     tile_tokens_ = tiling.tile_tokens;
     max_run_tokens_ = tiling.max_run_tokens;
+    window_ = tiling.window;
     rows_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(rows), num_tokens_);
     context_lens_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(context_lens), num_tokens_);
     const uint64_t total = CountTiles();
@@ -72,9 +77,14 @@ class Plan {
     end_ = begin_ + share_ < total ? begin_ + share_ : total;
   }
 
-  // Keys of the tile that `token` may see.
-  __aicore__ inline uint32_t Visible(const Tile& tile, uint32_t token) const {
-    return tile.TokensWithin(static_cast<uint32_t>(Context(token)), tile_tokens_);
+  // Of the tile's keys, `token` may see those from `first` on that stand before `end`; there may be none.
+  struct Sight {
+    uint32_t first;
+    uint32_t end;
+  };
+  __aicore__ inline Sight Visible(const Tile& tile, uint32_t token) const {
+    const uint32_t context = static_cast<uint32_t>(Context(token));
+    return {tile.TokensWithin(FirstSeen(context), tile_tokens_), tile.TokensWithin(context, tile_tokens_)};
   }
 
   // Keys of the tile that any token of its run may see.
@@ -98,12 +108,14 @@ class Plan {
 
   // The run that starts at `first_token`, which must exist. A padding token is a run of its own, without tiles.
   __aicore__ inline Run RunAt(uint32_t first_token) const {
-    if (IsPadding(first_token)) return {first_token, 1, -1, 0, 0};
+    if (IsPadding(first_token)) return {first_token, 1, -1, 0, 0, 0};
     const int32_t row = rows_.GetValue(first_token);
     uint32_t last = first_token;
     while (last + 1 < num_tokens_ && last + 1 - first_token < max_run_tokens_ && Follows(last + 1, row)) ++last;
+    const uint32_t first_seen = FirstSeen(static_cast<uint32_t>(Context(first_token)));
     const uint32_t context = static_cast<uint32_t>(Context(last));
-    return {first_token, last + 1 - first_token, row, context, (context + tile_tokens_ - 1) / tile_tokens_};
+    const uint32_t num_tiles = (context - first_seen + tile_tokens_ - 1) / tile_tokens_;
+    return {first_token, last + 1 - first_token, row, first_seen, context, num_tiles};
   }
 
   // The first tile of this core; there must be one.
@@ -132,8 +144,15 @@ class Plan {
   }
 
  private:
+  __aicore__ inline uint32_t FirstSeen(uint32_t context) const {
+    return window_ > 0 && context > window_ ? context - window_ : 0;
+  }
+
+  // What a run loads has no token that none of it sees.
   __aicore__ inline bool Follows(uint32_t token, int32_t row) const {
-    return rows_.GetValue(token) == row && Context(token) >= Context(token - 1);
+    if (rows_.GetValue(token) != row) return false;
+    const int32_t context = Context(token), before = Context(token - 1);
+    return context >= before && FirstSeen(static_cast<uint32_t>(context)) <= static_cast<uint32_t>(before);
   }
 
   __aicore__ inline uint64_t TilesOf(const Run& run) const { return static_cast<uint64_t>(run.num_tiles) * num_kv_heads_; }
@@ -154,6 +173,7 @@ class Plan {
   uint32_t num_kv_heads_ = 0;
   uint32_t tile_tokens_ = 0;
   uint32_t max_run_tokens_ = 0;
+  uint32_t window_ = 0;
   uint64_t share_ = 1;
   uint64_t begin_ = 0;
   uint64_t end_ = 0;

@@ -36,6 +36,7 @@ struct PagedAttentionShapes {
   uint32_t blocks_per_row;
   uint32_t query_bytes;  // of an element: 4 or 2
   uint32_t cache_bytes;  // of an element: 2, or 1 of int8 pages
+  int64_t window;        // tokens that each one sees, the last of its context; 0 = all
   float scale;
 };
 
@@ -55,6 +56,7 @@ struct PagedAttentionTiling {
   uint32_t tile_tokens;
   uint32_t max_queries;
   uint32_t max_run_tokens;  // tokens of a row that share the loads of KV
+  uint32_t window;          // tokens that each one sees; 0 = all, also where no context is longer than the window
   float scale;
 };
 
@@ -96,6 +98,8 @@ inline PagedAttentionLaunch MakePagedAttentionLaunchFor(uint32_t key, const Page
   launch.tiling.tile_tokens = cube ? kCubeTileTokens : kVectorTileTokens;
   launch.tiling.max_queries = cube ? kCubeQueries : kVectorQueries;
   launch.tiling.max_run_tokens = MaxRunTokens(cube, launch.tiling.group);
+  const int64_t longest = static_cast<int64_t>(shapes.blocks_per_row) * shapes.block_size;
+  launch.tiling.window = shapes.window < longest ? static_cast<uint32_t>(shapes.window) : 0;
   launch.tiling.scale = shapes.scale;
   launch.workspace_bytes = launch.block_dim * SoftmaxStateFloats(launch.tiling.max_queries, shapes.head_dim) * 4;
   if (cube) launch.workspace_bytes += 2 * launch.block_dim * CubeExchangeBytes(shapes.head_dim);

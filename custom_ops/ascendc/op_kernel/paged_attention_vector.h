@@ -83,7 +83,7 @@ class VectorAttention {
 
   __aicore__ inline void Load(const Tile& tile) {
     if (plan_.IsFirstHere(tile)) queries_.Load(PartOf(tile));
-    const uint32_t first = tile.index * kVectorTileTokens, count = plan_.Loaded(tile);
+    const uint32_t first = tile.First(kVectorTileTokens), count = plan_.Loaded(tile);
     AscendC::LocalTensor<Cache> keys = key_queue_.template AllocTensor<Cache>();
     pages_.Load(keys, pages_.keys(), tile, first, count);
     if constexpr (kScaled) pages_.LoadScales(ScaleRows(keys), pages_.key_scales(), tile, first, count);
@@ -105,8 +105,8 @@ class VectorAttention {
     for (uint32_t query = 0; query < part.NumQueries(); ++query) Score(query, loaded);
     if constexpr (kScaled) MultiplyByScales(part.NumQueries(), loaded);
     for (uint32_t i = 0; i < part.num_tokens; ++i) {
-      const uint32_t visible = plan_.Visible(tile, part.first_token + i);
-      softmax_.Mask(scores_, kVectorTileTokens, i * part.num_heads, part.num_heads, visible);
+      const Plan::Sight seen = plan_.Visible(tile, part.first_token + i);
+      softmax_.Mask(scores_, kVectorTileTokens, i * part.num_heads, part.num_heads, seen.first, seen.end);
     }
     VectorBarrier();
     softmax_.Weigh(scores_, kVectorTileTokens, part.NumQueries(), products_);
@@ -164,17 +164,18 @@ class VectorAttention {
     VectorBarrier();
   }
 
-  // values[query] += weights[query] times the first `tokens` rows of V.
-  __aicore__ inline void AddValues(uint32_t query, uint32_t tokens) {
-    if (tokens == 0) return;
+  // values[query] += weights[query] times the rows of V that it sees.
+  __aicore__ inline void AddValues(uint32_t query, const Plan::Sight& seen) {
+    if (seen.first >= seen.end) return;
+    const uint32_t tokens = seen.end - seen.first;
     const uint32_t head_dim = tiling_.head_dim;
     const uint8_t repeat = static_cast<uint8_t>(tokens), stride = static_cast<uint8_t>(head_dim / kBlockLanes);
     AscendC::Brcb(weights_, scores_[query * kVectorTileTokens],
-                  static_cast<uint8_t>((tokens + kBlockLanes - 1) / kBlockLanes), {1, kBlockLanes});
+                  static_cast<uint8_t>((seen.end + kBlockLanes - 1) / kBlockLanes), {1, kBlockLanes});
     VectorBarrier();
     for (uint32_t column = 0; column < head_dim; column += kLanes) {
-      AscendC::Mul(products_[column], floats_[column], weights_, LanesLeft(head_dim, column), repeat,
-                   {1, 1, 0, stride, stride, 1});
+      AscendC::Mul(products_[column], floats_[seen.first * head_dim + column], weights_[seen.first * kBlockLanes],
+                   LanesLeft(head_dim, column), repeat, {1, 1, 0, stride, stride, 1});
     }
     VectorBarrier();
     for (uint32_t rows = tokens; rows > 1;) {

@@ -36,7 +36,7 @@ COLUMNS = {
 }
 """Of those with more than one type: that of the tokens or the query, that of the caches."""
 
-ATTRIBUTE = {"WriteBlocksCustom": "5", "PagedAttentionCustom": "0.25"}
+ATTRIBUTES = {"WriteBlocksCustom": "5", "PagedAttentionCustom": "0.25,0"}
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +55,9 @@ def definitions(driver):
     return {definition["name"]: definition for definition in json.loads(answer.stdout)}
 
 
-def run(driver, op, inputs=None, attribute=None, vector_cores=40, cube_cores=20):
+def run(driver, op, inputs=None, attributes=None, vector_cores=40, cube_cores=20):
     """What the op sets for these inputs, or None; and what it said on stderr."""
-    command = [driver, "run", op, vector_cores, cube_cores, attribute or ATTRIBUTE.get(op, "none")]
+    command = [driver, "run", op, vector_cores, cube_cores, attributes or ATTRIBUTES.get(op, "none")]
     answer = subprocess.run([*map(str, command), *(inputs or GOOD[op])], check=True, capture_output=True, text=True)
     return json.loads(answer.stdout), answer.stderr
 
@@ -75,14 +75,14 @@ def parameters_of_construct():
 
 
 def test_inputs_and_attributes_are_those_of_the_cells(definitions):
-    """In the order in which ops.py passes them; scale is an argument of the Cell, not of its construct."""
+    """In the order in which ops.py passes them; scale and window are arguments of the Cell, not of its construct."""
     cells = parameters_of_construct()
     assert set(definitions) == {f"{name}Custom" for name in cells} == set(GOOD)
     for name, expected in cells.items():
         definition = definitions[f"{name}Custom"]
         inputs = [entry["name"] for entry in definition["inputs"]]
         attributes = [attribute for attribute, _ in definition["attributes"]]
-        assert inputs + attributes == ([*expected, "scale"] if name == "PagedAttention" else expected)
+        assert inputs + attributes == ([*expected, "scale", "window"] if name == "PagedAttention" else expected)
 
 
 def test_an_output_is_never_called_like_an_input(definitions):
@@ -278,13 +278,36 @@ def test_head_dims_that_the_kernels_cannot_do_in_int8(driver, head_dim):
 
 @pytest.mark.parametrize("layer", ["-1", "6"])
 def test_layer_outside_the_pages(driver, layer):
-    launch, said = run(driver, "WriteBlocksCustom", attribute=layer)
+    launch, said = run(driver, "WriteBlocksCustom", attributes=layer)
     assert (launch, said) == (None, f"write_blocks: layer {layer} is outside [0, 6)\n")
 
 
-@pytest.mark.parametrize(("op", "name"), [("WriteBlocksCustom", "layer"), ("PagedAttentionCustom", "scale")])
-def test_a_missing_attribute_is_named(driver, op, name):
-    launch, said = run(driver, op, attribute="none")
+def test_a_window_that_holds_every_context_is_none(driver):
+    """Rows of 7 blocks of 16 tokens."""
+    windows = {}
+    for given in (0, 1, 111, 112, 2**40):
+        launch, said = run(driver, "PagedAttentionCustom", attributes=f"0.25,{given}")
+        assert said == ""
+        windows[given] = struct.unpack("If", bytes.fromhex(launch["tiling"])[-8:])[0]
+    assert windows == {0: 0, 1: 1, 111: 111, 112: 0, 2**40: 0}
+
+
+def test_a_negative_window(driver):
+    launch, said = run(driver, "PagedAttentionCustom", attributes="0.25,-1")
+    assert launch is None
+    assert said == "paged_attention: window -1 is negative, it must be the tokens seen, or 0 for all\n"
+
+
+@pytest.mark.parametrize(
+    ("op", "given", "name"),
+    [
+        ("WriteBlocksCustom", "none", "layer"),
+        ("PagedAttentionCustom", "none", "scale"),
+        ("PagedAttentionCustom", "0.25", "window"),
+    ],
+)
+def test_a_missing_attribute_is_named(driver, op, given, name):
+    launch, said = run(driver, op, attributes=given)
     assert launch is None
     assert f"attribute {name} is missing" in said
 

@@ -33,6 +33,7 @@ PagedAttentionLaunch MakeLaunch(const AttentionCall& call) {
   shapes.blocks_per_row = static_cast<uint32_t>(call.block_table.shape[1]);
   shapes.query_bytes = static_cast<uint32_t>(ByteSize(call.query.dtype));
   shapes.cache_bytes = static_cast<uint32_t>(ByteSize(call.pages.keys.dtype));
+  shapes.window = call.window;
   shapes.scale = call.scale;
   const PagedAttentionCores cores{Chip().vector_cores, Chip().cube_cores};
   if (Chip().attention_key != 0) return MakePagedAttentionLaunchFor(Chip().attention_key, shapes, cores);
@@ -41,7 +42,6 @@ PagedAttentionLaunch MakeLaunch(const AttentionCall& call) {
 
 // What op_host refuses.
 void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& launch) {
-  if (call.window > 0) Refuse(kPagedAttention, "window ", call.window, " is not supported: it must be 0");
   RequireNarrowCache(kPagedAttention, call.pages);
   RequireInt8Heads(kPagedAttention, call.pages);
   if (call.pages.head_dim % 16 != 0 || call.pages.head_dim > kPagedAttentionMaxHeadDim) {

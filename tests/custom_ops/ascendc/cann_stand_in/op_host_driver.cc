@@ -1,7 +1,8 @@
 // Prints, as JSON, what the ops of op_host define, or what one of them answers to given inputs.
 //
 //   op_host_driver describe
-//   op_host_driver run OP VECTOR_CORES CUBE_CORES ATTRIBUTE INPUT…    an input is dtype:d0,d1,…; "none": no attribute
+//   op_host_driver run OP VECTOR_CORES CUBE_CORES ATTRIBUTES INPUT…   an input is dtype:d0,d1,…; attributes are numbers
+//                                                                    with commas between them, or "none"
 //
 // What an op has to say against its inputs comes out on stderr.
 
@@ -105,9 +106,10 @@ int main(int argc, char** argv) {
   }
   gert::TilingContext tiling;
   tiling.platform = {static_cast<uint32_t>(std::atoi(argv[3])), static_cast<uint32_t>(std::atoi(argv[4]))};
-  if (std::string(argv[5]) != "none") {
-    tiling.attributes.ints.push_back(std::atoll(argv[5]));
-    tiling.attributes.floats.push_back(static_cast<float>(std::atof(argv[5])));
+  std::istringstream attributes(std::string(argv[5]) == "none" ? "" : argv[5]);
+  for (std::string number; std::getline(attributes, number, ',');) {
+    tiling.attributes.ints.push_back(std::atoll(number.c_str()));
+    tiling.attributes.floats.push_back(static_cast<float>(std::atof(number.c_str())));
   }
   std::vector<Input> inputs;
   for (int i = 6; i < argc; ++i) inputs.push_back(Parse(argv[i]));

@@ -48,7 +48,7 @@ struct CompileTimeTensorDesc {
   ge::DataType GetDataType() const { return dtype; }
 };
 
-// At most one attribute, stored as both of the types that the ops have.
+// Attributes, each stored as both of the types that the ops have.
 struct RuntimeAttrs {
   std::vector<int64_t> ints;
   std::vector<float> floats;
