@@ -22,6 +22,7 @@ from mindspore_paged.benchmarking.report import (
 from mindspore_paged.cache.pool_size import ITEM_SIZES
 from mindspore_paged.capacity_model import CONTIGUOUS, PAGED, Capacity, Deployment, capacities
 from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.engine.building.opening import open_weights, resolve_model_config
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.launch.keeper import kept
 from mindspore_paged.model_config import ModelConfig
@@ -133,11 +134,6 @@ def model_of(config: EngineConfig) -> ModelConfig:
     """The model's shape, from the YAML where it is there, else from the weights."""
     model = config.model.dimensions()
     if model is None:
-        from mindspore_paged.engine.building.model_building import (  # MindSpore comes along
-            open_weights,
-            resolve_model_config,
-        )
-
         model = resolve_model_config(config, open_weights(config))
     return model
 

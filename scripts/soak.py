@@ -191,7 +191,7 @@ def _bar(kinds):
 def _with_tiers(arguments: argparse.Namespace) -> list[str]:
     """Everything, and tiers that are too small for the pages of this model."""
     from mindspore_paged.cache.pool_size import page_bytes_per_token
-    from mindspore_paged.engine.building.model_building import open_weights, resolve_model_config
+    from mindspore_paged.engine.building.opening import open_weights, resolve_model_config
 
     config = load_config(arguments.config, EVERYTHING)
     model_config = resolve_model_config(config, open_weights(config))

@@ -53,7 +53,7 @@ def build_operators(backend: str, soc: str | None, cann: Path | None) -> None:
 def check_in_this_process(backend: str, report: Callable[[str], None]) -> list[Finding]:
     """Put MindSpore on the backend's device, compare every operator, and time them on an NPU."""
     from mindspore_paged.ascend_check.operators import check_operators  # seconds to import: bad input does not wait
-    from mindspore_paged.engine.building.model_building import set_context
+    from mindspore_paged.engine.building.context import set_context
 
     set_context(config_from_dict({"cache": {"kv_cache_dtype": "float16"}, "runtime": {"ops_backend": backend}}))
     report("each operator against NumPy")

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindspore_paged.engine.building.model_building import set_weights
+from mindspore_paged.engine.building.loading import set_weights
 from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.engine.execution.step_inputs import StepInputs

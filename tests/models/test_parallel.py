@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from mindspore_paged.engine.building.model_building import set_weights
+from mindspore_paged.engine.building.loading import set_weights
 from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.formats.weight_format import FLOAT32

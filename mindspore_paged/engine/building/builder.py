@@ -1,6 +1,5 @@
 """From a configuration to an engine: find the model, load its weights, allocate the pool, compile the graphs."""
 
-import math
 import resource
 import sys
 from collections.abc import Callable, Iterable
@@ -17,20 +16,13 @@ from mindspore_paged.cache.event_log import PoolEventLog
 from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.page_format import PageFormat
-from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig, SchedulerSection
-from mindspore_paged.engine.building.model_building import (
-    build_kv_pool,
-    build_model,
-    load_exported,
-    load_weights,
-    model_fingerprint,
-    open_weights,
-    part_of,
-    resolve_model_config,
-    set_context,
-    with_block_size,
-)
+from mindspore_paged.engine.building.context import set_context
+from mindspore_paged.engine.building.fingerprint import model_fingerprint
+from mindspore_paged.engine.building.loading import load_weights
+from mindspore_paged.engine.building.model import build_kv_pool, build_model, load_exported
+from mindspore_paged.engine.building.opening import open_weights, part_of, resolve_model_config
+from mindspore_paged.engine.building.plan import Plan, make_plan
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.execution.garbage import heap_put_aside
 from mindspore_paged.engine.execution.large_pages import move_heap_to_large_pages
@@ -83,37 +75,35 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     set_context(config)
     checkpoint = open_weights(config, place.parallel)
     model_config = resolve_model_config(config, checkpoint)
-    share = place.parallel.share(model_config)
-    config = with_block_size(config, model_config, show_progress)
-    num_blocks = num_blocks_of(config, share)
-    block_size = config.cache.block_size
-    max_model_len = config.scheduler.resolved_max_model_len(
-        model_config.max_position_embeddings, (num_blocks - 1) * block_size
-    )
+    plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress)
     tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
-    table = BlockTable(config.scheduler.max_num_seqs, math.ceil(max_model_len / block_size))
-    capacity = _capacity(config, num_blocks, table.max_blocks_per_seq)
+    capacity = _capacity(config, plan)
     join_group(place)
-    channel = open_channel(place, _common_to_ranks(config, model_config, num_blocks, max_model_len))
+    channel = open_channel(place, plan.common_to_ranks())
     own = part_of(checkpoint, place.parallel, model_config)
     if isinstance(checkpoint, ExportedCheckpoint):
-        model, kv_pool = load_exported(checkpoint.folder, config, num_blocks, max_model_len)
+        model, kv_pool = load_exported(checkpoint.folder, plan)
     else:
-        kv_pool = build_kv_pool(config, model_config, num_blocks, table.block_tables.shape, place.parallel)
-        model = build_model(config, model_config, kv_pool, max_model_len, place, own)
+        kv_pool = build_kv_pool(plan)
+        model = build_model(plan, kv_pool, place)
     supervision.report_state(0, states.LOADING)
     load_weights(model, own, progress)
-    runner = ModelRunner(model, kv_pool, config.scheduler.resolved_token_buckets(), config.scheduler.logits_per_seq)
+    runner = ModelRunner(model, kv_pool, plan.token_buckets, plan.logits_per_seq)
     runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
 
-    fingerprint = model_fingerprint(config, model_config.for_length(max_model_len), model)
+    fingerprint = model_fingerprint(plan, model)
     (page,) = runner.read_pages([NULL_BLOCK])
     page_format = PageFormat.of(page, fingerprint, page_key)
     host_tier = _host_tier(config, page_format)
     cache = CacheManager(
-        BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching, host_tier, capacity
+        BlockPool(plan.num_blocks),
+        BlockTable(*plan.table_shape),
+        plan.block_size,
+        config.cache.enable_prefix_caching,
+        host_tier,
+        capacity,
     )
-    scheduler = build_scheduler(config, cache, max_model_len)
+    scheduler = build_scheduler(config, cache, plan.max_model_len)
     trigger = CompactionTrigger() if config.cache.compaction else None
     engine = LLMEngine(
         scheduler,
@@ -121,12 +111,12 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         tokenizer,
         ModelLimits(
             model_config.vocab_size,
-            max_model_len,
+            plan.max_model_len,
             _ends(model_config, tokenizer),
         ),
         mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
         response_cache=_response_cache(config),
-        event_log=PoolEventLog(config.runtime.event_log, num_blocks, block_size) if config.runtime.event_log else None,
+        event_log=_event_log(config, plan),
         model_fingerprint=fingerprint,
         page_key=page_key,
         debug=config.runtime.debug,
@@ -169,22 +159,6 @@ def _memory_line(place: Place, runner: ModelRunner) -> str:
         f"rank {place.worker.rank} of {place.worker.size}: weights {runner.weight_bytes / 1e9:.2f} GB, "
         f"pages {runner.kv_cache_bytes / 1e9:.2f} GB, peak memory {peak / 1e9:.2f} GB"
     )
-
-
-def _common_to_ranks(config: EngineConfig, model_config: ModelConfig, num_blocks: int, max_model_len: int) -> dict:
-    """What all ranks of a group must agree on to run the same graphs."""
-    return {
-        "model": repr(model_config),
-        "model.dtype": config.model.dtype,
-        "cache.kv_cache_dtype": config.kv_cache_dtype,
-        "cache.block_size": config.cache.block_size,
-        "cache.num_blocks": num_blocks,
-        "scheduler.max_model_len": max_model_len,
-        "scheduler.max_num_seqs": config.scheduler.max_num_seqs,
-        "scheduler.num_speculative_tokens": config.scheduler.num_speculative_tokens,
-        "scheduler.token_buckets": config.scheduler.resolved_token_buckets(),
-        "runtime.jit_level": config.runtime.jit_level,
-    }
 
 
 def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: int) -> Scheduler:
@@ -239,16 +213,21 @@ def _response_cache(config: EngineConfig) -> ResponseCache | None:
     return ResponseCache(entries) if entries else None
 
 
-def _capacity(config: EngineConfig, num_blocks: int, max_blocks_per_seq: int) -> ElasticCapacity | None:
+def _event_log(config: EngineConfig, plan: Plan) -> PoolEventLog | None:
+    path = config.runtime.event_log
+    return PoolEventLog(path, plan.num_blocks, plan.block_size) if path else None
+
+
+def _capacity(config: EngineConfig, plan: Plan) -> ElasticCapacity | None:
     smallest = config.cache.elastic_min_blocks
     if smallest is None:
         return None
-    if not max_blocks_per_seq <= smallest < num_blocks:
+    if not plan.max_blocks_per_seq <= smallest < plan.num_blocks:
         raise ConfigError(
-            f"cache.elastic_min_blocks is {smallest}; it must be from {max_blocks_per_seq}, the longest sequence, "
-            f"to {num_blocks - 1}, the pool"
+            f"cache.elastic_min_blocks is {smallest}; it must be from {plan.max_blocks_per_seq}, the longest sequence, "
+            f"to {plan.num_blocks - 1}, the pool"
         )
-    return ElasticCapacity(smallest, num_blocks - 1)
+    return ElasticCapacity(smallest, plan.num_blocks - 1)
 
 
 def _preload(engine: LLMEngine, prefixes: Iterable[str]) -> None:
@@ -258,11 +237,3 @@ def _preload(engine: LLMEngine, prefixes: Iterable[str]) -> None:
         except RequestError as error:
             engine.close()
             raise ConfigError(f"cache.preload_prefixes[{place}]: {error}") from None
-
-
-def num_blocks_of(config: EngineConfig, model_config: ModelConfig) -> int:
-    """Blocks of the pool, null block included; raises ConfigError if the budget holds too few."""
-    if config.cache.num_blocks is not None:
-        return config.cache.num_blocks
-    bytes_per_token = page_bytes_per_token(model_config, config.kv_cache_dtype)
-    return num_blocks_for_budget(config.cache.pool_bytes, bytes_per_token, config.cache.block_size)

@@ -1,7 +1,7 @@
 """From a configuration to the folder of an exported model."""
 
-import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,18 +12,11 @@ from mindspore_paged.custom_ops.backends import BACKENDS, Backend
 from mindspore_paged.custom_ops.build import build_cpu, sources_digest
 from mindspore_paged.custom_ops.panels import panel_order
 from mindspore_paged.custom_ops.targets import library_of
-from mindspore_paged.engine.building.builder import num_blocks_of
-from mindspore_paged.engine.building.model_building import (
-    build_kv_pool,
-    build_model,
-    fixed_in_the_graph,
-    open_weights,
-    part_of,
-    resolve_model_config,
-    set_context,
-    shapes_of,
-    with_block_size,
-)
+from mindspore_paged.engine.building.context import set_context
+from mindspore_paged.engine.building.loading import shapes_of
+from mindspore_paged.engine.building.model import build_kv_pool, build_model
+from mindspore_paged.engine.building.opening import open_weights, part_of, resolve_model_config
+from mindspore_paged.engine.building.plan import make_plan
 from mindspore_paged.engine.execution.ranks.collectives import join_group
 from mindspore_paged.engine.execution.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.errors import ConfigError
@@ -48,8 +41,8 @@ from mindspore_paged.weights.check import check_weights
 from mindspore_paged.weights.exported_checkpoint import write_weights
 from mindspore_paged.weights.packing import read_packed
 
-BLOCKS_IN_THE_FILE = 2
-"""Pages of the exported Parameters, which have no values: loading gives them their number."""
+BLOCKS_IN_THE_FILE, ROWS_IN_THE_FILE = 2, 1
+"""Pages and rows of block_table of the exported Parameters, which have no values: loading gives them their numbers."""
 
 
 def export_model(
@@ -86,8 +79,8 @@ def _check_exportable(config: EngineConfig) -> None:
         raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
     if not BACKENDS[config.runtime.ops_backend].infers_shapes:
         raise ConfigError(
-            f"runtime.ops_backend is {config.runtime.ops_backend}, whose graphs cannot be loaded for any number of tokens: "
-            "MindSpore asks Python for the shapes of its operators; export with cpu or ascend_emulator"
+            f"runtime.ops_backend is {config.runtime.ops_backend}, whose graphs cannot be loaded for any number of "
+            "tokens: MindSpore asks Python for the shapes of its operators; export with cpu or ascend_emulator"
         )
 
 
@@ -100,22 +93,16 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     set_context(config)
     checkpoint = open_weights(config, place.parallel)
     model_config = resolve_model_config(config, checkpoint)
-    share = place.parallel.share(model_config)
-    config = with_block_size(config, model_config, show_progress)
-    num_blocks, block_size = num_blocks_of(config, share), config.cache.block_size
-    max_model_len = config.scheduler.resolved_max_model_len(
-        model_config.max_position_embeddings, (num_blocks - 1) * block_size
-    )
+    plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress)
     tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
     join_group(place)
-    table_shape = (1, math.ceil(max_model_len / block_size))
-    kv_pool = build_kv_pool(config, model_config, BLOCKS_IN_THE_FILE, table_shape, place.parallel)
-    own = part_of(checkpoint, place.parallel, model_config)
-    model = build_model(config, model_config, kv_pool, max_model_len, place, own)
+    kv_pool = build_kv_pool(replace(plan, num_blocks=BLOCKS_IN_THE_FILE, max_num_seqs=ROWS_IN_THE_FILE))
+    model = build_model(plan, kv_pool, place)
+    own = part_of(checkpoint, plan.parallel, model_config)
     places = model.weight_places()
     check_weights(own, shapes_of(places))
 
-    backend = BACKENDS[config.runtime.ops_backend]
+    backend = plan.backend
     export_step(model, library_of(backend.name), folder / GRAPH)
     library = _copy_library(backend, folder / KERNELS, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
@@ -125,18 +112,18 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
     )
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
-    buckets = config.scheduler.resolved_token_buckets()
-    is_native = backend.is_native
-    write_config(folder, config, model_config, num_blocks, max_model_len=max_model_len, token_buckets=buckets)
+    is_native, buckets = backend.is_native, plan.token_buckets
+    config = replace(config, cache=replace(config.cache, block_size=plan.block_size))
+    write_config(folder, config, model_config, plan.num_blocks, max_model_len=plan.max_model_len, token_buckets=buckets)
     write_manifest(
         folder,
         model=model_config,
-        fixed=fixed_in_the_graph(config, max_model_len),
+        fixed=plan.fixed_in_the_graph(),
         weights={name: _as_exported(place) for name, place in places.items()},
-        num_blocks=num_blocks,
+        num_blocks=plan.num_blocks,
         token_buckets=buckets,
-        rank=place.parallel.rank,
-        num_ranks=place.parallel.size,
+        rank=plan.parallel.rank,
+        num_ranks=plan.parallel.size,
         cpu=needs_of_this_cpu(portable_kernels or not is_native),
         kernel_library=library.relative_to(folder).as_posix(),
         kernel_order=panel_order(library) if is_native else "",

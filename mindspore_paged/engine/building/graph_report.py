@@ -3,7 +3,7 @@
 import resource
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from mindspore import Tensor
@@ -11,7 +11,9 @@ from mindspore.graph.api import _cell_graph_executor
 from mindspore.train import anf_ir_pb2
 
 from mindspore_paged.config import EngineConfig
-from mindspore_paged.engine.building.model_building import build_kv_pool, build_model, set_context, with_block_size
+from mindspore_paged.engine.building.context import set_context
+from mindspore_paged.engine.building.model import build_kv_pool, build_model
+from mindspore_paged.engine.building.plan import make_plan
 from mindspore_paged.engine.execution.step_inputs import table_only
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.models.registry import num_parameters as parameters_of
@@ -40,17 +42,11 @@ def compile_without_weights(config: EngineConfig, num_tokens: int) -> GraphRepor
     if model_config is None:
         raise ConfigError("the model's shape is not known; set model.name, or all of model.config")
     set_context(config)
-    config = with_block_size(config, model_config, report=False)
-    max_model_len = config.scheduler.resolved_max_model_len(
-        model_config.max_position_embeddings, model_config.max_position_embeddings
-    )
-    table_shape = (config.scheduler.max_num_seqs, -(-max_model_len // config.cache.block_size))
-    kv_pool = build_kv_pool(config, model_config, BLOCKS_OF_A_SKELETON, table_shape)
-    model = build_model(config, model_config, kv_pool, max_model_len, share_layers=True)
+    plan = replace(make_plan(config, model_config, of_one_sequence=True), num_blocks=BLOCKS_OF_A_SKELETON)
+    model = build_model(plan, build_kv_pool(plan), None, True)
     nothing = table_only(np.zeros((1, 2), np.int32), np.zeros(1, np.int32))
     started = time.perf_counter()
-    num_logits = min(num_tokens, config.scheduler.max_num_seqs * config.scheduler.logits_per_seq)
-    model.compile(*map(Tensor, nothing.padded(num_tokens, num_logits, sum(table_shape)).arrays()))
+    model.compile(*map(Tensor, nothing.padded(num_tokens, plan.num_logits(num_tokens), sum(plan.table_shape)).arrays()))
     seconds = time.perf_counter() - started
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return GraphReport(

@@ -6,9 +6,10 @@ import mindspore as ms
 import pytest
 
 from mindspore_paged.config import config_from_dict
-from mindspore_paged.engine.building import model_building
-from mindspore_paged.engine.building.builder import num_blocks_of
-from mindspore_paged.engine.building.model_building import build_kv_pool, set_context, with_block_size
+from mindspore_paged.engine.building import context
+from mindspore_paged.engine.building.context import set_context
+from mindspore_paged.engine.building.model import build_kv_pool
+from mindspore_paged.engine.building.plan import make_plan
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import model_config_by_name
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
@@ -26,9 +27,15 @@ def config_of(ops_backend, device_target="CPU", dtype="float32", kv_cache_dtype=
     )
 
 
+def pool_of(config, model, num_blocks=2, parallel=WHOLE):
+    """The pages of a rank's part of a model, for one row that has one of them."""
+    plan = make_plan(config, replace(model, max_position_embeddings=config.cache.block_size), parallel)
+    return build_kv_pool(replace(plan, num_blocks=num_blocks, max_num_seqs=1))
+
+
 @pytest.fixture
 def all_are_built(monkeypatch):
-    monkeypatch.setattr(model_building, "require_backend", lambda backend: None)
+    monkeypatch.setattr(context, "require_backend", lambda backend: None)
 
 
 @pytest.mark.parametrize(
@@ -166,36 +173,36 @@ def test_a_mindspore_without_ascend_is_told_in_one_line():
 def test_heads_that_the_ascend_kernels_do_not_take(head_dim):
     config = config_of("ascend_emulator", kv_cache_dtype="float16")
     with pytest.raises(ConfigError) as caught:
-        build_kv_pool(config, replace(TINY, head_dim=head_dim), 2, (1, 1))
+        pool_of(config, replace(TINY, head_dim=head_dim))
     assert str(caught.value) == (
         f"the model's head_dim is {head_dim}; with runtime.ops_backend ascend_emulator it must be a multiple of 16, "
         "at most 128"
     )
     if head_dim % 2 == 0:
-        build_kv_pool(config_of("cpu"), replace(TINY, head_dim=head_dim), 2, (1, 1))
+        pool_of(config_of("cpu"), replace(TINY, head_dim=head_dim))
 
 
 @pytest.mark.parametrize("head_dim", [16, 48, 160])
 def test_heads_that_the_ascend_kernels_do_not_take_in_int8(head_dim):
     config = config_of("ascend_emulator", kv_cache_dtype="int8")
     with pytest.raises(ConfigError) as caught:
-        build_kv_pool(config, replace(TINY, head_dim=head_dim), 2, (1, 1))
+        pool_of(config, replace(TINY, head_dim=head_dim))
     assert str(caught.value) == (
         f"the model's head_dim is {head_dim}; with runtime.ops_backend ascend_emulator and cache.kv_cache_dtype int8 "
         "it must be a multiple of 32, at most 128"
     )
-    build_kv_pool(config_of("cpu", kv_cache_dtype="int8"), replace(TINY, head_dim=head_dim), 2, (1, 1))
+    pool_of(config_of("cpu", kv_cache_dtype="int8"), replace(TINY, head_dim=head_dim))
 
 
 def test_pages_of_int8_have_room_for_their_scales_and_count_it():
     """Of the tiny model's 2 layers and 2 KV heads of 16 each, a token takes 2 * 2 * 2 * (16 + 4) bytes."""
     config = config_of("cpu", kv_cache_dtype="int8", memory_budget=10 * 16 * 160)
-    assert num_blocks_of(config, TINY) == 10
-    pool = build_kv_pool(config, TINY, 10, (1, 1))
+    assert make_plan(config, TINY).num_blocks == 10
+    pool = pool_of(config, TINY, 10)
     assert pool.num_bytes == 10 * 16 * 160
     assert (pool.dtype, pool.num_blocks, pool.block_size, pool.key_caches[0].shape[-1]) == ("int8", 10, 16, 20)
     with pytest.raises(ConfigError, match="at least 2 need 5120 bytes"):
-        num_blocks_of(config_of("cpu", kv_cache_dtype="int8", memory_budget=5119), TINY)
+        make_plan(config_of("cpu", kv_cache_dtype="int8", memory_budget=5119), TINY)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +216,7 @@ def test_pages_of_int8_have_room_for_their_scales_and_count_it():
     ids=["a step of one operator", "a rank of two", "plain layers", "another backend"],
 )
 def test_layers_have_their_pages_together_where_the_step_is_one_operator(config, parallel, shapes):
-    pool = build_kv_pool(config, TINY, 10, (1, 1), parallel)
+    pool = pool_of(config, TINY, 10, parallel)
     assert [cache.shape for cache in pool.key_caches] == [cache.shape for cache in pool.value_caches] == shapes
     assert (pool.num_blocks, pool.block_size) == (10, 16)
 
@@ -217,16 +224,44 @@ def test_layers_have_their_pages_together_where_the_step_is_one_operator(config,
 def test_more_heads_for_a_kv_head_than_the_ascend_kernels_take():
     many = replace(TINY, num_attention_heads=17, num_key_value_heads=1, head_dim=16)
     with pytest.raises(ConfigError) as refusal:
-        build_kv_pool(config_of("ascend_emulator"), many, 2, (1, 1))
+        pool_of(config_of("ascend_emulator"), many)
     assert str(refusal.value) == (
         "the model has 17 attention heads for each KV head; with runtime.ops_backend ascend_emulator it must be at "
         "most 16"
     )
-    build_kv_pool(config_of("cpu"), many, 2, (1, 1))
+    pool_of(config_of("cpu"), many)
 
 
 @pytest.mark.parametrize(("ops_backend", "size"), [("cpu", 256), ("ascend_emulator", 128)])
 def test_automatic_blocks_fit_the_kernel_that_runs_and_not_the_device(ops_backend, size):
     config = config_of(ops_backend, kv_cache_dtype="float16", block_size="auto")
     model_config = replace(TINY, head_dim=128, max_position_embeddings=1024)
-    assert with_block_size(config, model_config, report=False).cache.block_size == size
+    assert make_plan(config, model_config).block_size == size
+
+
+def test_a_plan_has_nothing_open():
+    """Of a rank of two of LLaMA 3 70B: 80 layers, 4 of 8 KV heads of 128 numbers of 2 bytes, keys and values."""
+    scheduler = {"max_num_seqs": 4, "max_num_batched_tokens": 64, "num_speculative_tokens": 2}
+    config = config_from_dict(
+        {
+            "model": {"dtype": "bfloat16"},
+            "cache": {"block_size": "auto", "memory_budget": 9 * 128 * 80 * 4 * 128 * 2 * 2},
+            "scheduler": scheduler,
+            "runtime": {"ops_backend": "ascend"},
+        }
+    )
+    plan = make_plan(config, model_config_by_name("llama3-70b"), TensorParallel(1, 2))
+    assert (plan.backend.name, plan.kv_cache_dtype, plan.is_fused, plan.formats) == ("ascend", "bfloat16", False, None)
+    assert (plan.block_size, plan.num_blocks, plan.max_model_len) == (128, 9, 8 * 128)
+    assert (plan.share.num_key_value_heads, plan.share.num_attention_heads) == (4, 32)
+    assert (plan.table_shape, plan.token_buckets) == ((4, 8), (1, 2, 4, 8, 12, 48, 64))
+    assert [plan.num_logits(tokens) for tokens in (1, 8, 64)] == [1, 8, 12]
+    assert plan.common_to_ranks() == make_plan(config, plan.model, TensorParallel(0, 2)).common_to_ranks()
+
+
+def test_a_graph_alone_is_for_the_models_longest_sequence_whatever_the_pool():
+    config = config_of("cpu", num_blocks=2)
+    assert make_plan(config, TINY).max_model_len == 16
+    plan = make_plan(config, TINY, of_one_sequence=True)
+    assert plan.max_model_len == TINY.max_position_embeddings
+    assert (plan.num_blocks - 1) * plan.block_size >= plan.max_model_len
