@@ -24,8 +24,8 @@ from tests.custom_ops.kernel_builds import LESS_THAN_NATIVE, LIBRARY_VARIABLE, c
 ROOT = Path(__file__).parents[2]
 TEAM_PROGRAM = Path(__file__).with_name("thread_team.cc")
 NEED_MINDSPORE_OR_BUILD = (
-    "ascendc", "test_ascend_build.py", "test_emulator_build.py", "test_kernel_build.py", "test_ops_in_graph.py",
-    "test_sanitizers.py",
+    "ascendc", "test_ascend_build.py", "test_emulator_build.py", "test_kernel_build.py", "test_layers_in_graph.py",
+    "test_ops_in_graph.py", "test_sanitizers.py",
 )  # fmt: skip
 """What tests/custom_ops has beside the tests of the CPU's operators."""
 
