@@ -50,12 +50,15 @@ class Gemma3HfOptions(HfOptions):
 
 
 class Gemma3GgufOptions(GgufOptions):
-    """The window; llama.cpp knows the pattern of layers and the base of their rotation by the family."""
+    """The window, and the base of its layers' rotation; llama.cpp knows their pattern by the family."""
 
     hidden_size: int = Field(alias="{arch}.embedding_length")
     heads: int = Field(alias="{arch}.attention.head_count")
     window: Annotated[int, Field(ge=1, lt=2**31)] = Field(alias="{arch}.attention.sliding_window")
     key_length: int = Field(0, alias="{arch}.attention.key_length")
+    local_base: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        DEFAULT_THETA, alias="{arch}.rope.freq_base_swa"
+    )
 
     def options(self, num_layers: int) -> dict[str, Any]:
         """All that differs from LLaMA. Of 62 layers is the model of 27 billion, whose scores are scaled otherwise."""
@@ -66,7 +69,7 @@ class Gemma3GgufOptions(GgufOptions):
             "attention_scale": scaled_by**-0.5,
             "sliding_window": self.window,
             "layer_types": layer_types(num_layers, PATTERN),
-            "local_rope_theta": DEFAULT_THETA,
+            "local_rope_theta": self.local_base,
         }
 
 

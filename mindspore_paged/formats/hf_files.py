@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -43,14 +43,20 @@ TokenIds = Annotated[
 
 
 class HfModel(BaseModel):
-    """What a JSON object may hold; a key that is null is absent, and one that is not listed is ignored."""
+    """What a JSON object may hold; a key that is not listed is ignored.
 
+    meaning_nulls: keys whose null is a value; the others are absent where they are null.
+    """
+
+    meaning_nulls: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key in cls.meaning_nulls}
 
 
 class _Ends(HfModel):

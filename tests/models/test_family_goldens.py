@@ -5,6 +5,7 @@ import pytest
 from mindspore_paged import LLM
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.engine.building.exporting import export_model
+from mindspore_paged.weights.checkpoint import open_checkpoint
 from tests.e2e.models import make_llm
 from tests.models.families import (
     FAMILIES,
@@ -27,6 +28,43 @@ def cases(*names: str) -> list:
         pytest.param(name, marks=marks if FAMILIES[name]["config"]["model_type"] in NOT_YET else ())
         for name in names or FAMILIES
     ]
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+GEMMA = {"architecture": "gemma3", "hidden_act": "gelu_pytorch_tanh", "qk_norm": True, "output_norms": True}
+GEMMA |= {"sliding_window": 16, "embedding_scale": 8.0, "rope_theta": 1e6, "tie_word_embeddings": True}
+DESCRIBED = {
+    "llama, as DeepSeek-R1-Distill-Llama": {"sliding_window": None, "rope_theta": 500000.0, "head_dim": 16},
+    "mistral, as Nemo": {"head_dim": 32, "sliding_window": None},
+    "mistral, as v0.1": {"sliding_window": 16, "layer_types": ()},
+    "qwen2, sliding window": {"sliding_window": 16, "layer_types": (FULL, FULL, SLIDING, SLIDING)},
+    "qwen2, as DeepSeek-R1-Distill-Qwen": {"sliding_window": None, "biases": ("q_proj", "k_proj", "v_proj")},
+    "qwen3, tied": {"qk_norm": True, "head_dim": 32, "tie_word_embeddings": True, "biases": ()},
+    "phi3, window": {"sliding_window": 16, "rotary_dim": None},
+    "phi3, as Phi-4-mini": {"rotary_dim": 12},
+    "granite": {"attention_scale": 0.15, "embedding_scale": 3.0, "residual_scale": 0.4, "logit_scale": 2.0},
+    "smollm3": {"layers_without_rope": (3,), "sliding_window": None, "num_hidden_layers": 5},
+    "gemma3_text, as 1b": GEMMA | {"local_rope_theta": 10000.0, "layer_types": (*[SLIDING] * 5, FULL, SLIDING)},
+    "gemma3_text, as 4b": GEMMA | {"local_rope_theta": 100.0, "score_scale": 0.25},
+    "gemma3_text, as 27b": GEMMA | {"attention_scale": 40**-0.5, "layer_types": (SLIDING, FULL, SLIDING)},
+}
+"""What the models are, by the names of ModelConfig."""
+NOT_IN_GGUF = {
+    "mistral, as v0.1": {"sliding_window": None},
+    "qwen2, sliding window": {"sliding_window": None, "layer_types": ()},
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_descriptions(tmp_path, name):
+    """Of the sizes all tests depend; here is what a short prompt may not show, such as a window longer than it."""
+    read = {"folder": open_checkpoint(write_folder(tmp_path, name)).model_config}
+    if FAMILIES[name].get("gguf", ()) is not None:
+        read["gguf"] = open_checkpoint(write_gguf(tmp_path / "model.gguf", name)).model_config
+    for kind, config in read.items():
+        for field, value in (DESCRIBED[name] | (NOT_IN_GGUF.get(name, {}) if kind == "gguf" else {})).items():
+            expected = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+            assert getattr(config, field) == expected, (kind, field)
 
 
 def run(weights, **sections):

@@ -138,8 +138,8 @@ def write_gemma(folder: Path) -> tuple[Path, Path]:
         add_dummy_prefix=False, user_defined_symbols=[*GEMMA_TURNS, *runs],
     )  # fmt: skip
     ids = sentencepiece.SentencePieceProcessor(model_proto=content).piece_to_id
-    special = {text: True for text in ("<pad>", "<eos>", "<bos>", "<unk>", *GEMMA_TURNS)}
-    added = {str(ids(text)): _added(text, special.get(text, False)) for text in (*special, *runs)}
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", *GEMMA_TURNS)
+    added = {str(ids(text)): _added(text, text in special) for text in (*special, *runs)}
     config = {"tokenizer_class": "GemmaTokenizer", "added_tokens_decoder": added, "bos_token": "<bos>"}
     config |= {"eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     write(folder, tokenizer__model=content, tokenizer_config__json=config)
