@@ -20,7 +20,7 @@ from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.engine.execution.page_mover import MAX_MOVES
-from mindspore_paged.engine.execution.step_inputs import build_step_inputs
+from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.sequence import Request, Sequence
 from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit

@@ -158,7 +158,7 @@ def windows_of(token_ids: Sequence[int], window: int) -> Iterator[Sequence[int]]
 
 def logits_of(llm, token_ids: Sequence[int]) -> np.ndarray:
     """float64 [tokens, vocab_size]."""
-    from mindspore_paged.engine.execution.step_inputs import StepInputs
+    from mindspore_paged.step_inputs import StepInputs
 
     block_size = llm.engine.scheduler.cache.block_size
     num_blocks = -(-len(token_ids) // block_size)

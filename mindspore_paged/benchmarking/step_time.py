@@ -10,9 +10,9 @@ from time import perf_counter
 import numpy as np
 
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.step_inputs import StepInputs
 
 REPEATS = 7
 SHORT_CONTEXT = 16

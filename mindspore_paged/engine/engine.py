@@ -11,8 +11,8 @@ import numpy as np
 
 from mindspore_paged.cache.event_log import PoolEventLog, block_owners
 from mindspore_paged.engine.execution.page_mover import PageMover
+from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.execution.runner import Runner
-from mindspore_paged.engine.execution.step_inputs import build_step_inputs
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output

@@ -18,6 +18,7 @@ from mindspore_paged.files import scratch_folder, write_bytes
 from mindspore_paged.formats.weight_format import BYTES, FORMATS
 from mindspore_paged.formats.weight_place import WeightPlace
 from mindspore_paged.mindir.folder import MANIFEST, ExportedWeight, MindIRFolder
+from mindspore_paged.step_inputs import STEP_INPUTS
 from mindspore_paged.wording import one_line, shortened
 
 LIBRARY = "@kernel_library@"
@@ -75,8 +76,10 @@ def export_step(model: nn.Cell, library: Path, target: Path) -> None:
 
     library: the path of the operators' library that the graph was built with.
     """
-    tokens, entries = Tensor(shape=[OPEN], dtype=ms.int32), Tensor(shape=[OPEN], dtype=ms.int32)
-    pairs = Tensor(shape=[OPEN, 2], dtype=ms.int32)
+    inputs = [
+        Tensor(shape=[size if isinstance(size, int) else OPEN for size in each.shape], dtype=ms.int32)
+        for each in STEP_INPUTS.values()
+    ]
 
     def take(graph: ModelProto) -> None:
         _replace_in_operators(graph, str(library), LIBRARY)
@@ -86,10 +89,7 @@ def export_step(model: nn.Cell, library: Path, target: Path) -> None:
         del graph.graph.parameter[:]  # what MindSpore itself writes, values and all, is not wanted
 
     with scratch_folder() as scratch:
-        ms.export(
-            model, tokens, tokens, tokens, entries, pairs, entries,
-            file_name=str(scratch / "step"), file_format="MINDIR", custom_func=take,
-        )  # fmt: skip
+        ms.export(model, *inputs, file_name=str(scratch / "step"), file_format="MINDIR", custom_func=take)
 
 
 def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindIRStep:

@@ -15,10 +15,10 @@ from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.engine.engine import LLMEngine
-from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.scheduling.scheduler import Scheduler
 from mindspore_paged.errors import ConfigError
+from mindspore_paged.step_inputs import StepInputs
 
 
 def point(bucket, attended, seconds):

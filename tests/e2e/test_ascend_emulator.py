@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindspore_paged import SamplingParams
-from mindspore_paged.engine.execution.step_inputs import StepInputs
+from mindspore_paged.step_inputs import StepInputs
 from tests.e2e.models import make_llm
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "smollm2_135m.json").read_text(encoding="utf-8"))

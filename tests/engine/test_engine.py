@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindspore_paged import SamplingParams
-from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import IntegrityError, RequestError
+from mindspore_paged.step_inputs import StepInputs
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
 
 

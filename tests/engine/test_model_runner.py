@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindspore_paged.engine.execution.model_runner import ModelRunner
-from mindspore_paged.engine.execution.step_inputs import StepInputs
+from mindspore_paged.step_inputs import StepInputs
 
 BUCKETS, ROWS, BLOCKS_PER_ROW, VOCAB = [1, 4, 16], 8, 3, 5
 TABLE_ENTRIES = ROWS + BLOCKS_PER_ROW

@@ -14,9 +14,9 @@ from mindspore_paged.config import EngineConfig
 from mindspore_paged.engine.building.context import set_context
 from mindspore_paged.engine.building.model import build_kv_pool, build_model
 from mindspore_paged.engine.building.plan import make_plan
-from mindspore_paged.engine.execution.step_inputs import table_only
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.models.registry import num_parameters as parameters_of
+from mindspore_paged.step_inputs import table_only
 
 BLOCKS_OF_A_SKELETON = 2
 

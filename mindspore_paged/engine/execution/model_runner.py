@@ -10,7 +10,7 @@ from mindspore_paged.cache.block_pool import NULL_BLOCK
 from mindspore_paged.engine.execution.compiled_cell import CompiledCell
 from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.step import Step
-from mindspore_paged.engine.execution.step_inputs import StepInputs, table_only
+from mindspore_paged.step_inputs import StepInputs, table_only
 
 COPIES_PER_CALL = 16
 PAGES_PER_CALL = 8

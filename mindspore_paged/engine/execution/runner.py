@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mindspore_paged.engine.execution.step_inputs import StepInputs
+from mindspore_paged.step_inputs import StepInputs
 
 
 class Runner(Protocol):

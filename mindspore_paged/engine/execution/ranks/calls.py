@@ -7,8 +7,8 @@ import numpy as np
 
 from mindspore_paged.cache.page_layout import as_stored, by_heads
 from mindspore_paged.engine.execution.runner import Runner
-from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import GroupError, StepError
+from mindspore_paged.step_inputs import StepInputs
 
 CALLS = frozenset({"run", "copy_blocks", "read_pages", "write_pages", "block_tables"})
 """The methods of a RankRunner that a Call may name."""

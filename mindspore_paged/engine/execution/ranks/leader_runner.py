@@ -7,9 +7,9 @@ import numpy as np
 
 from mindspore_paged.engine.execution.ranks.calls import Call, RankRunner, buckets_of, cut_page, join_pages, perform
 from mindspore_paged.engine.execution.ranks.channel import LeaderChannel
-from mindspore_paged.engine.execution.step_inputs import StepInputs
 from mindspore_paged.errors import GroupError, StepError
 from mindspore_paged.launch import states, supervision
+from mindspore_paged.step_inputs import StepInputs
 
 
 class LeaderRunner:

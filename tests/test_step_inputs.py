@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from mindspore_paged.engine.execution.step_inputs import StepInputs, build_step_inputs, table_only
+from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.scheduling.scheduler import Chunk, StepPlan
+from mindspore_paged.step_inputs import STEP_INPUTS, StepInputs, table_only
 from tests.engine.scheduler_sim import SchedulerSim
-
-ARRAYS = ("input_ids", "positions", "rows", "logit_indices", "table_indices", "table_values")
 
 
 def changes(*entries):
@@ -37,7 +36,7 @@ def test_tokens_of_a_sequence_stand_together_and_in_order(inputs):
     assert inputs.table_indices.tolist() == [[0, 1], [2, 0]]
     assert inputs.table_values.tolist() == [7, 8]
     assert inputs.num_tokens == 6
-    assert {getattr(inputs, name).dtype for name in ARRAYS} == {np.dtype(np.int32)}
+    assert {array.dtype for array in inputs.arrays()} == {np.dtype(np.int32)}
 
 
 def test_padding_belongs_to_no_row_and_repeats_a_true_table_entry(inputs):
@@ -48,7 +47,7 @@ def test_padding_belongs_to_no_row_and_repeats_a_true_table_entry(inputs):
     assert padded.logit_indices.tolist() == [0, 3, 5, -1]
     assert padded.table_indices.tolist() == [[0, 1], [2, 0], [0, 1], [0, 1], [0, 1]]
     assert padded.table_values.tolist() == [7, 8, 7, 7, 7]
-    assert {getattr(padded, name).dtype for name in ARRAYS} == {np.dtype(np.int32)}
+    assert {array.dtype for array in padded.arrays()} == {np.dtype(np.int32)}
 
 
 def test_drafts_stand_behind_the_tokens_that_they_follow_and_give_logits_too():
@@ -65,13 +64,13 @@ def test_drafts_stand_behind_the_tokens_that_they_follow_and_give_logits_too():
     assert inputs.positions.tolist() == [2, 3, 4, 2, 3, 4, 0, 1]
     assert inputs.rows.tolist() == [3, 3, 3, 0, 0, 0, 2, 2]
     assert inputs.logit_indices.tolist() == [0, 1, 2, 5, 6, 7]
-    assert {getattr(inputs, name).dtype for name in ARRAYS} == {np.dtype(np.int32)}
+    assert {array.dtype for array in inputs.arrays()} == {np.dtype(np.int32)}
 
 
 def test_a_step_that_fills_its_bucket_is_not_changed(inputs):
     padded = inputs.padded(6, 3, 2)
-    for name in ARRAYS:
-        np.testing.assert_array_equal(getattr(padded, name), getattr(inputs, name))
+    for filled, given in zip(padded.arrays(), inputs.arrays()):
+        np.testing.assert_array_equal(filled, given)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +92,9 @@ def test_a_step_without_tokens_is_all_padding():
     assert padded.rows.tolist() == [-1] * 4
     assert padded.logit_indices.tolist() == [-1, -1]
     assert padded.table_values.tolist() == [3, 3]
+
+
+def test_all_has_the_shape_that_is_declared(inputs):
+    sizes = {"T": 8, "N": 4, "E": 5}
+    declared = [tuple(sizes.get(size, size) for size in each.shape) for each in STEP_INPUTS.values()]
+    assert [array.shape for array in inputs.padded(*sizes.values()).arrays()] == declared
