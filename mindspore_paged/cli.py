@@ -29,6 +29,7 @@ EPILOG = """examples:
   run_generate.py --weights model.gguf --prompt "Once upon a time" "The capital of France is" --max-tokens 64
   run_generate.py --weights path/to/huggingface_folder --prompts-file prompts.jsonl --json answers.json
   run_generate.py --config configs/smollm2_135m.yaml --set cache.block_size=32 scheduler.max_num_seqs=4 --prompt Hi
+  run_generate.py --weights Qwen3-0.6B --chat --set model.chat_template_kwargs.enable_thinking=false --prompt Hi
   run_generate.py --weights model.gguf --set scheduler.num_speculative_tokens=4 --prompts-file texts_to_correct.jsonl
 
 """

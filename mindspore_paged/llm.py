@@ -115,7 +115,7 @@ class LLM:
             raise RequestError(f"request_class is {shortened(request_class)}; it must be text")
         if not isinstance(params, SamplingParams):
             raise RequestError(f"the sampling params are {shortened(params)}; they must be SamplingParams")
-        prompt = text_or_token_ids(prompt, self.tokenizer)
+        prompt = text_or_token_ids(prompt, self.tokenizer, self.config.model.chat_template_kwargs)
         return self.engine.make_request(prompt, params, priority=priority, request_class=request_class)
 
     def generate(
@@ -146,8 +146,8 @@ class LLM:
         """Answer a chat through the model's chat template.
 
         messages, tools: as OpenAI's API writes them. chat_template_kwargs: what else the template asks for, such as
-        `enable_thinking`. continue_final_message: go on where the last message ends; otherwise the words that open an
-        answer follow it, unless add_generation_prompt is false.
+        `enable_thinking`, over the config's `model.chat_template_kwargs`. continue_final_message: go on where the last
+        message ends; otherwise the words that open an answer follow it, unless add_generation_prompt is false.
         """
         chat = {
             "messages": messages,

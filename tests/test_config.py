@@ -201,6 +201,14 @@ def test_an_override_sizes_the_pool_the_other_way(tmp_path, in_file, override, n
     assert (cache.num_blocks, cache.memory_budget) == (num_blocks, memory_budget)
 
 
+def test_what_chats_say_to_their_template_is_merged_by_name(tmp_path):
+    path = write(tmp_path, "model: {chat_template_kwargs: {enable_thinking: false, date_string: today}}")
+    changed = load_config(path, ["model.chat_template_kwargs.enable_thinking=true"])
+    assert changed.model.chat_template_kwargs == {"enable_thinking": True, "date_string": "today"}
+    refused = message_of(load_config, path, ["model.chat_template_kwargs=5"])
+    assert refused == "model.chat_template_kwargs is 5; it must be a mapping of keys"
+
+
 @pytest.mark.parametrize("override", ["cache.block_size", "block_size=3", "a..b=1", ".a=1", "cache={block_size: 32}"])
 def test_malformed_override(override):
     assert message_of(load_config, None, [override]) == f"override {override!r} must look like section.key=value"

@@ -128,6 +128,7 @@ _ALLOWED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "tuple_type": "a list",
+    "dict_type": "a mapping of keys",
     "dataclass_type": "a mapping of keys",
     "model_type": "a mapping of keys",
 }

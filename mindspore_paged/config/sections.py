@@ -98,8 +98,9 @@ class ModelSection:
 
     name: a key of `MODEL_CONFIGS`. config: fields of `ModelConfig`, which override those of `name` or stand alone.
     weights: a file or folder, `demo` for the demo model, or `random` for weights drawn from `seed`.
-    tokenizer: a file or folder; None takes the one that comes with the weights. verify_key: the file of a key that
-    must have signed an exported model before any of it is loaded. dtype: of weights and activations. weight_dtype: of
+    tokenizer: a file or folder; None takes the one that comes with the weights. chat_template_kwargs: what the template
+    of every chat is told, unless a request says otherwise. verify_key: the file of a key that must have signed an
+    exported model before any of it is loaded. dtype: of weights and activations. weight_dtype: of
     the matrices alone, where operators are fused (runtime.fused_ops): `auto` is dtype, int8 has a scale for each 32
     neighbours, `stored` keeps them as the checkpoint has them, a GGUF's blocks too.
     """
@@ -108,6 +109,7 @@ class ModelSection:
     config: _ModelConfigKeys | None = None
     weights: Annotated[str | Path, BeforeValidator(_weights)] | None = None
     tokenizer: Annotated[Path, BeforeValidator(_path)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     verify_key: Annotated[Path, BeforeValidator(_path)] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "stored"] = "auto"

@@ -67,6 +67,8 @@ def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, 
     data["sampling"] = _plain(asdict(config.sampling))
     of_graph = {key: getattr(config.model, key) for key in ("dtype", "weight_dtype")}
     data["model"] = {"weights": ".", **of_graph, "config": _plain(asdict(model_config))}
+    if config.model.chat_template_kwargs:
+        data["model"]["chat_template_kwargs"] = config.model.chat_template_kwargs
     for section, keys in OF_A_MACHINE.items():
         for key in keys:
             data[section].pop(key, None)

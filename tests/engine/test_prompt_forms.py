@@ -34,6 +34,16 @@ def test_each_form_becomes_text_or_token_ids(prompt, expected):
     assert text_or_token_ids(prompt, TOKENIZER) == expected
 
 
+def test_what_a_chat_says_to_its_template_goes_over_what_all_are_to_say():
+    tokenizer = SimpleNamespace(encode_chat=lambda messages, chat_template_kwargs=None: chat_template_kwargs)
+    of_all = {"enable_thinking": False, "date_string": "today"}
+    own = {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True}}
+    assert text_or_token_ids(CHAT, tokenizer, of_all) == of_all
+    assert text_or_token_ids(own, tokenizer, of_all) == {"enable_thinking": True, "date_string": "today"}
+    assert text_or_token_ids(own, tokenizer) == {"enable_thinking": True}
+    assert text_or_token_ids(own | {"chat_template_kwargs": 5}, tokenizer, of_all) == 5  # the tokenizer refuses it
+
+
 @pytest.mark.parametrize(
     "prompt",
     [

@@ -28,10 +28,12 @@ def is_one_prompt(prompts: Any) -> bool:
     return isinstance(prompts[0], int | np.integer) or _is_message(prompts[0])
 
 
-def text_or_token_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> str | Sequence[int]:
+def text_or_token_ids(
+    prompt: Prompt, tokenizer: Tokenizer | None, chat_template_kwargs: Mapping[str, Any] | None = None
+) -> str | Sequence[int]:
     """What the engine takes of any form of prompt; raises RequestError for what is none, or messages without template.
 
-    A null in a mapping means that the key is not there.
+    A null in a mapping means that the key is not there. chat_template_kwargs: for chats whose own do not say otherwise.
     """
     if isinstance(prompt, Mapping):
         key, value, options = unpacked(prompt)
@@ -47,6 +49,9 @@ def text_or_token_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> str | Sequ
         return value
     if tokenizer is None:
         raise RequestError("messages need a tokenizer with a chat template; this model has none")
+    own = options.get("chat_template_kwargs", {})
+    if chat_template_kwargs and isinstance(own, Mapping):  # the tokenizer says what else it must be
+        options |= {"chat_template_kwargs": {**chat_template_kwargs, **own}}
     return tokenizer.encode_chat(list(value), **options)
 
 
