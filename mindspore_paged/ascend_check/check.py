@@ -7,6 +7,7 @@ from mindspore_paged.ascend_check.report import Finding, markdown
 from mindspore_paged.ascend_check.tokens import check_tokens
 from mindspore_paged.ascend_check.versions import npu_is_present, versions_line
 from mindspore_paged.config import config_from_dict
+from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.custom_ops.build import DEFAULT_OUTPUT_DIR, BuildError, build_cpu
 from mindspore_paged.custom_ops.build_ascend import build_ascend
 from mindspore_paged.custom_ops.build_emulator import build_emulator
@@ -23,7 +24,7 @@ def check_backend(
     Prints the table and returns the exit code: 0, or 1 if a result is wrong. Raises ConfigError if there is no NPU, or
     the operators cannot be built, and StepError if a run fails.
     """
-    if backend == "ascend" and not npu_is_present():
+    if _is_on_npu(backend) and not npu_is_present():
         raise ConfigError(
             "no Ascend NPU here: /dev/davinci0 and its like are missing; --backend ascend_emulator runs the NPU's "
             "kernels on this CPU"
@@ -58,9 +59,13 @@ def check_in_this_process(backend: str, report: Callable[[str], None]) -> list[F
     set_context(config_from_dict({"cache": {"kv_cache_dtype": "float16"}, "runtime": {"ops_backend": backend}}))
     report("each operator against NumPy")
     findings = list(check_operators(backend))
-    if backend == "ascend":
+    if _is_on_npu(backend):
         from mindspore_paged.ascend_check.timing import time_operators
 
         report("times, and those of MindSpore's own operators")
         findings += time_operators(backend)
     return findings
+
+
+def _is_on_npu(backend: str) -> bool:
+    return BACKENDS[backend].device == "Ascend"

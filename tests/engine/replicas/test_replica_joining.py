@@ -16,7 +16,7 @@ from mindspore_paged.engine.replicas import joining
 from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
 from mindspore_paged.errors import IntegrityError
 from tests.engine.paged_oracle import expected_tokens, make_engine, run_to_end
-from tests.engine.test_replicas import submit
+from tests.engine.replicas.test_replicas import submit
 
 
 def test_leaders_find_each_other_and_the_others_end_when_the_first_closes(monkeypatch):
