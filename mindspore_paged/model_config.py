@@ -140,24 +140,6 @@ class ModelConfig:
         """The model for sequences of up to `longest` tokens, with what depends on that decided."""
         return replace(self, rope_scaling=self.rope_scaling.for_length(longest, self.max_position_embeddings))
 
-    def has_bias(self, projection: str) -> bool:
-        """Whether the projection called so has a bias: `q_proj`."""
-        return projection in self.biases
-
-    def projection_shape(self, projection: str) -> tuple[int, int]:
-        """Outputs and inputs of the projection called so."""
-        hidden, width = self.hidden_size, self.intermediate_size
-        query, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        return {
-            "q_proj": (query, hidden),
-            "k_proj": (keys, hidden),
-            "v_proj": (keys, hidden),
-            "o_proj": (hidden, query),
-            "gate_proj": (width, hidden),
-            "up_proj": (width, hidden),
-            "down_proj": (hidden, width),
-        }[projection]
-
     def kv_bytes_per_token(self, itemsize: int, scale_bytes: int = 0) -> int:
         """Bytes that one token's keys and values take over all layers, at `itemsize` an element and a scale a head."""
         return 2 * self.num_hidden_layers * self.num_key_value_heads * (self.head_dim * itemsize + scale_bytes)

@@ -1,104 +1,207 @@
-"""A decoder as Cells: one step over T tokens of any sequences, through the paged cache.
+"""A decoder from token ids to logits, operator by operator: what every execution of a model computes.
 
-Shapes: T tokens, D head_dim, R rows of block_table, M blocks a row, N logits wanted. Parameters carry Hugging Face's
-names. The layers are plain (plain_layers.py), or fused into a few operators of the CPU (fused_layers.py).
+    x = embedding(ids) * embedding_scale
+    for each layer:
+        x = x + output_norm(attention(norm(x))) * residual_scale
+        x = x + output_norm(mlp(norm(x))) * residual_scale
+    logits = norm(x) @ head * logit_scale
+
+It is any backend's execution and the reference of the others (executions/), which take its place of attention and MLP,
+or of all. Families differ by options of ModelConfig and by the weights that they have (spec.py): Vaswani et al. 2017;
+Touvron et al. 2023, "LLaMA"; and the papers that the families' files name.
+
+Shapes: T tokens, H query heads, K KV heads, D head_dim, N logits wanted, S rotary tables of P positions. Heads and
+widths are those of one rank.
 """
 
-from collections.abc import Callable
-from dataclasses import fields
-
 import mindspore as ms
-from mindspore import Tensor, nn
+from mindspore import ParameterTuple, Tensor, nn, ops
 
-from mindspore_paged.errors import ConfigError
-from mindspore_paged.formats.weight_format import WeightFormat
-from mindspore_paged.formats.weight_place import WeightPlace
+from mindspore_paged.custom_ops.ops import PagedAttention, ReshapeAndCache
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.models.fused_layers import FusedLayers
 from mindspore_paged.models.kv_pages import KVPages
-from mindspore_paged.models.parallel import ONE_RANK
-from mindspore_paged.models.plain_layers import PlainLayers
-from mindspore_paged.models.rope import rope_tables
-from mindspore_paged.models.whole_step import PackedLayers
-from mindspore_paged.tensor_parallel import WHOLE
-
-
-class DecoderModel(nn.Cell):
-    """Embedding, decoder layers and the final norm: their tensors, for whoever computes a step with them."""
-
-    def __init__(self, parts, num_layers: int, share_layers: bool):
-        super().__init__()
-        self.embed_tokens = parts.embedding()
-        self.norm = parts.norm()
-        self.layers = parts.layers(num_layers, share_layers)
+from mindspore_paged.models.model_weights import ModelWeights
 
 
 class Decoder(nn.Cell):
-    """One step of a model over T tokens, whatever mixture of prefill and decode they are.
+    """One step over T tokens of any sequences, whatever mixture of prefill and decode they are.
 
-    config: dimensions; kv_pool: pages and block_table that the step reads and writes in place;
-    num_positions: rows of the rotary table (max_model_len); dtype: of weights and activations;
-    share_layers: all layers have the weights of one, for compiling a graph whose own would not fit in memory.
-    parallel, ranks: which part of the model this rank has, and how the ranks exchange what they computed; kv_pool has
-    the KV heads of that part.
-    formats: how a weight of each name is held. With it the layers are fused, for the backend cpu and dtype float32.
-
-    Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
-    wanted (padding: -1); table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before
-    anything else. Returns logits float32 [N, vocab_size].
+    embed_tokens: ids [T] -> [T, hidden_size]. positions: block_table, positions, rows -> what a layer takes as `step`.
+    layers: x, key_cache, value_cache, step -> x. head: [N, hidden_size] -> logits float32 [N, vocab_size].
+    Calling it: as StepInputs says. Returns logits float32 [N, vocab_size].
     """
 
-    def __init__(
-        self, config: ModelConfig, kv_pool: KVPages, num_positions, dtype=ms.float32, ops_backend="cpu",
-        share_layers=False, parallel=WHOLE, ranks=ONE_RANK, formats: Callable[[str], WeightFormat] | None = None,
-    ):  # fmt: skip
+    def __init__(self, config: ModelConfig, kv_pages: KVPages, embed_tokens, positions, layers: list, head):
         super().__init__()
-        _check_options(config)
-        share, vocab = parallel.share(config), parallel.vocab(config)
-        if formats is None:
-            parts = PlainLayers(share, vocab, dtype, ops_backend, ranks)
-        else:
-            parts = FusedLayers(share, vocab, formats, ops_backend, ranks)
-        self.format_of, self.arranged = parts.format_of, parts.arranged
-        self.model = DecoderModel(parts, config.num_hidden_layers, share_layers)
-        head = self.model.embed_tokens
-        if not config.tie_word_embeddings:
-            self.lm_head = head = parts.lm_head()
-        cos, sin = rope_tables(config, num_positions)
-        self.step = parts.step(self.model, head, kv_pool, Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype))
-        # MindSpore has put the name of each Cell that took it before that of a Parameter.
-        kv_pool.block_table.name = "block_table"
-        for name, place in self.weight_places().items():
-            place.parameter.name = name if place.is_alone else place.parameter.name.rpartition(".")[2]
-
-    def weight_places(self) -> dict[str, WeightPlace]:
-        """Where each weight is that a checkpoint must provide, by Hugging Face's names."""
-        weights = [item for item in self.parameters_and_names() if item[0].endswith((".weight", ".bias"))]
-        places = {name: WeightPlace(weight, self.format_of(name), tuple(weight.shape)) for name, weight in weights}
-        layers = self.model.layers
-        return places | (layers.weight_places() if isinstance(layers, PackedLayers) else {})
-
-    @property
-    def compile_phase(self):
-        """The graph that is compiled or run, by MindSpore's name."""
-        return self._compile_phase
-
-    @compile_phase.setter
-    def compile_phase(self, phase):
-        # MindSpore sets it at every call, and its own setter tells each of the hundreds of Cells below, which takes
-        # milliseconds; only that of the whole is read.
-        self._compile_phase = phase
+        self.embed_tokens, self.positions, self.head = embed_tokens, positions, head
+        self.layers = nn.CellList(layers)
+        self.embedding_scale, self.logit_scale = config.embedding_scale, config.logit_scale
+        self.block_table = kv_pages.block_table
+        self.key_caches, self.value_caches = ParameterTuple(kv_pages.key_caches), ParameterTuple(kv_pages.value_caches)
+        self.gather = ops.Gather()
+        self.write_table = ops.ScatterNdUpdate()
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        return self.step(input_ids, positions, rows, logit_indices, table_indices, table_values)
+        block_table = ops.depend(self.block_table, self.write_table(self.block_table, table_indices, table_values))
+        step = self.positions(block_table, positions, rows)
+        x = scaled(self.embed_tokens(input_ids), self.embedding_scale)
+        for layer, key_cache, value_cache in zip(self.layers, self.key_caches, self.value_caches):  # noqa: B905
+            x = layer(x, key_cache, value_cache, step)
+        wanted = ops.maximum(logit_indices, 0)  # padding, -1, is computed as some token: nobody looks at it
+        return scaled(self.head(self.gather(x, wanted, 0)), self.logit_scale)
 
 
-def _check_options(config: ModelConfig) -> None:
-    """Raise ConfigError for what a model may be described as, and no execution computes yet."""
-    usual = {field.name: field.default for field in fields(ModelConfig)}
-    first = next(index for index, name in enumerate(usual) if name == "hidden_act")
-    for name in list(usual)[first:]:
-        if getattr(config, name) != usual[name]:
-            raise ConfigError(
-                f"model: {name} is {getattr(config, name)}, which is not computed; allowed: {usual[name]}"
-            )
+class DecoderLayer(nn.Cell):
+    """x + attention(norm(x)), then x + mlp(norm(x)); what is added is normed and scaled where the model does so."""
+
+    def __init__(self, weights: ModelWeights, layer: int, ops_backend, ranks):
+        super().__init__()
+        config = weights.config
+        self.attention = Attention(weights, layer, ops_backend, ranks)
+        self.mlp = MLP(weights, layer, ranks)
+        self.attention_norm, self.attention_output_norm, self.mlp_norm, self.mlp_output_norm = (
+            norm_of_layer(weights, layer, role)
+            for role in ("attention_norm", "attention_output_norm", "mlp_norm", "mlp_output_norm")
+        )
+        self.residual_scale = config.residual_scale
+
+    def construct(self, x, key_cache, value_cache, step):
+        attended = self.attention(self.attention_norm(x), key_cache, value_cache, step)
+        x = x + scaled(self.attention_output_norm(attended), self.residual_scale)
+        fed = self.mlp(self.mlp_norm(x))
+        return x + scaled(self.mlp_output_norm(fed), self.residual_scale)
+
+
+class Attention(nn.Cell):
+    """Grouped-query attention over the sequence's pages; this step's keys and values are written first."""
+
+    def __init__(self, weights: ModelWeights, layer: int, ops_backend, ranks):
+        super().__init__()
+        config = weights.config
+        self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (linear(weights, layer, role) for role in "qkvo")
+        self.q_norm, self.k_norm = norm_of_layer(weights, layer, "q_norm"), norm_of_layer(weights, layer, "k_norm")
+        self.rope_table = config.rope_table_of(layer)
+        self.rotated = config.rotated
+        self.reshape_and_cache = ReshapeAndCache(ops_backend)
+        self.paged_attention = PagedAttention(config.score_scale, ops_backend, config.window_of(layer))
+        self.sum_over_ranks = ranks.sum()
+        self.split_halves = ops.Split(axis=-1, output_num=2)
+        self.concat = ops.Concat(axis=-1)
+
+    def construct(self, x, key_cache, value_cache, step):
+        rotations, slot_mapping, block_table, rows, context_lens = step
+        query = self.q_norm(self.q_proj(x).reshape(-1, self.num_heads, self.head_dim))
+        key = self.k_norm(self.k_proj(x).reshape(-1, self.num_kv_heads, self.head_dim))
+        value = self.v_proj(x).reshape(-1, self.num_kv_heads, self.head_dim)
+        if self.rope_table >= 0:
+            cos, sin = rotations[self.rope_table]
+            query, key = self.rotate(query, cos, sin), self.rotate(key, cos, sin)
+        written = self.reshape_and_cache(key, value, key_cache, value_cache, slot_mapping)
+        query = ops.depend(query, written)
+        attended = self.paged_attention(query, key_cache, value_cache, block_table, rows, context_lens)
+        return self.sum_over_ranks(self.o_proj(attended.reshape(-1, self.num_heads * self.head_dim)))
+
+    def rotate(self, heads, cos, sin):
+        """Rotary position embedding (Su et al. 2021) of [T, heads, D], in rotate-half order; of the first numbers."""
+        rest = ()
+        if self.rotated < self.head_dim:
+            heads, rest = heads[..., : self.rotated], (heads[..., self.rotated :],)
+        first, second = self.split_halves(heads)
+        return self.concat((heads * cos + self.concat((-second, first)) * sin, *rest))
+
+
+class MLP(nn.Cell):
+    """down(act(gate(x)) * up(x)): SwiGLU or GeGLU (Shazeer 2020)."""
+
+    def __init__(self, weights: ModelWeights, layer: int, ranks):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (linear(weights, layer, role) for role in ("gate", "up", "down"))
+        self.is_silu = weights.config.hidden_act == "silu"
+        self.sum_over_ranks = ranks.sum()
+
+    def construct(self, x):
+        gate = self.gate_proj(x)
+        gate = ops.silu(gate) if self.is_silu else ops.gelu(gate, approximate="tanh")
+        return self.sum_over_ranks(self.down_proj(gate * self.up_proj(x)))
+
+
+class Linear(nn.Cell):
+    """x [T, in] -> x W^T [T, out], plus a bias if there is one."""
+
+    def __init__(self, weight, bias=None):
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x):
+        product = self.matmul(x, self.weight)
+        return product if self.bias is None else product + self.bias
+
+
+class RMSNorm(nn.Cell):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019); the mean in float32."""
+
+    def __init__(self, weight, eps):
+        super().__init__()
+        self.weight, self.eps, self.dtype = weight, eps, weight.dtype
+        self.mean = ops.ReduceMean(keep_dims=True)
+        self.cast = ops.Cast()
+
+    def construct(self, x):
+        wide = self.cast(x, ms.float32)
+        scale = ops.rsqrt(self.mean(wide * wide, -1) + self.eps)
+        return self.cast(wide * scale, self.dtype) * self.weight
+
+
+class Head(nn.Cell):
+    """norm(x) W^T, [N, hidden_size] -> [N, rows of the vocabulary]."""
+
+    def __init__(self, weights: ModelWeights, weight):
+        super().__init__()
+        self.norm = RMSNorm(weights.of_model("final_norm"), weights.config.rms_norm_eps)
+        self.lm_head = Linear(weight)
+
+    def construct(self, x):
+        return self.lm_head(self.norm(x))
+
+
+class Positions(nn.Cell):
+    """The tokens' rotations by each table, their slots in the pages, and how many tokens they attend to."""
+
+    def __init__(self, kv_pages: KVPages, tables: list[tuple[Tensor, Tensor]]):
+        super().__init__()
+        self.tables = tuple(tables)  # cosines and sines, each [P, 1, rotated]
+        self.block_size = kv_pages.block_size
+        self.blocks_per_row = kv_pages.block_table.shape[1]
+        self.gather = ops.Gather()
+
+    def construct(self, block_table, positions, rows):
+        rotations = ()
+        for cos, sin in self.tables:
+            rotations += ((self.gather(cos, positions, 0), self.gather(sin, positions, 0)),)
+        slots = self.slots(block_table, positions, rows)
+        return rotations, slots, block_table, rows, ops.select(rows < 0, ops.zeros_like(positions), positions + 1)
+
+    def slots(self, block_table, positions, rows):
+        """Flat slot of each token in the pages, int32 [T]; -1 for padding, which is never written."""
+        entries = ops.maximum(rows, 0) * self.blocks_per_row + positions // self.block_size
+        blocks = self.gather(block_table.reshape(-1), entries, 0)
+        return ops.select(rows < 0, ops.zeros_like(rows) - 1, blocks * self.block_size + positions % self.block_size)
+
+
+def scaled(x, scale):
+    """x times a number that is known when the graph is compiled; nothing is computed for 1."""
+    return x if scale == 1.0 else x * scale
+
+
+def linear(weights: ModelWeights, layer: int, role: str) -> Linear:
+    """A layer's projection."""
+    return Linear(weights.of_layer(layer, role), weights.of_layer(layer, f"{role}_bias"))
+
+
+def norm_of_layer(weights: ModelWeights, layer: int, role: str) -> nn.Cell:
+    """A layer's norm, or nothing where the model has none there."""
+    weight = weights.of_layer(layer, role)
+    return nn.Identity() if weight is None else RMSNorm(weight, weights.config.rms_norm_eps)

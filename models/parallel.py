@@ -1,4 +1,4 @@
-"""Linear layers and embeddings cut over the ranks that share a model; with one rank they are the plain ones.
+"""Embedding and head cut over the ranks that share a model, and what the ranks exchange; with one rank nothing.
 
 Shapes: T tokens. "Its part" is what `mindspore_paged.tensor_parallel.Cuts` gives the rank. Collectives stand in the
 graph, in the order in which it runs, the same on every rank.
@@ -19,50 +19,15 @@ def weight_parameter(*shape, dtype) -> Parameter:
     return Parameter(Tensor(shape=shape, dtype=dtype, init=Zero()), requires_grad=False)
 
 
-class ColumnParallelLinear(nn.Cell):
-    """x [T, in_features] -> x W^T [T, out_features], plus a bias if has_bias; a rank has its part of the outputs."""
-
-    def __init__(self, in_features, out_features, dtype, has_bias=False):
-        super().__init__()
-        self.weight = weight_parameter(out_features, in_features, dtype=dtype)
-        self.bias = weight_parameter(out_features, dtype=dtype) if has_bias else None
-        self.matmul = ops.MatMul(transpose_b=True)
-
-    def construct(self, x):
-        product = self.matmul(x, self.weight)
-        return product if self.bias is None else product + self.bias
-
-
-class RowParallelLinear(nn.Cell):
-    """Its part of x [T, in_features] -> the sum over ranks of x W^T [T, out_features], plus a bias if has_bias.
-
-    The first rank has the bias, the others zeros: so it is added once.
-    """
-
-    def __init__(self, in_features, out_features, dtype, ranks, has_bias=False):
-        super().__init__()
-        self.weight = weight_parameter(out_features, in_features, dtype=dtype)
-        self.bias = weight_parameter(out_features, dtype=dtype) if has_bias else None
-        self.matmul = ops.MatMul(transpose_b=True)
-        self.sum_over_ranks = ranks.sum()
-
-    def construct(self, x):
-        product = self.matmul(x, self.weight)
-        return self.sum_over_ranks(product if self.bias is None else product + self.bias)
-
-
 class VocabParallelEmbedding(nn.Cell):
-    """Token ids [T] -> rows of the table [T, hidden_size]; a rank has the rows that `vocab` names.
+    """Token ids [T] -> rows of the table [T, hidden_size]; a rank has the rows that `vocab` names as `weight`."""
 
-    As the head of a model with tied embeddings: `logits`.
-    """
-
-    def __init__(self, vocab: Cut, vocab_size, hidden_size, dtype, ranks):
+    def __init__(self, weight: Parameter, vocab: Cut, vocab_size, ranks):
         super().__init__()
-        self.weight = weight_parameter(vocab.length, hidden_size, dtype=dtype)
+        self.weight = weight
         self.is_whole = vocab.stop - vocab.start == vocab_size
         self.start, self.stop = vocab.start, vocab.stop
-        self.dtype = dtype
+        self.dtype = weight.dtype
         self.gather = ops.Gather()
         self.sum_over_ranks = ranks.sum()
 
@@ -76,16 +41,16 @@ class VocabParallelEmbedding(nn.Cell):
 
 
 class VocabParallelLogits(nn.Cell):
-    """The head: `product` of what it is called with, [N, rows of the rank], to logits float32 [N, vocab_size]."""
+    """hidden [N, hidden_size] -> logits float32 [N, vocab_size]; rows: what makes those of this rank's vocabulary."""
 
-    def __init__(self, product: nn.Cell, vocab_size, ranks):
+    def __init__(self, rows: nn.Cell, vocab_size, ranks):
         super().__init__()
         self.vocab_size = vocab_size
-        self.product = product
+        self.rows = rows
         self.gather_columns = ranks.concat_columns()
 
-    def construct(self, hidden, norm_weight, weight):
-        logits = self.gather_columns(ops.cast(self.product(hidden, norm_weight, weight), ms.float32))
+    def construct(self, hidden):
+        logits = self.gather_columns(ops.cast(self.rows(hidden), ms.float32))
         # The last ranks' rows beyond the vocabulary, if it does not divide.
         return logits if logits.shape[1] == self.vocab_size else logits[:, : self.vocab_size]
 

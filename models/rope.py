@@ -1,6 +1,7 @@
 """Frequencies of rotary position embeddings (Su et al. 2021), with the scalings that stretch them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,12 +10,20 @@ from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.rope_scaling import RopeScaling
 
 
-def rope_tables(config: ModelConfig, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines for positions 0 .. num_positions - 1, each float32 [num_positions, head_dim].
+def rope_tables(config: ModelConfig, num_positions: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cosines and sines by every table of a model (ModelConfig.rope_table_of), as `rope_table` gives them."""
+    configs = [config]
+    if config.local_rope_theta is not None:
+        configs.append(replace(config, rope_theta=config.local_rope_theta, rope_scaling=RopeScaling()))
+    return [rope_table(of_table, num_positions) for of_table in configs]
 
-    The two halves of a row are equal: a head is rotated as pairs (i, i + head_dim / 2), Hugging Face's order. Both are
-    multiplied by the attention factor, which scales scores by its square. Raises ConfigError for angles that no number
-    can hold.
+
+def rope_table(config: ModelConfig, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines for positions 0 .. num_positions - 1, each float32 [num_positions, config.rotated].
+
+    The two halves of a row are equal: of a head the first numbers, D in all, are rotated as pairs (i, i + D / 2),
+    Hugging Face's order. Both are multiplied by the attention factor, which scales scores by its square. Raises
+    ConfigError for angles that no number can hold.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         angles = np.outer(np.arange(num_positions, dtype=np.float64), inverse_frequencies(config, num_positions))
@@ -25,14 +34,14 @@ def rope_tables(config: ModelConfig, num_positions: int) -> tuple[np.ndarray, np
 
 
 def inverse_frequencies(config: ModelConfig, num_positions: int) -> np.ndarray:
-    """Radians per position for each pair of a head, float64 [head_dim / 2], scaled as config.rope_scaling says.
+    """Radians per position for each pair of a head, float64 [config.rotated / 2], scaled as config.rope_scaling says.
 
     num_positions: the longest sequence, by which longrope chooses its factors.
     """
     scaling, base = config.for_length(num_positions).rope_scaling, config.rope_theta
     if scaling.type == "ntk":
-        base *= scaling.factor ** (config.head_dim / (config.head_dim - 2))
-    frequencies = base ** -(np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
+        base *= scaling.factor ** (config.rotated / (config.rotated - 2))
+    frequencies = base ** -(np.arange(0, config.rotated, 2, dtype=np.float64) / config.rotated)
     if scaling.divisors:
         frequencies = frequencies / np.array(scaling.divisors)
     if scaling.type == "linear":
@@ -74,14 +83,14 @@ def _kept_by_yarn(config: ModelConfig, scaling: RopeScaling, trained_context: in
 
     A pair's bound follows from the plain frequencies, whatever they are divided by. Source: YaRN's reference code.
     """
-    head_dim = config.head_dim
+    rotated = config.rotated
 
     def pair_that_turns(times: float) -> float:
-        return head_dim * math.log(trained_context / (times * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+        return rotated * math.log(trained_context / (times * 2 * math.pi)) / (2 * math.log(config.rope_theta))
 
     first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, head_dim - 1)
+    first, last = max(first, 0), min(last, rotated - 1)
     width = last - first or 0.001
-    return 1.0 - np.clip((np.arange(head_dim // 2) - first) / width, 0.0, 1.0)
+    return 1.0 - np.clip((np.arange(rotated // 2) - first) / width, 0.0, 1.0)

@@ -29,7 +29,7 @@ OPEN = None
 
 
 class MindIRStep(nn.GraphCell):
-    """The step of a loaded model; called as Decoder is. weights: as the folder's manifest has them.
+    """The step of a loaded model; called as ModelStep is. weights: as the folder's manifest has them.
 
     key_caches, value_caches, block_table: Parameters as KVPagePool has them. Their values, and those of
     `weight_places()`, are still to be set.

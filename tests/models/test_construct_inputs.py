@@ -2,13 +2,18 @@
 
 from inspect import signature
 
+import pytest
+
 from mindspore_paged.custom_ops.layer_ops import DecoderStep
 from mindspore_paged.models.decoder import Decoder
+from mindspore_paged.models.executions.whole_step import WholeStep
+from mindspore_paged.models.model_step import ModelStep
 from mindspore_paged.step_inputs import STEP_INPUTS
 
 
-def test_the_model():
-    assert list(signature(Decoder.construct).parameters) == ["self", *STEP_INPUTS]
+@pytest.mark.parametrize("cell", [ModelStep, Decoder, WholeStep])
+def test_the_model(cell):
+    assert list(signature(cell.construct).parameters) == ["self", *STEP_INPUTS]
 
 
 def test_the_operator():

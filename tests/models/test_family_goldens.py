@@ -17,7 +17,7 @@ from tests.models.families import (
     write_gguf,
 )
 
-NOT_YET = ("mistral", "qwen2", "qwen3", "phi3", "granite", "smollm3", "gemma3_text")
+NOT_YET = ()
 """Families that do not run yet."""
 
 

@@ -1,4 +1,4 @@
-"""Decoder of fused layers with weights of every form; with float32, test_llama.py has the same cases as plain.
+"""ModelStep of fused layers with weights of every form; with float32, test_llama.py has the same cases as plain.
 
 Whatever its form, a weight is computed with as the number that it means, in float32: within 1e-4 of the float64
 reference on the same rounded weights, whose logits are about 2. With blocks of weights, a token's numbers are rounded
@@ -56,7 +56,7 @@ def rounded(hidden):
 
 def run_in_chunks(runner, tokens, chunk, row=2, blocks=(17, 3, 9)):
     """Logits of each token; of a chunk's first, beyond the ROWS that a step gives, NaN."""
-    got = np.full((len(tokens), runner.model.step.head.weight.shape[0]), np.nan, np.float32)
+    got = np.full((len(tokens), runner.model.weight_places()["model.embed_tokens.weight"].shape[0]), np.nan, np.float32)
     for start in range(0, len(tokens), chunk):
         table = table_of(row, blocks) if start == 0 else ()
         stop = min(start + chunk, len(tokens))

@@ -1,4 +1,4 @@
-"""Decoder over scattered pages against the float64 reference, within 1e-4."""
+"""ModelStep over scattered pages against the float64 reference, within 1e-4."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.errors import StepError
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
-from mindspore_paged.models.decoder import Decoder
+from mindspore_paged.models.model_step import ModelStep
 from mindspore_paged.models.parallel import ONE_RANK
 from mindspore_paged.step_inputs import StepInputs
 from tests.custom_ops.int8_pages import quantize
@@ -73,7 +73,7 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
         kv_cache_dtype, shape, layers_together=formats is not None and ranks is ONE_RANK,
     )  # fmt: skip
     poison_pages(pool)
-    model = Decoder(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
+    model = ModelStep(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
     places = model.weight_places()
     set_weights(model, lambda name: places[name].form.pack(weights[name]))
     return ModelRunner(model, pool, buckets)

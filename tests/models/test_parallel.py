@@ -15,9 +15,11 @@ from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.formats.weight_format import FLOAT32
 from mindspore_paged.model_config import MODEL_CONFIGS
-from mindspore_paged.models.decoder import Decoder
+from mindspore_paged.models.model_step import ModelStep
 from mindspore_paged.models.parallel import OneRank
 from mindspore_paged.tensor_parallel import TensorParallel
+from mindspore_paged.weights.checkpoint import open_checkpoint
+from tests.models.families import FAMILIES, PROMPT, write_folder
 from tests.models.test_llama import ALL_BIASES, BLOCK_SIZE, BLOCKS_PER_ROW, NUM_BLOCKS, ROWS, row_tokens, step, table_of
 from tests.reference import llama as reference
 
@@ -43,55 +45,55 @@ CUTS = {
 
 
 class AllRanks(nn.Cell):
-    """Decoder of every rank, each over pages of its own, in step: the sums that a group would exchange."""
+    """ModelStep of every rank, each over pages of its own, in step: the sums that a group would exchange."""
 
-    def __init__(self, ranks):
+    def __init__(self, models):
         super().__init__()
-        self.ranks = nn.CellList(ranks)
-        self.num_layers = len(ranks[0].model.layers)
-        self.vocab_size = ranks[0].step.logits.vocab_size
+        self.ranks = nn.CellList([model.execution for model in models])
+        self.first = self.ranks[0]
+        self.num_layers = len(self.first.layers)
+        self.vocab_size = self.first.head.vocab_size
+        self.residual_scale = self.first.layers[0].residual_scale
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        """As Decoder."""
+        """As ModelStep."""
         steps, x = (), 0.0
-        for rank in self.ranks:
-            its = rank.step
+        for its in self.ranks:
             block_table = ops.depend(its.block_table, its.write_table(its.block_table, table_indices, table_values))
-            steps += (its.places(block_table, positions, rows),)
-            x = x + rank.model.embed_tokens(input_ids)
+            steps += (its.positions(block_table, positions, rows),)
+            x = x + its.embed_tokens(input_ids)
+        x = x * self.first.embedding_scale
         for index in range(self.num_layers):
             attended, fed = 0.0, 0.0
-            for rank, its_step in zip(self.ranks, steps):
-                layer, caches = rank.model.layers[index], (rank.step.key_caches[index], rank.step.value_caches[index])
-                attended = attended + self.attention_of(layer, x, caches, its_step)
-            x = x + attended
-            for rank in self.ranks:
-                layer = rank.model.layers[index]
-                fed = fed + self.feed_forward_of(layer, x)
-            x = x + fed
+            for its, its_step in zip(self.ranks, steps):
+                caches = its.key_caches[index], its.value_caches[index]
+                attended = attended + self.attention_of(its.layers[index], x, caches, its_step)
+            x = x + self.first.layers[index].attention_output_norm(attended) * self.residual_scale
+            for its in self.ranks:
+                fed = fed + self.mlp_of(its.layers[index], x)
+            x = x + self.first.layers[index].mlp_output_norm(fed) * self.residual_scale
         columns = ()
-        for rank in self.ranks:
-            hidden = rank.step.gather(x, ops.maximum(logit_indices, 0), 0)
-            columns += (rank.step.logits.product(hidden, rank.model.norm.weight, rank.step.head.weight),)
-        return ops.concat(columns, 1)[:, : self.vocab_size]
+        for its in self.ranks:
+            columns += (its.head.rows(its.gather(x, ops.maximum(logit_indices, 0), 0)),)
+        return ops.concat(columns, 1)[:, : self.vocab_size] * self.first.logit_scale
 
     def attention_of(self, layer, x, caches, its_step):
         """A rank's part of the sum."""
-        return layer.self_attn(layer.input_layernorm(x), caches[0], caches[1], its_step)
+        return layer.attention(layer.attention_norm(x), caches[0], caches[1], its_step)
 
-    def feed_forward_of(self, layer, x):
+    def mlp_of(self, layer, x):
         """A rank's part of the sum."""
-        return layer.mlp(layer.post_attention_layernorm(x))
+        return layer.mlp(layer.mlp_norm(x))
 
 
 class AllFusedRanks(AllRanks):
-    """The same of fused layers, which add x themselves."""
+    """The same of operators that have the norm."""
 
     def attention_of(self, layer, x, caches, its_step):
-        return layer.self_attn(x, layer.input_layernorm.weight, caches[0], caches[1], its_step) - x
+        return layer.attention(x, caches[0], caches[1], its_step)
 
-    def feed_forward_of(self, layer, x):
-        return layer.mlp(x, layer.post_attention_layernorm.weight) - x
+    def mlp_of(self, layer, x):
+        return layer.mlp(x)
 
 
 class AloneAmongRanks(OneRank):
@@ -118,7 +120,7 @@ def make_rank(config, weights, parallel, formats=None):
         cache.name = f"rank{parallel.rank}.{place}"
     for cache in (*pool.key_caches, *pool.value_caches):
         cache.set_data(Tensor(np.full(cache.shape, np.nan, np.float32), cache.dtype))
-    model = Decoder(
+    model = ModelStep(
         config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, parallel=parallel, ranks=AloneAmongRanks(), formats=formats
     )
     cuts = parallel.cuts(config)
@@ -132,8 +134,25 @@ def make_rank(config, weights, parallel, formats=None):
     [pytest.param(*cut, id=name, marks=pytest.mark.slow if cut[1] > 4 else ()) for name, cut in CUTS.items()],
 )
 def test_all_ranks_together_compute_the_model(config, size, fused):
-    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     weights = reference.random_weights(config, seed=1)
+    tokens = np.random.default_rng(2).integers(0, config.vocab_size, 22)
+    got = run_all_ranks(config, weights, size, fused, tokens)
+    np.testing.assert_allclose(got, reference.logits(config, weights, tokens), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_ranks_compute_every_family(tmp_path, name, fused):
+    """Logits of the first step, against transformers."""
+    checkpoint = open_checkpoint(write_folder(tmp_path, name))
+    weights = {each: checkpoint.read(each) for each in checkpoint.names()}
+    got = run_all_ranks(checkpoint.model_config.for_length(64), weights, 2, fused, np.array(PROMPT))
+    np.testing.assert_allclose(got[-1], FAMILIES[name]["first"], rtol=0, atol=1e-3)
+
+
+def run_all_ranks(config, weights, size, fused, tokens):
+    """Logits of each token, after chunks of the prompt, of which the first comes alone."""
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     formats = (lambda _: FLOAT32) if fused else None
     ranks = [make_rank(config, weights, TensorParallel(rank, size), formats) for rank in range(size)]
     for rank, (model, _) in enumerate(ranks):
@@ -142,14 +161,14 @@ def test_all_ranks_together_compute_the_model(config, size, fused):
     everyone = (AllFusedRanks if fused else AllRanks)([model for model, _ in ranks])
     everyone.weight_places = lambda: {}
     runner = ModelRunner(everyone, ranks[0][1], [8])
-    tokens = np.random.default_rng(2).integers(0, config.vocab_size, 22)
-    chunks = [tokens[:6], tokens[6:12], tokens[12:18], *([token] for token in tokens[18:])]
+    num_in_chunks = (len(tokens) - 1) // ROWS * ROWS
+    chunks = [*tokens[:num_in_chunks].reshape(-1, ROWS), *([token] for token in tokens[num_in_chunks:])]
     got, done = [], 0
-    for chunk in chunks:
-        table = table_of(2, [17, 3]) if done == 0 else ()
-        got.append(runner.run(step(*row_tokens(2, done, chunk), table=table)))
-        done += len(chunk)
-    np.testing.assert_allclose(np.concatenate(got), reference.logits(config, weights, tokens), rtol=0, atol=1e-4)
+    for part in chunks:
+        table = table_of(2, [17, 3, 9][: -(-len(tokens) // BLOCK_SIZE)]) if done == 0 else ()
+        got.append(runner.run(step(*row_tokens(2, done, part), table=table)))
+        done += len(part)
+    return np.concatenate(got)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])

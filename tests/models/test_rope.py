@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig
-from mindspore_paged.models.rope import attention_factor, inverse_frequencies, rope_tables
+from mindspore_paged.models.llama import LlamaHfOptions
+from mindspore_paged.models.rope import attention_factor, inverse_frequencies, rope_table
 from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.weights.rope_config import hf_rope
 from tests.reference import llama as reference
@@ -23,7 +24,9 @@ PAIRS = tuple((1 + np.arange(8) / 4).tolist())
 
 def golden_config(keys) -> ModelConfig:
     positions = keys["max_position_embeddings"]
-    theta, scaling = hf_rope(Path("config.json"), keys, positions)
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    options = LlamaHfOptions.model_validate(dict.fromkeys(sizes, 1) | keys)
+    theta, scaling = hf_rope(Path("config.json"), keys, options)
     return replace(TINY, head_dim=32, max_position_embeddings=positions, rope_theta=theta, rope_scaling=scaling)
 
 
@@ -54,7 +57,7 @@ def test_tables_are_those_of_the_reference(scaling, longest):
     config = replace(TINY, rope_scaling=scaling)
     angles = np.outer(np.arange(longest), reference.rope_frequencies(config, longest))
     factor = reference.rope_attention_factor(config)
-    for table, expected in zip(rope_tables(config, longest), (np.cos(angles) * factor, np.sin(angles) * factor)):
+    for table, expected in zip(rope_table(config, longest), (np.cos(angles) * factor, np.sin(angles) * factor)):
         assert table.dtype == np.float32
         np.testing.assert_allclose(table, np.tile(expected, 2), rtol=0, atol=2e-7)
 
@@ -72,9 +75,9 @@ def test_longrope_is_decided_by_the_longest_sequence():
 
 def test_frequencies_beyond_what_a_number_holds_are_refused():
     with pytest.raises(ConfigError, match="give angles that are no numbers"):
-        rope_tables(replace(TINY, head_dim=64, rope_theta=5e-324), 16)
+        rope_table(replace(TINY, head_dim=64, rope_theta=5e-324), 16)
     with pytest.raises(ConfigError, match="give angles that are no numbers"):
-        rope_tables(replace(TINY, rope_scaling=RopeScaling(divisors=(1e-308,) * 8)), 16)
+        rope_table(replace(TINY, rope_scaling=RopeScaling(divisors=(1e-308,) * 8)), 16)
 
 
 @pytest.mark.parametrize(

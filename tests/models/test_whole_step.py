@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_ROLES
 from mindspore_paged.formats.weight_format import FLOAT32, FORMATS
 from mindspore_paged.formats.weight_place import values_of_parameters
-from mindspore_paged.models import whole_step
-from mindspore_paged.models.whole_step import PackedLayers
+from mindspore_paged.models.executions import whole_step
+from mindspore_paged.models.executions.whole_step import Held, PackedLayers
 
 NUM_WEIGHTS = len(LAYER_ROLES)
 MATRICES = st.tuples(st.sampled_from([*FORMATS.values()]), st.tuples(st.integers(1, 20), st.sampled_from([32, 96])))
@@ -19,14 +19,22 @@ WEIGHTS = st.lists(MATRICES | NORMS | st.none(), min_size=NUM_WEIGHTS, max_size=
 LAYERS = st.lists(WEIGHTS, min_size=1, max_size=4)
 
 
+def named(layers):
+    """The weights of layers under names of their own."""
+    return [
+        [each and Held(f"{number}.{role}", *each) for role, each in zip(LAYER_ROLES, layer)]
+        for number, layer in enumerate(layers)
+    ]
+
+
 @given(LAYERS, st.sampled_from([1, 20_000, 2**30]), st.integers(0, 2**32 - 1))
 @settings(max_examples=40)
 def test_every_weight_is_read_back_from_where_the_layout_has_it(layers, pack_bytes, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(whole_step, "PACK_BYTES", pack_bytes)
-        packed = PackedLayers(layers, len(layers))
+        packed = PackedLayers(named(layers), len(layers))
     rng = np.random.default_rng(seed)
-    places = packed.weight_places()
+    places = packed.places
     stored = {
         name: rng.integers(0, 256, place.nbytes, np.uint8).view(place.form.dtype).reshape(place.stored_shape)
         for name, place in places.items()
@@ -50,22 +58,22 @@ def test_every_weight_is_read_back_from_where_the_layout_has_it(layers, pack_byt
 def test_a_pack_takes_whole_layers_until_it_is_full(monkeypatch):
     layer = [(FLOAT32, (16,))] * NUM_WEIGHTS  # 64 bytes each
     monkeypatch.setattr(whole_step, "PACK_BYTES", 2 * 64 * NUM_WEIGHTS + 63)
-    packed = PackedLayers([layer] * 5, 5)
+    packed = PackedLayers(named([layer] * 5), 5)
     assert [pack.shape for pack in packed.packs] == [(128 * NUM_WEIGHTS,)] * 2 + [(64 * NUM_WEIGHTS,)]
     assert {pack.dtype for pack in packed.packs} == {ms.uint8}
     assert packed.layout[:, 0, 0].tolist() == [0, 0, 1, 1, 2]
 
 
 def test_layers_that_share_their_weights():
-    packed = PackedLayers([[(FLOAT32, (16,))] * NUM_WEIGHTS], 3)
+    packed = PackedLayers(named([[(FLOAT32, (16,))] * NUM_WEIGHTS]), 3)
     assert [pack.nbytes for pack in packed.packs] == [64 * NUM_WEIGHTS]
     assert (packed.layout == packed.layout[0]).all()
-    assert len(packed.weight_places()) == 3 * NUM_WEIGHTS
+    assert len(packed.places) == NUM_WEIGHTS
 
 
 def test_the_beginning_of_a_weight_is_that_of_its_part():
-    packed = PackedLayers([[(FLOAT32, (2, 32))] * NUM_WEIGHTS], 1)
-    places = packed.weight_places()
+    packed = PackedLayers(named([[(FLOAT32, (2, 32))] * NUM_WEIGHTS]), 1)
+    places = packed.places
     values = {name: np.full((2, 32), number, np.float32) for number, name in enumerate(places)}
     for parameter, memory in values_of_parameters(
         places.items(), values.__getitem__, lambda size: np.zeros(size, np.uint8)

@@ -34,10 +34,10 @@ def build_model(plan: Plan, kv_pool: KVPagePool, place: Place | None = None, sha
     weights of one.
     """
     # Here, because an exported model is run without the model's code.
-    from mindspore_paged.models.decoder import Decoder
+    from mindspore_paged.models.model_step import ModelStep
     from mindspore_paged.models.parallel import ONE_RANK
 
-    return Decoder(
+    return ModelStep(
         plan.model,
         kv_pool,
         plan.max_model_len,

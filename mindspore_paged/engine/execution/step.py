@@ -9,7 +9,7 @@ from mindspore_paged.formats.weight_place import WeightPlace
 
 
 class Step(Protocol):
-    """The Cell that computes a step: Decoder, or what was exported from one."""
+    """The Cell that computes a step: ModelStep, or what was exported from one."""
 
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
