@@ -130,6 +130,12 @@ class ModelConfig:
         """The tokens that a token of the layer attends to, itself included; 0 for all."""
         return self.sliding_window if self.is_sliding(layer) else 0
 
+    @property
+    def cache_window(self) -> int:
+        """The tokens whose keys and values a later token may need: the window where all layers slide; else 0, all."""
+        windows = [self.window_of(layer) for layer in range(self.num_hidden_layers)]
+        return max(windows) if all(windows) else 0
+
     def rope_table_of(self, layer: int) -> int:
         """Which table rotates the layer's queries and keys: 0, or 1 for that of local_rope_theta; -1 for none."""
         if layer in self.layers_without_rope:

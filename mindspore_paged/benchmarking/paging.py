@@ -163,7 +163,8 @@ def serve_on_paper(
     host_tier = None
     if config.cache.host_memory is not None and config.cache.swap != "never":
         host_tier = HostTier(max(1, config.cache.host_memory // page_bytes) * PaperRunner.PAGE.nbytes)
-    cache = CacheManager(BlockPool(num_blocks), table, block_size, config.cache.enable_prefix_caching, host_tier)
+    prefix_caching, window = config.cache.enable_prefix_caching, model.cache_window
+    cache = CacheManager(BlockPool(num_blocks), table, block_size, prefix_caching, host_tier, window=window)
     runner = PaperRunner(config.scheduler.resolved_token_buckets())
     limits = ModelLimits(model.vocab_size, length, ())
     scheduler = build_scheduler(config, cache, length)

@@ -11,15 +11,18 @@ NO_BLOCK = -1
 
 
 class BlockTable:
-    """Rows of block ids, padded with -1; `acquire_row`, `release_row`, `append`, `truncate`, `replace` mutate.
+    """Rows of block ids, padded with -1; `acquire_row`, `release_row`, `append`, `truncate`, `drop_front`, `replace`
+    and `relocate` mutate.
 
+    A row holds the blocks of places first(row) .. end(row) - 1; what stood before them was given back.
     block_tables: int32 [max_num_seqs, max_blocks_per_seq], the host's truth.
     The device holds a copy in which the null block stands for -1; `take_changes` yields what differs there.
     """
 
     def __init__(self, max_num_seqs: int, max_blocks_per_seq: int):
         self.block_tables = np.full((max_num_seqs, max_blocks_per_seq), NO_BLOCK, np.int32)
-        self._lengths = [0] * max_num_seqs
+        self._firsts = [0] * max_num_seqs
+        self._ends = [0] * max_num_seqs
         self._free_rows = dict.fromkeys(range(max_num_seqs - 1, -1, -1))  # the one freed last is taken first
         self._on_device = np.full_like(self.block_tables, NULL_BLOCK)
         self._changed_rows: set[int] = set()
@@ -35,34 +38,44 @@ class BlockTable:
         return len(self._free_rows)
 
     @property
-    def num_held_blocks(self) -> int:
-        """Entries of all rows that hold a block."""
-        return sum(self._lengths)
+    def num_places(self) -> int:
+        """Places of all rows up to their ends, whether their blocks are held or were given back."""
+        return sum(self._ends)
 
-    def acquire_row(self) -> int:
-        """Take an empty row; raises InvalidBlockError when every row is in use."""
+    def acquire_row(self, first: int = 0) -> int:
+        """Take an empty row, to begin at place `first`; raises InvalidBlockError when every row is in use."""
         if not self._free_rows:
             raise InvalidBlockError(f"all {len(self.block_tables)} rows of block_table are in use")
-        return self._free_rows.popitem()[0]
+        row = self._free_rows.popitem()[0]
+        self._firsts[row] = self._ends[row] = first
+        return row
 
     def release_row(self, row: int) -> list[int]:
         """Empty the row, give it back, and return the blocks that it held."""
         blocks = self.blocks(row)
         if row in self._free_rows:
             raise InvalidBlockError(f"row {row} is released twice")
-        self.block_tables[row, : len(blocks)] = NO_BLOCK
-        self._lengths[row] = 0
+        self.block_tables[row, : self._ends[row]] = NO_BLOCK
+        self._firsts[row] = self._ends[row] = 0
         self._changed_rows.add(row)
         self._free_rows[row] = None
         return blocks
 
     def num_blocks(self, row: int) -> int:
         """How many blocks the row holds."""
-        return self._lengths[row]
+        return self._ends[row] - self._firsts[row]
+
+    def first(self, row: int) -> int:
+        """The place of the row's first block."""
+        return self._firsts[row]
+
+    def end(self, row: int) -> int:
+        """The place behind the row's last block."""
+        return self._ends[row]
 
     def blocks(self, row: int, start: int = 0) -> list[int]:
         """The row's blocks, in the order of the tokens that they hold, from place `start` on."""
-        return self.block_tables[row, start : self._lengths[row]].tolist()
+        return self.block_tables[row, max(start, self._firsts[row]) : self._ends[row]].tolist()
 
     def rows_in_use(self) -> list[int]:
         """The rows that were acquired and not released."""
@@ -78,26 +91,37 @@ class BlockTable:
 
     def append(self, row: int, block_ids: list[int]) -> None:
         """Lengthen the row; raises InvalidBlockError if it would outgrow the table."""
-        start, end = self._lengths[row], self._lengths[row] + len(block_ids)
+        start, end = self._ends[row], self._ends[row] + len(block_ids)
         if end > self.max_blocks_per_seq:
             raise InvalidBlockError(f"row {row} would hold {end} blocks; the table has {self.max_blocks_per_seq} a row")
         self.block_tables[row, start:end] = block_ids
-        self._lengths[row] = end
+        self._ends[row] = end
         self._changed_rows.add(row)
 
-    def truncate(self, row: int, num_blocks: int) -> list[int]:
-        """Shorten the row to `num_blocks` blocks, if it has more, and return those behind them."""
-        blocks = self.blocks(row, num_blocks)
+    def truncate(self, row: int, end: int) -> list[int]:
+        """Let the row end at place `end`, if it goes on there, and return the blocks behind it."""
+        blocks = self.blocks(row, end)
         if blocks:
-            self.block_tables[row, num_blocks : self._lengths[row]] = NO_BLOCK
-            self._lengths[row] = num_blocks
+            self.block_tables[row, end : self._ends[row]] = NO_BLOCK
+            self._ends[row] = end
+            self._changed_rows.add(row)
+        return blocks
+
+    def drop_front(self, row: int, first: int) -> list[int]:
+        """Let the row begin at place `first`, if it begins before it, and return the blocks that stood before."""
+        blocks = self.block_tables[row, self._firsts[row] : min(first, self._ends[row])].tolist()
+        if first > self._firsts[row]:
+            self.block_tables[row, self._firsts[row] : first] = NO_BLOCK
+            self._firsts[row] = first
+            self._ends[row] = max(first, self._ends[row])
             self._changed_rows.add(row)
         return blocks
 
     def replace(self, row: int, index: int, block_id: int) -> None:
         """Put another block at a place that the row already fills."""
-        if not 0 <= index < self._lengths[row]:
-            raise InvalidBlockError(f"row {row} has no block {index}; it holds {self._lengths[row]}")
+        if not self._firsts[row] <= index < self._ends[row]:
+            held = f"{self._firsts[row]} .. {self._ends[row] - 1}"
+            raise InvalidBlockError(f"row {row} has no block {index}; it holds {held}")
         self.block_tables[row, index] = block_id
         self._changed_rows.add(row)
 
@@ -150,9 +174,10 @@ class BlockTable:
             )
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless rows are filled from the left and free rows are empty."""
-        filled = np.arange(self.max_blocks_per_seq) < np.array(self._lengths)[:, None]
+        """Raise IntegrityError unless rows are filled from their first place to their end and free rows are empty."""
+        places = np.arange(self.max_blocks_per_seq)
+        filled = (np.array(self._firsts)[:, None] <= places) & (places < np.array(self._ends)[:, None])
         if not np.array_equal(filled, self.block_tables != NO_BLOCK):
-            raise IntegrityError("a row of block_table has a hole, or blocks past its length")
-        if any(self._lengths[row] for row in self._free_rows):
+            raise IntegrityError("a row of block_table has a hole, or blocks outside its places")
+        if any(self._ends[row] for row in self._free_rows):
             raise IntegrityError("a free row of block_table holds blocks")

@@ -11,6 +11,7 @@ from mindspore_paged.cache.block_pool import BlockPool
 from mindspore_paged.cache.block_table import BlockTable
 from mindspore_paged.cache.compaction import plan_moves
 from mindspore_paged.cache.elasticity import ElasticCapacity
+from mindspore_paged.cache.pool_size import most_blocks
 from mindspore_paged.errors import IntegrityError
 
 
@@ -46,9 +47,13 @@ class CacheManager:
         row         block 7       | block 3       | block 12
         shared?     with row 2    | with row 2    | own: only an own block is ever written
 
-    `admit`, `grow`, `trim`, `fork`, `free`, `register`, `compact`, `forget_blocks`, `adjust_capacity` and
+    With a window, what stands wholly before the window of the next token is given back: block_table has the null block
+    there, and a row holds no more than the window and what one step writes.
+
+    `admit`, `grow`, `trim`, `give_back`, `fork`, `free`, `register`, `compact`, `forget_blocks`, `adjust_capacity` and
     `take_transfers` mutate.
     host_tier: where the content of evicted blocks may be found again. capacity: how much of the pool may be used.
+    window: tokens that a token sees in the layer where it sees most, itself included; 0 = all.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class CacheManager:
         enable_prefix_caching: bool = True,
         host_tier: PageTier | None = None,
         capacity: ElasticCapacity | None = None,
+        window: int = 0,
     ):
         self.pool = pool
         self.table = table
@@ -66,9 +72,10 @@ class CacheManager:
         self.enable_prefix_caching = enable_prefix_caching
         self.host_tier = host_tier
         self.capacity = capacity
+        self.window = window
         self.missed_run = 0  # length of the longest run that was asked for in vain since the last compaction
         self._writable: dict[int, int] = {}  # row -> end of the tokens whose blocks it has for itself, while it has
-        self._reserved: dict[int, int] = {}  # row -> blocks that it got ahead of need, as one run
+        self._reserved: dict[int, int] = {}  # row -> end of the blocks that it got ahead of need, as one run
         self._loads: list[tuple[int, np.ndarray]] = []
         self._copies: list[tuple[int, int]] = []
 
@@ -76,33 +83,52 @@ class CacheManager:
         """Blocks that cover `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
+    def most_blocks(self, num_tokens: int, chunk_tokens: int | None = None) -> int:
+        """Blocks that a row holds at most while it grows to `num_tokens` tokens, chunk_tokens at a time (None: all)."""
+        return most_blocks(num_tokens, self.block_size, self.window, chunk_tokens)
+
     @property
     def num_reserved_tokens(self) -> int:
-        """Slots in the blocks of all rows, a shared block counted for each row."""
-        return self.table.num_held_blocks * self.block_size
+        """Slots of all rows up to their ends, also in blocks given back; a shared block counts for each row."""
+        return self.table.num_places * self.block_size
 
-    def admit(self, hashes: Sequence[bytes], num_tokens: int, contiguous_tokens: int = 0) -> tuple[int, int] | None:
+    def admit(
+        self,
+        hashes: Sequence[bytes],
+        num_tokens: int,
+        contiguous_tokens: int = 0,
+        chunk_tokens: int | None = None,
+    ) -> tuple[int, int] | None:
         """Start a row for a sequence of `num_tokens` known tokens whose full blocks are named by `hashes`.
 
         Returns the row and how many leading tokens the pool, or the tier below it, holds already; or None if no row is
-        free or the pool could not hold all of its tokens now. The last token is never taken from there: its logits are
-        needed. With `contiguous_tokens`, blocks for so many tokens are taken at once, as one run if there is one.
+        free or the pool could not hold now what the row needs until it has all of its tokens, if `grow` is asked for at
+        most `chunk_tokens` at a time. The last token is never taken from the cache: its logits are needed.
+        With `contiguous_tokens`, blocks for so many tokens are taken at once, as one run if there is one.
         """
         if self.table.num_free_rows == 0:
             return None
         hashes = hashes[: (num_tokens - 1) // self.block_size]
         cached = self.pool.match_prefix(hashes)
+        num_cached = len(cached)
+        first = self._first_needed(num_cached * self.block_size)
         self.pool.retain(cached)
-        missing = self.blocks_for(num_tokens) - len(cached)
+        self.pool.release(cached[:first])  # what the window has left behind was used, but makes room if need be
+        cached = cached[first:]
+
+        def blocks_wanted(num_tokens: int) -> int:
+            return min(self.blocks_for(num_tokens) - num_cached, self.most_blocks(num_tokens, chunk_tokens))
+
+        missing = blocks_wanted(num_tokens)
         if not self._make_room(missing):
             self.pool.release(cached)
             return None
-        row = self.table.acquire_row()
+        row = self.table.acquire_row(first)
         self.table.append(row, cached)
         if contiguous_tokens:
-            self._reserve_run(row, max(missing, self.blocks_for(contiguous_tokens) - len(cached)))
-        num_loaded = self._load(row, len(cached), hashes[len(cached) :])
-        return row, (len(cached) + num_loaded) * self.block_size
+            self._reserve_run(row, max(missing, blocks_wanted(contiguous_tokens)))
+        num_loaded = self._load(row, num_cached, hashes[num_cached:])
+        return row, (num_cached + num_loaded) * self.block_size
 
     def grow(self, row: int, num_computed_tokens: int, num_tokens: int) -> bool:
         """Make the row ready to write tokens num_computed_tokens .. num_tokens - 1; False, and no change, if it cannot.
@@ -128,22 +154,30 @@ class CacheManager:
 
     def num_tokens_without_eviction(self, row: int) -> int:
         """Tokens that the row could hold if it grew into all blocks that are free, and no others."""
-        return (self.table.num_blocks(row) + self.pool.num_free) * self.block_size
+        return (self.table.end(row) + self.pool.num_free) * self.block_size
 
     def trim(self, row: int, num_tokens: int) -> None:
         """Give back the blocks behind the row's first `num_tokens` tokens, which `grow` made ready in vain."""
-        num_kept = max(self.blocks_for(num_tokens), self._reserved.get(row, 0))
-        self.pool.release(self.table.truncate(row, num_kept))
+        end = max(self.blocks_for(num_tokens), self._reserved.get(row, 0))
+        self.pool.release(self.table.truncate(row, end))
         if row in self._writable:
-            self._writable[row] = min(self._writable[row], num_kept * self.block_size)
+            self._writable[row] = min(self._writable[row], end * self.block_size)
+
+    def give_back(self, row: int, num_computed_tokens: int) -> None:
+        """Give back the blocks that no token from num_computed_tokens on sees: those that have a name stay cached."""
+        first = self._first_needed(num_computed_tokens)
+        if first > self.table.first(row):
+            self.pool.release(self.table.drop_front(row, first))
+            self._drop_transfers()
 
     def fork(self, row: int, num_tokens: int) -> int | None:
         """Start another row that shares the blocks of the first `num_tokens` tokens; None if every row is in use."""
         if self.table.num_free_rows == 0:
             return None
-        blocks = self.table.blocks(row)[: self.blocks_for(num_tokens)]
+        first = self.table.first(row)
+        blocks = self.table.blocks(row)[: self.blocks_for(num_tokens) - first]
         self.pool.retain(blocks)
-        child = self.table.acquire_row()
+        child = self.table.acquire_row(first)
         self.table.append(child, blocks)
         self._writable.pop(row, None)  # the last block is no longer its own
         return child
@@ -153,9 +187,7 @@ class CacheManager:
         self._writable.pop(row, None)
         self._reserved.pop(row, None)
         self.pool.release(self.table.release_row(row))
-        # What was to be written into a block that nobody holds any more must not land in its next owner's page.
-        self._loads = [load for load in self._loads if self.pool.references(load[0])]
-        self._copies = [pair for pair in self._copies if self.pool.references(pair[1])]
+        self._drop_transfers()
 
     def register(self, row: int, hashes: Sequence[bytes], first_block: int, num_full_blocks: int) -> None:
         """Name the row's blocks first_block .. num_full_blocks - 1, which steps have written, in the prefix index."""
@@ -215,13 +247,29 @@ class CacheManager:
                     f"{held[block_id]} rows and {pins[block_id]} pins hold it"
                 )
         for row, (num_tokens, owner) in rows.items():
-            wanted = max(self.blocks_for(num_tokens), self._reserved.get(row, 0))
+            first = self._first_needed(num_tokens)
+            if self.table.first(row) != first:
+                raise IntegrityError(
+                    f"{owner} begins at block {self.table.first(row)} for {num_tokens} tokens instead of {first}"
+                )
+            wanted = max(self.blocks_for(num_tokens), self._reserved.get(row, 0), first) - first
             if self.table.num_blocks(row) != wanted:
                 raise IntegrityError(
                     f"{owner} holds {self.table.num_blocks(row)} blocks for {num_tokens} tokens instead of {wanted}"
                 )
             if row in self._writable and self.pool.shared_among(self.table.blocks(row, num_tokens // self.block_size)):
                 raise IntegrityError(f"{owner} would write into a block that it shares")
+
+    def _first_needed(self, num_computed_tokens: int) -> int:
+        """The first place of a row that its next token, or one behind it, sees."""
+        if not self.window:
+            return 0
+        return max(0, num_computed_tokens + 1 - self.window) // self.block_size
+
+    def _drop_transfers(self) -> None:
+        """What was to be written into a block that nobody holds any more must not land in its next owner's page."""
+        self._loads = [load for load in self._loads if self.pool.references(load[0])]
+        self._copies = [pair for pair in self._copies if self.pool.references(pair[1])]
 
     def _make_room(self, count: int) -> bool:
         """Whether `count` blocks can be had, withheld ones put back into use for it."""
@@ -237,12 +285,12 @@ class CacheManager:
             self.missed_run = max(self.missed_run, count)
             return
         self.table.append(row, run)
-        self._reserved[row] = self.table.num_blocks(row)
+        self._reserved[row] = self.table.end(row)
 
     def _next_blocks(self, row: int, count: int) -> list[int]:
         """More blocks for a row; one that has a run is continued behind it while the neighbours are free."""
         blocks: list[int] = []
-        if row in self._reserved:
+        if row in self._reserved and self.table.num_blocks(row):
             last = self.table.blocks(row)[-1]
             while len(blocks) < count and (neighbour := self.pool.extend_run(last)) is not None:
                 blocks.append(neighbour)
@@ -259,9 +307,12 @@ class CacheManager:
             if page is None:  # gone or damaged meanwhile: computed again, like all behind it
                 break
             pages.append(page)
-        missing = first_block + len(pages) - self.table.num_blocks(row)
+        end = first_block + len(pages)
+        first = self._first_needed(end * self.block_size)
+        self.pool.release(self.table.drop_front(row, first))
+        missing = end - self.table.end(row)
         if missing > 0:
             self.table.append(row, self.pool.allocate(missing))
-        blocks = self.table.blocks(row)[first_block : first_block + len(pages)]
-        self._loads += zip(blocks, pages, strict=True)
+        seen = max(first, first_block)
+        self._loads += zip(self.table.blocks(row, seen)[: end - seen], pages[seen - first_block :], strict=True)
         return len(pages)

@@ -1,4 +1,4 @@
-"""How many blocks a memory budget holds: plain arithmetic, for those who plan a pool without MindSpore."""
+"""How many blocks a memory budget holds, and a sequence needs: plain arithmetic, for plans without MindSpore."""
 
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig
@@ -13,6 +13,19 @@ SCALE_BYTES = {"int8": 4}
 def page_bytes_per_token(model: ModelConfig, kv_cache_dtype: str) -> int:
     """Bytes that one token's keys and values take in the pages of all layers."""
     return model.kv_bytes_per_token(ITEM_SIZES[kv_cache_dtype], SCALE_BYTES.get(kv_cache_dtype, 0))
+
+
+def most_blocks(num_tokens: int, block_size: int, window: int = 0, chunk_tokens: int | None = None) -> int:
+    """Blocks that a sequence holds at most at once while it grows to `num_tokens` tokens.
+
+    window: behind so many tokens blocks are given back; 0 = none are. chunk_tokens: what one step adds at most; None:
+    all at once.
+    """
+    blocks = -(-num_tokens // block_size)
+    if not window or chunk_tokens is None:
+        return blocks
+    # The window of a chunk's first token and the chunk, of which the first and the last block may be partly used.
+    return min(blocks, 1 + -(-(window + chunk_tokens - 1) // block_size))
 
 
 def num_blocks_for_budget(memory_budget: int, bytes_per_token: int, block_size: int) -> int:

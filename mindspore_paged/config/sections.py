@@ -300,6 +300,11 @@ class SchedulerSection:
         """Tokens of a sequence whose logits one step may want."""
         return 1 + self.num_speculative_tokens
 
+    @property
+    def chunk_tokens(self) -> int | None:
+        """Tokens of one sequence that a step computes at most; None where prompts are not cut."""
+        return self.max_num_batched_tokens if self.enable_chunked_prefill else None
+
     def resolved_token_buckets(self) -> tuple[int, ...]:
         """The graphs' token counts: powers of two up to a full decode batch, then times four up to the largest step.
 

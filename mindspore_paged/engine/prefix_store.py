@@ -21,11 +21,12 @@ def pin_prefix(engine: LLMEngine, prompt: str | list[int]) -> int:
     """
     blocks, _ = _computed_blocks(engine, prompt)
     cache = engine.scheduler.cache
+    longest = engine.scheduler.most_blocks_per_seq
     num_blocks, num_pinned = cache.pool.num_blocks - 1, len({*cache.pool.pinned_blocks(), *blocks})
-    if num_blocks - num_pinned < cache.table.max_blocks_per_seq:
+    if num_blocks - num_pinned < longest:
         raise RequestError(
             f"{num_pinned} of {num_blocks} blocks would be pinned; a sequence of max_model_len needs "
-            f"{cache.table.max_blocks_per_seq} beside them: enlarge the pool, or lower scheduler.max_model_len"
+            f"{longest} beside them: enlarge the pool, or lower scheduler.max_model_len"
         )
     cache.pool.pin(blocks)
     return len(blocks) * cache.block_size

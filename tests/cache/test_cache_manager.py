@@ -7,6 +7,7 @@ every row back through its blocks. A wrong block, a stale name, a lost move: eac
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -43,15 +44,20 @@ def hashes_of(tokens) -> list[bytes]:
 
 
 class Pager(RuleBasedStateMachine):
-    def __init__(self):
+    """With a window, rows grow longer than the pool."""
+
+    def __init__(self, window=0):
         super().__init__()
+        self.window = window
+        self.longest = 4 * LONGEST if window else LONGEST
         self.tier = DictTier()
         self.cache = CacheManager(
             BlockPool(NUM_BLOCKS),
-            BlockTable(ROWS, LONGEST // BLOCK_SIZE),
+            BlockTable(ROWS, self.longest // BLOCK_SIZE),
             BLOCK_SIZE,
             host_tier=self.tier,
             capacity=ElasticCapacity(LONGEST // BLOCK_SIZE, NUM_BLOCKS - 1, patience=2),
+            window=window,
         )
         self.pages = np.full((NUM_BLOCKS, BLOCK_SIZE), -1)
         self.tokens: dict[int, list[int]] = {}
@@ -73,36 +79,45 @@ class Pager(RuleBasedStateMachine):
     def write(self, row, start):
         """What a step does: the transfers, then the tokens from `start` on; full blocks are registered afterwards."""
         self.do_transfers()
-        blocks, tokens = self.cache.table.blocks(row), self.tokens[row]
-        for position in range(start, len(tokens)):
-            self.pages[blocks[position // BLOCK_SIZE], position % BLOCK_SIZE] = tokens[position]
+        tokens = self.tokens[row]
+        self.put(row, start, tokens[start:])
         hashes = hashes_of(tokens)
         for index, name in enumerate(hashes):
             self.content_of_name[name] = tokens[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
-        self.cache.register(row, hashes, 0, len(hashes))
+        self.cache.register(row, hashes, self.cache.table.first(row), len(hashes))
+        self.cache.give_back(row, len(tokens))
+
+    def put(self, row, start, tokens):
+        for position, token in enumerate(tokens, start):
+            block = self.cache.table.block_tables[row, position // BLOCK_SIZE]
+            assert block > 0, "a token would be written to no block"
+            self.pages[block, position % BLOCK_SIZE] = token
 
     def a_row(self, data):
         return data.draw(st.sampled_from(sorted(self.tokens)))
 
-    @rule(tokens=TOKENS, contiguous=st.booleans())
-    def start(self, tokens, contiguous):
+    @rule(tokens=TOKENS, times=st.integers(1, 4), contiguous=st.booleans(), chunk=st.none() | st.integers(1, 9))
+    def start(self, tokens, times, contiguous, chunk):
+        tokens = (tokens * times)[: self.longest]
         before = self.cache.pool.num_used, self.cache.table.num_free_rows
-        admitted = self.cache.admit(hashes_of(tokens), len(tokens), LONGEST if contiguous else 0)
+        admitted = self.cache.admit(hashes_of(tokens), len(tokens), self.longest if contiguous else 0, chunk)
         if admitted is None:
             assert (self.cache.pool.num_used, self.cache.table.num_free_rows) == before
             return
         row, known = admitted
         assert known < len(tokens)
-        assert self.cache.grow(row, known, len(tokens)), "what admit accepts must fit"
-        self.tokens[row] = list(tokens)
-        self.write(row, known)
+        for start in range(known, len(tokens), chunk or len(tokens)):
+            end = min(start + (chunk or len(tokens)), len(tokens))
+            assert self.cache.grow(row, start, end), "what admit accepts must fit"
+            self.tokens[row] = tokens[:end]
+            self.write(row, start)
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data(), more=st.lists(st.integers(0, 1), min_size=1, max_size=6))
     def append(self, data, more):
         row = self.a_row(data)
         length = len(self.tokens[row])
-        if length + len(more) > LONGEST:
+        if length + len(more) > self.longest:
             return
         held, used = self.cache.table.blocks(row), self.cache.pool.num_used
         if self.cache.grow(row, length, length + len(more)):
@@ -117,16 +132,14 @@ class Pager(RuleBasedStateMachine):
         """A token, and behind it guesses of which only the first are kept."""
         row = self.a_row(data)
         length, pool = len(self.tokens[row]), self.cache.pool
-        if length == LONGEST or not self.cache.grow(row, length, length + 1):
+        if length == self.longest or not self.cache.grow(row, length, length + 1):
             return
-        drafts = min(drafts, LONGEST - length - 1, self.cache.num_tokens_without_eviction(row) - length - 1)
+        drafts = min(drafts, self.longest - length - 1, self.cache.num_tokens_without_eviction(row) - length - 1)
         cached, withheld = pool.cached_blocks(), pool.withheld_blocks()
         assert self.cache.grow(row, length + 1, length + 1 + drafts), "what is free must do"
         assert (pool.cached_blocks(), pool.withheld_blocks()) == (cached, withheld)
         self.do_transfers()
-        blocks = self.cache.table.blocks(row)
-        for position in range(length, length + 1 + drafts):
-            self.pages[blocks[position // BLOCK_SIZE], position % BLOCK_SIZE] = one if position == length else 7
+        self.put(row, length, [one] + [7] * drafts)
         self.tokens[row] += [one] + [7] * min(drafts, num_accepted)
         self.cache.trim(row, len(self.tokens[row]))
         self.write(row, length)
@@ -157,7 +170,7 @@ class Pager(RuleBasedStateMachine):
         if self.tokens:
             row = self.a_row(data)
             length = len(self.tokens.pop(row))
-            if length < LONGEST:
+            if length < self.longest:
                 self.cache.grow(row, length, length + 1)
             self.cache.free(row)
         self.do_transfers()
@@ -213,7 +226,16 @@ class Pager(RuleBasedStateMachine):
     @invariant()
     def every_row_reads_its_own_tokens(self):
         for row, tokens in self.tokens.items():
-            assert self.pages[self.cache.table.blocks(row)].reshape(-1)[: len(tokens)].tolist() == tokens
+            first = self.cache.table.first(row) * BLOCK_SIZE
+            assert first <= (max(0, len(tokens) + 1 - self.window) if self.window else 0), "the next token sees more"
+            held = self.pages[self.cache.table.blocks(row)].reshape(-1)[: len(tokens) - first]
+            assert held.tolist() == tokens[first:]
+
+    @invariant()
+    def a_window_bounds_what_rows_hold(self):
+        for row in self.tokens:
+            if self.window and row not in self.cache._reserved:
+                assert self.cache.table.num_blocks(row) <= -(-self.window // BLOCK_SIZE) + 1
 
     @invariant()
     def every_pin_keeps_its_prefix(self):
@@ -236,9 +258,9 @@ class Pager(RuleBasedStateMachine):
                 assert self.pages[block].tolist() == content
 
 
-def drive(min_steps=0, **options) -> None:
+def drive(min_steps=0, window=0, **options) -> None:
     run_state_machine_as_test(
-        Pager,
+        lambda: Pager(window),
         settings=settings(deadline=None, suppress_health_check=list(HealthCheck), **options),
         _min_steps=min_steps,
     )
@@ -246,6 +268,11 @@ def drive(min_steps=0, **options) -> None:
 
 def test_the_pager_in_any_order():
     drive(max_examples=60, stateful_step_count=60)
+
+
+@pytest.mark.parametrize("window", [1, 4, 6, 13])
+def test_the_pager_with_a_window_in_any_order(window):
+    drive(window=window, max_examples=30, stateful_step_count=60)
 
 
 def test_the_pager_in_any_order_for_thousands_of_steps_a_run(monkeypatch):
@@ -257,6 +284,48 @@ def test_the_pager_in_any_order_for_thousands_of_steps_a_run(monkeypatch):
     drive(min_steps=2000, max_examples=3, stateful_step_count=2500)
     steps_of_a_run = Counter(map(id, steps)).values()
     assert sum(count > 2000 for count in steps_of_a_run if count > 1) >= 3  # one step: only set up
+
+
+def test_a_row_longer_than_the_pool_runs_in_a_window():
+    """Pieces of 8 tokens and a window of 6 take at most 5 blocks: all that there are."""
+    cache = CacheManager(BlockPool(6), BlockTable(2, 50), BLOCK_SIZE, window=6)
+    tokens = [number % 7 for number in range(190)]
+    assert cache.admit([], len(tokens)) is None, "all at once it does not fit"
+    assert cache.admit([], len(tokens), chunk_tokens=13) is None, "13 at once take up to 6 blocks"
+    row, _ = cache.admit([], len(tokens), chunk_tokens=8)
+    for start in range(0, len(tokens), 8):
+        end = min(start + 8, len(tokens))
+        assert cache.grow(row, start, end)
+        cache.register(row, hashes_of(tokens), start // BLOCK_SIZE, end // BLOCK_SIZE)
+        cache.give_back(row, end)
+        cache.check_integrity({row: (end, "the row")})
+        assert cache.table.num_blocks(row) <= 3
+        np.testing.assert_array_equal(cache.table.device_copy()[row, : max(0, end - 5) // BLOCK_SIZE], 0)
+
+
+def test_pages_that_a_window_left_behind_are_hit_and_not_held():
+    cache = CacheManager(BlockPool(12), BlockTable(2, 10), BLOCK_SIZE, window=6)
+    tokens = list(range(38))
+    row, _ = cache.admit(hashes_of(tokens), len(tokens))
+    assert cache.grow(row, 0, len(tokens))
+    cache.register(row, hashes_of(tokens), 0, 9)
+    cache.give_back(row, len(tokens))
+    assert (cache.table.first(row), cache.table.num_blocks(row), cache.pool.num_cached) == (8, 2, 8)
+    other, known = cache.admit(hashes_of(tokens), len(tokens))
+    assert (known, cache.table.first(other), cache.table.blocks(other)) == (36, 7, cache.pool.match_prefix(
+        hashes_of(tokens))[7:])  # fmt: skip
+    cache.check_integrity({row: (38, "the first"), other: (36, "the second")})
+
+
+def test_only_pages_of_the_window_are_loaded_from_below():
+    tier, tokens = DictTier(), list(range(38))
+    tier.pages = {name: np.full(BLOCK_SIZE, index) for index, name in enumerate(hashes_of(tokens))}
+    cache = CacheManager(BlockPool(5), BlockTable(2, 10), BLOCK_SIZE, host_tier=tier, window=6)
+    row, known = cache.admit(hashes_of(tokens), len(tokens), chunk_tokens=2)
+    assert (known, cache.table.first(row)) == (36, 7)
+    loads = cache.take_transfers().loads
+    assert [(block, page[0]) for block, page in loads] == list(zip(cache.table.blocks(row), (7, 8), strict=True))
+    cache.check_integrity({row: (36, "the row")})
 
 
 def test_a_copy_for_a_row_that_is_freed_is_not_done():

@@ -29,24 +29,28 @@ def next_token(context) -> int:
     return crc32(np.asarray(context, np.int32).tobytes()) % VOCAB
 
 
-def expected_tokens(prompt, count: int) -> list[int]:
-    """What greedy decoding must answer."""
+def expected_tokens(prompt, count: int, window: int = 0) -> list[int]:
+    """What greedy decoding must answer; with a window the last tokens alone say what follows."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens[-window:]))
     return tokens[len(prompt) :]
 
 
 class OracleRunner:
-    """Stands in for ModelRunner; `poison` is a token that makes every step which holds it fail."""
+    """Stands in for ModelRunner; `poison` is a token that makes every step which holds it fail.
+
+    window: how many tokens its one layer sees; 0 = all.
+    """
 
     weight_bytes = kv_cache_bytes = num_compiles = compiles_after_warmup = 0
     num_ranks = 1
 
-    def __init__(self, num_blocks: int, block_size: int, table_shape, poison: int | None = None):
+    def __init__(self, num_blocks: int, block_size: int, table_shape, poison: int | None = None, window: int = 0):
         self.pages = np.full((num_blocks, block_size), UNWRITTEN, np.int32)
         self.block_table = np.zeros(table_shape, np.int32)
         self.poison = poison
+        self.window = window
         self.steps: list[StepInputs] = []
 
     def copy_blocks(self, pairs):
@@ -83,6 +87,7 @@ class OracleRunner:
         logits = np.zeros((len(inputs.logit_indices), VOCAB), np.float32)
         for place, token in enumerate(inputs.logit_indices):
             context = self.pages[self.block_table[inputs.rows[token]]].reshape(-1)[: inputs.positions[token] + 1]
+            context = context[-self.window :]
             if (context == UNWRITTEN).any():
                 raise AssertionError("an unwritten slot is read")
             logits[place, next_token(context)] = 1.0
@@ -106,15 +111,16 @@ def make_engine(
     swap_cost=None,
     response_cache=None,
     event_log=None,
+    window=0,
     **scheduling,
 ) -> LLMEngine:
     """An engine over an OracleRunner; `scheduling` goes to the Scheduler."""
     table = BlockTable(max_num_seqs, -(-max_model_len // block_size))
-    cache = CacheManager(BlockPool(num_blocks), table, block_size, enable_prefix_caching, host_tier, capacity)
+    cache = CacheManager(BlockPool(num_blocks), table, block_size, enable_prefix_caching, host_tier, capacity, window)
     scheduler = Scheduler(
         cache, max_num_batched_tokens, enable_chunked_prefill, max_model_len=max_model_len, **scheduling
     )
-    runner = OracleRunner(num_blocks, block_size, table.block_tables.shape, poison)
+    runner = OracleRunner(num_blocks, block_size, table.block_tables.shape, poison, window)
     return LLMEngine(
         scheduler,
         runner,

@@ -41,9 +41,10 @@ def eager_trigger() -> CompactionTrigger:
     num_blocks=st.integers(11, 30),
     policy=st.sampled_from(POLICIES),
     features=st.sets(st.sampled_from(["tier", "elastic", "compaction", "prediction", "window", "contiguous"])),
+    sliding_window=st.sampled_from([0, 0, 1, 5, 16]),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_mixture_of_features_gives_the_same_answers(seed, num_blocks, policy, features):
+def test_any_mixture_of_features_gives_the_same_answers(seed, num_blocks, policy, features, sliding_window):
     rng = random.Random(seed)
     predictor = LengthPredictor(min_samples=2) if "prediction" in features else None
 
@@ -64,6 +65,7 @@ def test_any_mixture_of_features_gives_the_same_answers(seed, num_blocks, policy
             predictor=predictor,
             prefill_window=PrefillWindow(16, 4, 12) if "window" in features else None,
             contiguous_priority=1 if "contiguous" in features else None,
+            window=sliding_window,
         )
         shared = [rng.randrange(VOCAB) for _ in range(12)]
         prompts = [
@@ -77,7 +79,8 @@ def test_any_mixture_of_features_gives_the_same_answers(seed, num_blocks, policy
         ]
         answers = run_to_end(engine).answers
     for request_id, prompt, length in zip(ids, prompts, lengths):
-        assert all(output.token_ids == expected_tokens(prompt, length) for output in answers[request_id].outputs)
+        expected = expected_tokens(prompt, length, sliding_window)
+        assert all(output.token_ids == expected for output in answers[request_id].outputs)
 
 
 def run_cramped(engine) -> list:

@@ -102,6 +102,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         config.cache.enable_prefix_caching,
         host_tier,
         capacity,
+        model_config.cache_window,
     )
     scheduler = build_scheduler(config, cache, plan.max_model_len)
     trigger = CompactionTrigger() if config.cache.compaction else None
@@ -222,10 +223,10 @@ def _capacity(config: EngineConfig, plan: Plan) -> ElasticCapacity | None:
     smallest = config.cache.elastic_min_blocks
     if smallest is None:
         return None
-    if not plan.max_blocks_per_seq <= smallest < plan.num_blocks:
+    if not plan.most_blocks_per_seq <= smallest < plan.num_blocks:
         raise ConfigError(
-            f"cache.elastic_min_blocks is {smallest}; it must be from {plan.max_blocks_per_seq}, the longest sequence, "
-            f"to {plan.num_blocks - 1}, the pool"
+            f"cache.elastic_min_blocks is {smallest}; it must be from {plan.most_blocks_per_seq}, the longest "
+            f"sequence, to {plan.num_blocks - 1}, the pool"
         )
     return ElasticCapacity(smallest, plan.num_blocks - 1)
 

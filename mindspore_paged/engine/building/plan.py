@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from mindspore_paged.cache.block_size import choose_block_size
-from mindspore_paged.cache.pool_size import num_blocks_for_budget, page_bytes_per_token
+from mindspore_paged.cache.pool_size import most_blocks, num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.custom_ops.backends import BACKENDS, Backend
 from mindspore_paged.engine.building.opening import part_of
@@ -27,7 +27,8 @@ class Plan:
     dtype: of activations; kv_cache_dtype: of pages; weight_dtype: as the configuration says it, of which `formats` is
     made: how the weight of a name is held where layers are operators of the backend (is_fused); None: in `dtype`.
     num_blocks: pages of the pool, the null block included; block_size: tokens of each; max_num_seqs: rows of
-    block_table. token_buckets: ascending token counts, a graph each.
+    block_table. most_blocks_per_seq: pages that the longest sequence holds at once. token_buckets: ascending token counts, a
+    graph each.
     """
 
     model: ModelConfig
@@ -42,6 +43,7 @@ class Plan:
     num_blocks: int
     max_model_len: int
     max_num_seqs: int
+    most_blocks_per_seq: int
     num_speculative_tokens: int
     token_buckets: tuple[int, ...]
     formats: Callable[[str], WeightFormat] | None = field(compare=False, repr=False)
@@ -53,7 +55,7 @@ class Plan:
 
     @property
     def max_blocks_per_seq(self) -> int:
-        """Pages of the longest sequence."""
+        """Pages that the longest sequence fills."""
         return -(-self.max_model_len // self.block_size)
 
     @property
@@ -123,7 +125,10 @@ def make_plan(
     share, positions = parallel.share(model), model.max_position_embeddings
     block_size = _block_size(config, model, backend, report)
     num_blocks = 1 + -(-positions // block_size) if of_one_sequence else _num_blocks(config, share, block_size)
-    max_model_len = scheduler.resolved_max_model_len(positions, (num_blocks - 1) * block_size)
+    window, chunk_tokens = model.cache_window, scheduler.chunk_tokens
+    needed = most_blocks(positions, block_size, window, chunk_tokens)
+    pool_tokens = positions if window and needed < num_blocks else (num_blocks - 1) * block_size
+    max_model_len = scheduler.resolved_max_model_len(positions, pool_tokens)
     _check_heads(backend, config.kv_cache_dtype, share)
     weight_dtype, dtype = config.model.weight_dtype, config.model.dtype
     own = None if checkpoint is None else part_of(checkpoint, parallel, model)
@@ -140,6 +145,7 @@ def make_plan(
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         max_num_seqs=scheduler.max_num_seqs,
+        most_blocks_per_seq=most_blocks(max_model_len, block_size, window, chunk_tokens),
         num_speculative_tokens=scheduler.num_speculative_tokens,
         token_buckets=scheduler.resolved_token_buckets(),
         formats=formats_of(own, weight_dtype, dtype) if config.fused_ops else None,

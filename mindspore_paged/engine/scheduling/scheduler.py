@@ -49,6 +49,7 @@ class Scheduler:
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
         self.enable_chunked_prefill = enable_chunked_prefill
+        self._chunk_tokens = max_num_batched_tokens if enable_chunked_prefill else None
         self.max_model_len = max_model_len or cache.table.max_blocks_per_seq * cache.block_size
         self.policy = policy or policy_by_name("fcfs", lambda request: 0)
         self.predictor = predictor
@@ -66,6 +67,11 @@ class Scheduler:
         self.num_preemptions = 0
         self._num_admitted_tokens = 0
         self._num_cached_tokens = 0
+
+    @property
+    def most_blocks_per_seq(self) -> int:
+        """Blocks that the longest sequence holds at once."""
+        return self.cache.most_blocks(self.max_model_len, self._chunk_tokens)
 
     @property
     def has_unfinished(self) -> bool:
@@ -94,7 +100,9 @@ class Scheduler:
         return plan
 
     def commit(self, plan: StepPlan) -> None:
-        """Record that the plan's tokens are in the cache; blocks that are now full enter the prefix index.
+        """Record that the plan's tokens are in the cache.
+
+        Blocks that are now full enter the prefix index, and those that a window has left behind go back.
 
         Drafts do not count: what they wrote lies behind the sequence's tokens, where the next step writes.
         """
@@ -103,12 +111,12 @@ class Scheduler:
             sequence.num_computed_tokens = end
             sequence.quarantined = sequence.quarantined and not chunk.is_last
             sequence.is_long_prefill = sequence.is_long_prefill and not chunk.is_last
-            self._register_full_blocks(sequence)
+            self._settle_pages(sequence)
 
     def accept_draft(self, sequence: Sequence) -> None:
         """Record that the first token that was not in the cache is, because a draft of the last step equals it."""
         sequence.num_computed_tokens += 1
-        self._register_full_blocks(sequence)
+        self._settle_pages(sequence)
 
     def drop_drafts(self, sequence: Sequence) -> None:
         """Give back the blocks that a running sequence had for drafts alone."""
@@ -241,7 +249,8 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence a row, with the blocks that the prefix cache has for it; False if it does not fit."""
         hashes = sequence.extend_hashes(self.cache.block_size) if self.cache.enable_prefix_caching else []
-        admitted = self.cache.admit(hashes, sequence.num_tokens, self._contiguous_tokens(sequence))
+        contiguous_tokens = self._contiguous_tokens(sequence)
+        admitted = self.cache.admit(hashes, sequence.num_tokens, contiguous_tokens, self._chunk_tokens)
         if admitted is None:
             return False
         sequence.row, sequence.num_computed_tokens = admitted
@@ -266,8 +275,10 @@ class Scheduler:
     def _wanted_blocks(self, sequence: Sequence) -> int:
         """Blocks to set aside for a sequence: all it may ever need, for its predicted length, or none ahead of need."""
         if self.reserve_max_model_len:
-            return self.cache.blocks_for(self.max_model_len)
-        return self.cache.blocks_for(self._expected_tokens(sequence)) if self.reserve_predicted else 0
+            return self.most_blocks_per_seq
+        if not self.reserve_predicted:
+            return 0
+        return self.cache.most_blocks(self._expected_tokens(sequence), self._chunk_tokens)
 
     def _expected_tokens(self, sequence: Sequence) -> int:
         """Tokens that a sequence will have in the cache when it ends, as far as anyone knows."""
@@ -296,12 +307,13 @@ class Scheduler:
         )
         return self.prefill_window.allowance(sum(s.num_uncomputed_tokens for s in others))
 
-    def _register_full_blocks(self, sequence: Sequence) -> None:
+    def _settle_pages(self, sequence: Sequence) -> None:
         num_full_blocks = sequence.num_computed_tokens // self.cache.block_size
         if num_full_blocks > sequence.num_registered_blocks:
             hashes = sequence.extend_hashes(self.cache.block_size)
             self.cache.register(sequence.row, hashes, sequence.num_registered_blocks, num_full_blocks)
             sequence.num_registered_blocks = num_full_blocks
+        self.cache.give_back(sequence.row, sequence.num_computed_tokens)
 
     def _take_pages(self, sequence: Sequence) -> None:
         self.running.remove(sequence)

@@ -259,6 +259,25 @@ def test_a_plan_has_nothing_open():
     assert plan.common_to_ranks() == make_plan(config, plan.model, TensorParallel(0, 2)).common_to_ranks()
 
 
+@pytest.mark.parametrize(
+    ("layer_types", "num_blocks", "chunked", "longest"),
+    [
+        ((), 8, True, 512),  # a window of 40 and chunks of 32 take up to 6 pages of 16
+        ((), 7, True, 512),
+        ((), 6, True, 80),
+        ((), 8, False, 112),
+        (("sliding_attention", "full_attention"), 8, True, 112),
+    ],
+)
+def test_a_pool_that_holds_the_window_is_enough_where_all_layers_slide(layer_types, num_blocks, chunked, longest):
+    model = replace(TINY, sliding_window=40, layer_types=layer_types, max_position_embeddings=512)
+    scheduler = {"max_num_seqs": 4, "max_num_batched_tokens": 32 if chunked else 512, "enable_chunked_prefill": chunked}
+    config = config_from_dict({"cache": {"num_blocks": num_blocks, "block_size": 16}, "scheduler": scheduler})
+    plan = make_plan(config, model)
+    assert plan.max_model_len == longest
+    assert plan.most_blocks_per_seq == (6 if longest == 512 else longest // 16)
+
+
 def test_a_graph_alone_is_for_the_models_longest_sequence_whatever_the_pool():
     config = config_of("cpu", num_blocks=2)
     assert make_plan(config, TINY).max_model_len == 16
