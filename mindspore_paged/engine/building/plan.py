@@ -27,8 +27,8 @@ class Plan:
     dtype: of activations; kv_cache_dtype: of pages; weight_dtype: as the configuration says it, of which `formats` is
     made: how the weight of a name is held where layers are operators of the backend (is_fused); None: in `dtype`.
     num_blocks: pages of the pool, the null block included; block_size: tokens of each; max_num_seqs: rows of
-    block_table. most_blocks_per_seq: pages that the longest sequence holds at once. token_buckets: ascending token counts, a
-    graph each.
+    block_table. most_blocks_per_seq: pages that the longest sequence holds at once. token_buckets: ascending token
+    counts, a graph each.
     """
 
     model: ModelConfig
