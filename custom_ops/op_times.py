@@ -13,8 +13,8 @@ from mindspore_paged.custom_ops.build import library_function
 OP_GROUPS = ("embedding", "qkv", "cache_write", "attention", "attention_output", "gate_up", "down", "lm_head")
 """What is timed, in the order of cpu/op_times.h.
 
-qkv: norm, projections, rotary positions, writing the pages. cache_write: where that is an operator of its own.
-attention_output: o_proj. gate_up: norm, both projections, SwiGLU. lm_head: norm and head.
+qkv: norms, projections, rotary positions, writing the pages. cache_write: where that is an operator of its own.
+attention_output: o_proj. gate_up: norm, both projections, activation. lm_head: norm and head.
 """
 
 READ_BYTES = 256 * 2**20  # far more than a last-level cache holds

@@ -34,9 +34,9 @@ enum Role {
 };
 
 constexpr const char* kRoleNames[kNumRoles] = {
-    "attention_norm", "q",      "k",      "v",                     "o",        "q_bias", "k_bias", "v_bias",
-    "o_bias",         "q_norm", "k_norm", "attention_output_norm", "mlp_norm", "gate",   "up",     "down",
-    "gate_bias",      "up_bias", "down_bias", "mlp_output_norm"};
+    "attention_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias", "q_norm", "k_norm",
+    "attention_output_norm",
+    "mlp_norm", "gate", "up", "down", "gate_bias", "up_bias", "down_bias", "mlp_output_norm"};
 
 // A layer's weights as inputs of an op.
 class InputWeights {
@@ -70,9 +70,7 @@ class InputWeights {
   }
 
   // [rows, columns], the rows as they come.
-  Weights Matrix(Role role, int64_t columns) const {
-    return WeightsOf(op_, *tensors_[role], kinds_[role], columns);
-  }
+  Weights Matrix(Role role, int64_t columns) const { return WeightsOf(op_, *tensors_[role], kinds_[role], columns); }
 
   // float32 [columns]; null if there is none.
   const float* Row(Role role, int64_t columns) const {

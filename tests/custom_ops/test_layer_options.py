@@ -174,6 +174,17 @@ def test_a_token_has_the_same_bits_in_any_chunk_and_for_any_threads(kernels, set
                 assert_same_bits(one.key_cache, two.key_cache)
 
 
+def test_so_many_tokens_that_threads_share_what_is_done_to_each(kernels, set_threads):
+    scene = make_scene_with_options(np.random.default_rng(6), ("float32",), contexts=[7] * 210)
+    alone = scene.on_copied_pages()
+    set_threads(1)
+    parts = [alone.only(slice(i, i + 70)).run(kernels) for i in range(0, 1470, 70)]
+    set_threads(3)
+    together = scene.run(kernels)
+    assert len(scene.input_ids) * len(scene.norm_weight) > 128 * 1024
+    assert_same_bits(together, np.concatenate(parts))
+
+
 def test_blocks_that_are_behind_the_windows_of_all_layers_are_not_looked_at(kernels):
     """One layer without a window, or with a longer one, looks at them."""
     scene = make_step_scene(np.random.default_rng(5), [60], [1], [(("float32",) * 4, ("float32",) * 3)] * 2)
