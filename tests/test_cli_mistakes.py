@@ -136,10 +136,11 @@ class TestBeforeAnythingIsBuilt:
 
     def test_a_hugging_face_folder_of_another_architecture(self, message_of, folder, ids):
         path = tiny.write_hf_folder(
-            folder / "hf", tiny.make_weights(), architectures=["MistralForCausalLM"], model_type="mistral"
+            folder / "hf", tiny.make_weights(), architectures=["MixtralForCausalLM"], model_type="mixtral"
         )
         message = message_of("--weights", path, "--prompts-file", ids)
-        assert "mistral" in message.lower()
+        assert "'mixtral'" in message
+        assert "allowed: 'llama', 'mistral', " in message
 
     def test_a_name_that_the_weights_contradict(self, message_of, folder, ids):
         path = cli_runs.write_gguf(folder / "model.gguf")
