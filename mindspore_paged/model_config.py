@@ -1,7 +1,8 @@
-"""What a decoder is, as data: one dataclass, and a table of the known models by name."""
+"""What a decoder is, as data."""
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.rope_scaling import RopeScaling
@@ -151,74 +152,15 @@ class ModelConfig:
         return 2 * self.num_hidden_layers * self.num_key_value_heads * (self.head_dim * itemsize + scale_bytes)
 
 
-def _llama2(hidden_size, intermediate_size, layers, heads, kv_heads) -> ModelConfig:
+def sized(
+    hidden_size: int, intermediate_size: int, num_hidden_layers: int, heads: int, kv_heads: int, **others: Any
+) -> ModelConfig:
+    """A model of these sizes, `others` being further fields; heads share hidden_size unless head_dim is one of them."""
     return ModelConfig(
-        vocab_size=32000,
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
-        num_hidden_layers=layers,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        head_dim=hidden_size // heads,
-        max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_ids=(2,),
+        **{"head_dim": hidden_size // heads, **others},
     )
-
-
-def _llama3(base: ModelConfig, intermediate_size: int) -> ModelConfig:
-    return replace(
-        base,
-        vocab_size=128256,
-        intermediate_size=intermediate_size,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        rope_theta=500000.0,
-        bos_token_id=128000,
-        eos_token_ids=(128001, 128009),
-    )
-
-
-_LLAMA2_7B = _llama2(4096, 11008, 32, 32, 32)
-_LLAMA2_70B = _llama2(8192, 28672, 80, 64, 8)
-
-MODEL_CONFIGS: dict[str, ModelConfig] = {
-    "llama2-7b": _LLAMA2_7B,
-    "llama2-13b": _llama2(5120, 13824, 40, 40, 40),
-    "llama2-70b": _LLAMA2_70B,
-    "llama3-8b": _llama3(_LLAMA2_7B, 14336),
-    "llama3-70b": _llama3(_LLAMA2_70B, 28672),
-    "smollm2-135m": ModelConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        head_dim=64,
-        max_position_embeddings=8192,
-        rope_theta=100000.0,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_ids=(2,),
-    ),
-    "tiny": ModelConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    ),
-}
-"""Known models by the name that `model.name` takes in YAML."""
-
-
-def model_config_by_name(name: str) -> ModelConfig:
-    """The configuration called `name`; raises ConfigError that lists the known names."""
-    if name not in MODEL_CONFIGS:
-        raise ConfigError(f"model.name is {name!r}; known models: {', '.join(MODEL_CONFIGS)}")
-    return MODEL_CONFIGS[name]

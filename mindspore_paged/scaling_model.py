@@ -9,8 +9,8 @@ import dataclasses
 import sys
 
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import ModelConfig, model_config_by_name
-from mindspore_paged.models.registry import num_parameters
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.registry import model_config_by_name, num_parameters
 from mindspore_paged.tensor_parallel import TensorParallel
 
 ITEM_SIZE = 2

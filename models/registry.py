@@ -16,6 +16,16 @@ HF_TYPES: dict[str, ModelSpec] = {kind: spec for spec in SPECS.values() for kind
 GGUF_TYPES: dict[str, ModelSpec] = {kind: spec for spec in SPECS.values() for kind in spec.gguf_types}
 """By `general.architecture` of a GGUF file."""
 
+MODEL_CONFIGS: dict[str, ModelConfig] = {**llama.MODELS, **mistral.MODELS, **qwen2.MODELS, **qwen3.MODELS}
+"""Known models by the name that `model.name` takes in YAML."""
+
+
+def model_config_by_name(name: str) -> ModelConfig:
+    """The configuration called `name`; raises ConfigError that lists the known names."""
+    if name not in MODEL_CONFIGS:
+        raise ConfigError(f"model.name is {name!r}; known models: {', '.join(MODEL_CONFIGS)}")
+    return MODEL_CONFIGS[name]
+
 
 def spec_of(config: ModelConfig) -> ModelSpec:
     """The family of a model; raises ConfigError for one that is not known."""

@@ -9,7 +9,7 @@ import pytest
 
 from mindspore_paged.benchmarking.paging import PAGED, comparison_config, draw_requests, serve_on_paper
 from mindspore_paged.benchmarking.prediction import predict
-from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.registry import MODEL_CONFIGS
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"

@@ -10,7 +10,7 @@ from mindspore_paged.cache.pool_size import num_blocks_for_budget
 from mindspore_paged.capacity_model import Deployment, capacities, mean_held
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.scaling_model import Cards
 
 LLAMA_70B = MODEL_CONFIGS["llama2-70b"]

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from mindspore_paged.config import CacheSection, EngineConfig, SchedulerSection, config_from_dict, load_config
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
+from mindspore_paged.model_config import ModelConfig, RopeScaling
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.sampling.sampling_params import SamplingParams
 
 ROOT = Path(__file__).parent.parent
@@ -254,35 +255,30 @@ def test_whole_prompts_need_a_step_of_their_length():
 # The files that come with the project
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "longest"),
-    [
-        ("tiny", "tiny", 256),
-        ("llama2_7b", "llama2-7b", 4096),
-        ("llama2_13b", "llama2-13b", 4096),
-        ("llama2_70b", "llama2-70b", 4096),
-        ("llama3_8b", "llama3-8b", 8192),
-        ("llama3_70b", "llama3-70b", 8192),
-        ("smollm2_135m", None, 2048),
-    ],
-)
-def test_our_files_load_and_their_pools_hold_a_sequence(name, shape, longest):
-    config = load_config(ROOT / "configs" / f"{name}.yaml")
-    model = config.model.dimensions()
-    assert model == (MODEL_CONFIGS[shape] if shape else None)
-    model = model or MODEL_CONFIGS["smollm2-135m"]
+LONGEST = {"tiny": 256, "smollm2-135m": 2048, "llama2-7b": 4096, "llama2-13b": 4096, "llama2-70b": 4096}
+
+
+def file_of(name: str) -> str:
+    return name.replace(".", "_").replace("-", "_")
+
+
+@pytest.mark.parametrize("name", MODEL_CONFIGS)
+def test_our_files_load_and_their_pools_hold_a_sequence(name):
+    config = load_config(ROOT / "configs" / f"{file_of(name)}.yaml")
+    model = MODEL_CONFIGS[name]
+    assert config.model.dimensions() == (None if config.model.weights == "demo" else model)
     itemsize = {"float32": 4, "float16": 2}[config.kv_cache_dtype]
     block_size, num_blocks = config.cache.block_size, config.cache.num_blocks
     if num_blocks is None:
         num_blocks = config.cache.pool_bytes // (block_size * model.kv_bytes_per_token(itemsize))
     pool_tokens = (num_blocks - 1) * block_size
+    longest = LONGEST.get(name, 8192)
     assert config.scheduler.resolved_max_model_len(model.max_position_embeddings, pool_tokens) == longest
 
 
 def test_no_file_is_left_untested():
     own = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    tested = {"tiny", "llama2_7b", "llama2_13b", "llama2_70b", "llama3_8b", "llama3_70b", "smollm2_135m"}
-    assert own == tested | {"mindformers_predict_llama2_7b"}
+    assert own == {file_of(name) for name in MODEL_CONFIGS} | {"mindformers_predict_llama2_7b"}
 
 
 def test_the_demo_file_shows_every_key_and_states_the_true_defaults():

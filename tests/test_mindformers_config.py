@@ -14,7 +14,8 @@ import yaml
 from mindspore_paged.config import load_config
 from mindspore_paged.config.quiet_mindformers import quiet_mindformers
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
+from mindspore_paged.model_config import ModelConfig, RopeScaling
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from tests.mindformers_samples import LLAMA2_13B, LLAMA2_70B, LLAMA3_70B, LLAMA31_8B, PREDICT_FILE, SMALL
 

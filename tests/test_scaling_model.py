@@ -4,7 +4,7 @@ import pytest
 
 from mindspore_paged import scaling_model
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.scaling_model import Cards, all_reduce_ms, decode_step
 
 LLAMA_70B = MODEL_CONFIGS["llama2-70b"]

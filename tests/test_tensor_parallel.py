@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.tensor_parallel import WHOLE, Cut, TensorParallel
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 

@@ -25,7 +25,8 @@ from pydantic_core import PydanticCustomError
 
 from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.errors import ConfigError, RequestError
-from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling, model_config_by_name
+from mindspore_paged.model_config import ModelConfig, RopeScaling
+from mindspore_paged.models.registry import MODEL_CONFIGS, model_config_by_name
 from mindspore_paged.sampling.sampling_params import SamplingParams
 
 DEMO_WEIGHTS = "demo"

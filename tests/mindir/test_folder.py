@@ -25,7 +25,7 @@ from mindspore_paged.mindir.folder import (
     sign_manifest,
     write_manifest,
 )
-from mindspore_paged.model_config import model_config_by_name
+from mindspore_paged.models.registry import model_config_by_name
 
 FIXED = {"cache.block_size": 16, "runtime.ops_backend": "cpu"}
 

@@ -11,9 +11,10 @@ from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.errors import StepError
 from mindspore_paged.formats.weight_format import FLOAT32
-from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
+from mindspore_paged.model_config import ModelConfig, RopeScaling
 from mindspore_paged.models.model_step import ModelStep
 from mindspore_paged.models.parallel import ONE_RANK
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.step_inputs import StepInputs
 from tests.custom_ops.int8_pages import quantize
 from tests.e2e.models import poison_pages

@@ -14,9 +14,9 @@ from mindspore_paged.engine.building.loading import set_weights
 from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.model_runner import ModelRunner
 from mindspore_paged.formats.weight_format import FLOAT32
-from mindspore_paged.model_config import MODEL_CONFIGS
 from mindspore_paged.models.model_step import ModelStep
 from mindspore_paged.models.parallel import OneRank
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.tensor_parallel import TensorParallel
 from mindspore_paged.weights.checkpoint import open_checkpoint
 from tests.models.families import FAMILIES, PROMPT, write_folder

@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig
+from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.llama import LlamaHfOptions
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.models.rope import attention_factor, inverse_frequencies, rope_table
 from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.weights.rope_config import hf_rope

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mindspore_paged.model_config import MODEL_CONFIGS, ModelConfig, RopeScaling
-from mindspore_paged.models.registry import num_parameters
+from mindspore_paged.model_config import ModelConfig, RopeScaling
+from mindspore_paged.models.registry import MODEL_CONFIGS, num_parameters
 from tests.reference import llama
 
 CONFIG = ModelConfig(

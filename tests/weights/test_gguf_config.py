@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.models.rope import inverse_frequencies
 from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.weights.checkpoint import open_checkpoint

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.model_config import MODEL_CONFIGS
+from mindspore_paged.models.registry import MODEL_CONFIGS
 from mindspore_paged.tensor_parallel import TensorParallel
 from mindspore_paged.weights.check import check_weights
 from mindspore_paged.weights.checkpoint import open_checkpoint

@@ -1,14 +1,18 @@
 """The checkpoint that a configuration names, the model that it describes, and the part of it that a rank reads."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+
+import numpy as np
 
 from mindspore_paged.config import DEMO_WEIGHTS, RANDOM_WEIGHTS, EngineConfig
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.key_file import read_key
 from mindspore_paged.mindir.folder import MindIRFolder, is_mindir_folder
-from mindspore_paged.model_config import ModelConfig, model_config_by_name
+from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.registry import model_config_by_name
+from mindspore_paged.models.rope import attention_factor, inverse_frequencies
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 from mindspore_paged.weights.checkpoint import Checkpoint, open_checkpoint
 from mindspore_paged.weights.demo_model import fetch_demo_model
@@ -16,8 +20,10 @@ from mindspore_paged.weights.exported_checkpoint import ExportedCheckpoint
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 
-NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings")
-"""Fields in which checkpoints of one model differ: the weights' own values are taken."""
+NOT_OF_THE_SHAPE = ("bos_token_id", "eos_token_ids", "max_position_embeddings", "architecture")
+"""Fields in which checkpoints of one model differ: the weights' own values are taken.
+
+GGUF files call Mistral llama; what a family computes is said by the other fields."""
 
 
 def open_weights(config: EngineConfig, parallel: TensorParallel = WHOLE) -> Checkpoint:
@@ -74,12 +80,25 @@ def _check_name(config: EngineConfig, described: ModelConfig) -> None:
     named = model_config_by_name(config.model.name)
     for field in fields(ModelConfig):
         ours, theirs = getattr(named, field.name), getattr(described, field.name)
-        same = math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(ours, float) else ours == theirs
+        if field.name == "rope_scaling":
+            same = ours == theirs or _same_rotation(named, described)
+        else:
+            same = math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(ours, float) else ours == theirs
         if not (same or config.model.overrides(field.name) or field.name in NOT_OF_THE_SHAPE):
             raise ConfigError(
                 f"model.name {config.model.name} has {field.name} {ours}, but the weights say {theirs}; "
                 "leave model.name out"
             )
+
+
+def _same_rotation(named: ModelConfig, described: ModelConfig) -> bool:
+    """Whether both scale frequencies to the same, which a GGUF file writes as numbers and others as a rule."""
+    longest = described.max_position_embeddings
+    ours, theirs = (
+        inverse_frequencies(replace(config, max_position_embeddings=longest), longest) for config in (named, described)
+    )
+    factors = attention_factor(named), attention_factor(described)
+    return ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-5) and math.isclose(*factors, rel_tol=1e-5)
 
 
 def part_of(checkpoint: Checkpoint, parallel: TensorParallel, model_config: ModelConfig) -> Checkpoint:

@@ -11,7 +11,7 @@ from mindspore_paged.engine.building.context import set_context
 from mindspore_paged.engine.building.model import build_kv_pool
 from mindspore_paged.engine.building.plan import make_plan
 from mindspore_paged.errors import ConfigError
-from mindspore_paged.model_config import model_config_by_name
+from mindspore_paged.models.registry import model_config_by_name
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
 
 TINY = model_config_by_name("tiny")

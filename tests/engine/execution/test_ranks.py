@@ -23,7 +23,7 @@ from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import GroupError, IntegrityError, StepError
 from mindspore_paged.launch import supervision
 from mindspore_paged.launch.worker import Worker
-from mindspore_paged.model_config import model_config_by_name
+from mindspore_paged.models.registry import model_config_by_name
 from mindspore_paged.tensor_parallel import TensorParallel
 from tests.engine.paged_oracle import OracleRunner, expected_tokens, make_engine, run_to_end
 
