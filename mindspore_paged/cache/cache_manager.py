@@ -165,6 +165,8 @@ class CacheManager:
 
     def give_back(self, row: int, num_computed_tokens: int) -> None:
         """Give back the blocks that no token from num_computed_tokens on sees: those that have a name stay cached."""
+        if not self.window:
+            return
         first = self._first_needed(num_computed_tokens)
         if first > self.table.first(row):
             self.pool.release(self.table.drop_front(row, first))
