@@ -28,10 +28,16 @@ def model_config_by_name(name: str) -> ModelConfig:
 
 
 def spec_of(config: ModelConfig) -> ModelSpec:
-    """The family of a model; raises ConfigError for one that is not known."""
+    """The family of a model; raises ConfigError for one that is not known, or that has not the norms it should."""
     if config.architecture not in SPECS:
         raise ConfigError(f"model: architecture is {config.architecture!r}; allowed: {', '.join(SPECS)}")
-    return SPECS[config.architecture]
+    spec = SPECS[config.architecture]
+    has_output_norms = any(weight.role.endswith("output_norm") for weight in spec.layer)
+    if config.output_norms != has_output_norms:
+        raise ConfigError(
+            f"model: output_norms is {config.output_norms}; for architecture {spec.name} it must be {has_output_norms}"
+        )
+    return spec
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

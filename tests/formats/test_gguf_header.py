@@ -61,6 +61,23 @@ def test_a_header_is_read_as_the_gguf_library_reads_it(tmp_path):
         np.testing.assert_array_equal(ours.data, expected.data, strict=True)
 
 
+@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_1, None])
+def test_rows_of_a_tensor_are_a_tensor(tmp_path, kind):
+    """Files of some families have several weights in one tensor, the rows of one behind those of another."""
+    values = np.random.default_rng(3).standard_normal((12, 64)).astype(np.float32)
+    stored = values if kind is None else gguf.quantize(values, kind)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "phi3")
+    writer.add_tensor("blk.0.attn_qkv.weight", stored, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tensor = read_header(tmp_path / "model.gguf").tensors["blk.0.attn_qkv.weight"]
+    rows = tensor.rows(5, 9)
+    assert (rows.shape, rows.tensor_type, rows.name) == ((4, 64), tensor.tensor_type, tensor.name)
+    np.testing.assert_array_equal(rows.data, stored[5:9])
+
+
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8"])
 def test_numbers_of_every_kind(written, kind):
     code = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "u8": 10, "i8": 11, "f8": 12}[kind]
