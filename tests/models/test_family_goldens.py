@@ -17,17 +17,10 @@ from tests.models.families import (
     write_gguf,
 )
 
-NOT_YET = ()
-"""Families that do not run yet."""
-
 
 def cases(*names: str) -> list:
     """A parameter for each model of `names`, all by default."""
-    marks = pytest.mark.xfail(strict=False, reason="this family does not run yet")
-    return [
-        pytest.param(name, marks=marks if FAMILIES[name]["config"]["model_type"] in NOT_YET else ())
-        for name in names or FAMILIES
-    ]
+    return list(names or FAMILIES)
 
 
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -140,8 +140,14 @@ def test_all_ranks_together_compute_the_model(config, size, fused):
     np.testing.assert_allclose(got, reference.logits(config, weights, tokens), rtol=0, atol=1e-4)
 
 
+AT_ONCE = ("qwen2, tied", "granite, biases", "phi3, as Phi-4-mini", "gemma3_text, as 4b")
+"""All options of families among them; the others are for the slow tier."""
+
+
 @pytest.mark.parametrize("fused", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "fused"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.slow) for name in FAMILIES]
+)
 def test_two_ranks_compute_every_family(tmp_path, name, fused):
     """Logits of the first step, against transformers."""
     checkpoint = open_checkpoint(write_folder(tmp_path, name))
