@@ -149,3 +149,44 @@ SMALL = """
     compute_dtype: "float32"
     vocab_size: 256
 """
+QWEN2_5_7B = """
+    batch_size: 1
+    seq_length: 32768
+    hidden_size: 3584
+    num_layers: 28
+    num_heads: 28
+    n_kv_heads: 4
+    vocab_size: 152064
+    intermediate_size: 18944
+    max_position_embeddings: 32768
+    qkv_has_bias: True
+    rms_norm_eps: 1.0e-6
+    theta: 1000000.0
+    eos_token_id: [151645, 151643]
+    bos_token_id: 151643
+    compute_dtype: "bfloat16"
+    block_size: 32
+    num_blocks: 1024
+    do_sample: False
+"""
+QWEN_FOLDER_FILE = """
+seed: 0
+load_checkpoint: ''
+use_parallel: False
+run_mode: 'predict'
+use_legacy: False
+load_ckpt_format: 'safetensors'
+trainer:
+  type: CausalLanguageModelingTrainer
+  model_name: 'qwen3'
+parallel_config:
+  data_parallel: 1
+  model_parallel: 1
+pretrained_model_dir: '{folder}'
+model:
+  model_config:
+    {type}compute_dtype: "bfloat16"
+    layernorm_compute_dtype: "float32"
+    rotary_dtype: "bfloat16"
+    params_dtype: "bfloat16"
+"""

@@ -1,17 +1,27 @@
-"""A MindFormers predict YAML for a LLaMA, mapped onto the sections of `mindspore_paged.config`.
+"""A MindFormers predict YAML for LLaMA, Qwen2 or Qwen3, mapped onto the sections of `mindspore_paged.config`.
 
-MindFormers' own classes read the file, so its defaults hold. What would change the generated text and cannot be
-honoured is refused; whatever else has no counterpart is named in one warning.
+MindFormers' own classes read the file, so its defaults hold; `mindformers_classes` says what they call things. What
+would change the generated text and cannot be honoured is refused; whatever else has no counterpart is named in one
+warning.
 """
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ValidationError
 
+from mindspore_paged.config.mindformers_classes import (
+    CLASSES,
+    MODEL,
+    ConfigClass,
+    LlamaKeys,
+    ModelKeys,
+    given_dimensions,
+)
 from mindspore_paged.config.quiet_mindformers import quiet_mindformers
 from mindspore_paged.config.sections import SchedulerSection
 from mindspore_paged.custom_ops.backends import BACKENDS
@@ -20,67 +30,27 @@ from mindspore_paged.wording import one_line, shortened
 
 log = logging.getLogger("mindspore_paged")
 
-_MODEL = "model.model_config"
-
 # What MindFormers computes differently from us unless the key has this value (or none).
 _REFUSED_UNLESS = {
-    f"{_MODEL}.quant_config": {},
-    f"{_MODEL}.quantization_config": {},
-    f"{_MODEL}.pet_config": {},
-    f"{_MODEL}.moe_config.expert_num": 1,
+    f"{MODEL}.quant_config": {},
+    f"{MODEL}.quantization_config": {},
+    f"{MODEL}.pet_config": {},
+    f"{MODEL}.moe_config.expert_num": 1,
     "moe_config.expert_num": 1,
-    f"{_MODEL}.min_length": 0,
-    f"{_MODEL}.min_new_tokens": 0,
-    f"{_MODEL}.encoder_repetition_penalty": 1.0,
+    f"{MODEL}.min_length": 0,
+    f"{MODEL}.min_new_tokens": 0,
+    f"{MODEL}.encoder_repetition_penalty": 1.0,
 }
 # These spread the work over devices; fewer devices give the same text.
 _SPREADING = tuple(f"parallel_config.{kind}" for kind in ("pipeline_stage", "context_parallel", "expert_parallel"))
-_SCALING_FACTOR_KEYS: dict[str, set | None] = {
-    "NTK": None,
-    "PI": None,
-    "linear": {"factor"},
-    "LLAMA3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-}
 _GENERATION_KEYS = (
     *("temperature", "top_k", "top_p", "repetition_penalty"),
     *("max_decode_length", "max_length", "max_new_tokens"),
 )
-_WEIGHTS_KEYS = ("load_checkpoint", "pretrained_model_dir", f"{_MODEL}.checkpoint_name_or_path")
+_FOLDER_KEY = "pretrained_model_dir"
+_WEIGHTS_KEYS = ("load_checkpoint", _FOLDER_KEY, f"{MODEL}.checkpoint_name_or_path")
 _TOKENIZER_KEYS = ("processor.tokenizer.tokenizer_file", "processor.tokenizer.vocab_file")
 _JIT_LEVEL_KEYS = ("context.jit_config.jit_level", "context.jit_level")
-
-
-class _Llama(BaseModel):
-    """The attributes of MindFormers' LlamaConfig that have a counterpart here; it does not check them itself."""
-
-    model_config = ConfigDict(strict=True, from_attributes=True)
-
-    batch_size: PositiveInt
-    seq_length: PositiveInt
-    hidden_size: PositiveInt
-    num_layers: PositiveInt
-    num_heads: PositiveInt
-    n_kv_heads: PositiveInt | None
-    max_position_embedding: PositiveInt
-    intermediate_size: PositiveInt | None
-    vocab_size: PositiveInt
-    multiple_of: PositiveInt
-    ffn_dim_multiplier: PositiveFloat | None
-    rms_norm_eps: PositiveFloat
-    theta: PositiveFloat
-    extend_method: str | None
-    scaling_factor: PositiveFloat | dict[str, Any]
-    tie_word_embeddings: bool
-    qkv_has_bias: bool
-    attn_proj_has_bias: bool
-    bos_token_id: NonNegativeInt | None
-    eos_token_id: NonNegativeInt | list[NonNegativeInt] | None
-    block_size: PositiveInt
-    num_blocks: PositiveInt
-    do_sample: bool
-    compute_dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], BeforeValidator(lambda dtype: str(dtype).lower())
-    ]
 
 
 def map_predict_config(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict:
@@ -91,20 +61,21 @@ def map_predict_config(data: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     ConfigError that names the key for a file of another kind, and for settings that change the text and are not
     supported; the others that have no effect are named in one warning of the logger `mindspore_paged`.
     """
-    _refuse_what_cannot_be_honoured(data)
-    llama, generation = _read_with_mindformers(data["model"]["model_config"])
+    kind = _class_of(data)
+    _refuse_what_cannot_be_honoured(data, kind)
+    keys, generation = _read_with_mindformers(data, kind)
     notes: list[str] = []
     sections = {
-        "model": _model(data, llama, generation, notes),
-        "cache": {"block_size": llama.block_size, "num_blocks": llama.num_blocks},
-        "scheduler": _scheduler(llama, notes),
+        "model": _model(data, keys, notes),
+        "cache": {"block_size": keys.block_size, "num_blocks": keys.num_blocks},
+        "scheduler": _scheduler(keys, notes),
         "runtime": _runtime(data, notes),
         "parallel": _parallel(data),
-        "sampling": _sampling(data, llama, generation, notes),
+        "sampling": _sampling(data, keys, generation, notes),
     }
     _fit_dtype_to_device(sections, overrides, notes)
     notes += [f"{key} is {_get(data, key)}, run as 1" for key in _SPREADING if (_get(data, key) or 1) != 1]
-    ignored = ", ".join(_ignored_keys(data))
+    ignored = ", ".join(_ignored_keys(data, _used(kind)))
     notes += [f"no effect here: {ignored}"] if ignored else []
     if notes:
         log.warning("MindFormers configuration: %s", "; ".join(notes))
@@ -117,17 +88,45 @@ def _get(data: Any, dotted: str) -> Any:
     return data
 
 
-def _refuse_what_cannot_be_honoured(data: Mapping):
+def _class_of(data: Mapping) -> ConfigClass:
+    """By the type that the file gives, or, with use_legacy: False, by model_type, or by its folder, which knows."""
     if "base_config" in data:
         raise ConfigError("base_config is not supported: put the base file's keys into this one")
-    for key, allowed in (
-        ("run_mode", (None, "predict")),
-        (f"{_MODEL}.type", ("LlamaConfig",)),
-        ("model.arch.type", (None, "LlamaForCausalLM")),
-    ):
-        if _get(data, key) not in allowed:
+    if _get(data, "run_mode") not in (None, "predict"):
+        raise ConfigError(
+            f"run_mode is {shortened(data['run_mode'])}; a MindFormers file can be used where it is predict"
+        )
+    given = _get(data, f"{MODEL}.type")
+    types = {kind.model_type: kind for kind in CLASSES.values() if kind.keys is not LlamaKeys}
+    if given is None and _get(data, "use_legacy") is False:
+        model_type = _get(data, f"{MODEL}.model_type")
+        if model_type is None and _get(data, _FOLDER_KEY):
+            return CLASSES["Qwen3Config"]  # its names are Hugging Face's, and those that the file lacks the folder has
+        if isinstance(model_type, str) and model_type in types:
+            return types[model_type]
+        raise ConfigError(
+            f"{MODEL}.model_type is {shortened(model_type)}; a MindFormers file can be used where it is "
+            f"{', '.join(types)}"
+        )
+    if not isinstance(given, str) or given not in CLASSES:
+        raise ConfigError(
+            f"{MODEL}.type is {shortened(given)}; a MindFormers file can be used where it is {', '.join(CLASSES)}"
+        )
+    return CLASSES[given]
+
+
+def _refuse_what_cannot_be_honoured(data: Mapping, kind: ConfigClass):
+    architecture = _get(data, "model.arch.type")
+    if architecture not in (None, kind.architecture):
+        raise ConfigError(
+            f"model.arch.type is {shortened(architecture)}; a MindFormers file can be used where it is "
+            f"{kind.architecture}"
+        )
+    for key, allowed in kind.keys.neutral.items():
+        value = _get(data, f"{MODEL}.{key}")
+        if value is not None and value not in allowed:
             raise ConfigError(
-                f"{key} is {shortened(_get(data, key))}; a MindFormers file can be used where it is {allowed[-1]}"
+                f"{MODEL}.{key} is {shortened(value)}; a MindFormers file can be used where it is {allowed[0]}"
             )
     for key, neutral in _REFUSED_UNLESS.items():
         value = _get(data, key)
@@ -135,89 +134,56 @@ def _refuse_what_cannot_be_honoured(data: Mapping):
             raise ConfigError(f"{key} is {shortened(value)}: not supported, and without it the text would differ")
 
 
-def _read_with_mindformers(model_config: Mapping) -> tuple[_Llama, Any]:
+def _read_with_mindformers(data: Mapping, kind: ConfigClass) -> tuple[ModelKeys, Any]:
     with quiet_mindformers():
         # Seconds and a log file: only those who bring a MindFormers file pay.
-        from mindformers import LlamaConfig, MindFormerConfig
+        from mindformers import MindFormerConfig
         from mindformers.generation import GenerationConfig
 
-        given = {key: value for key, value in model_config.items() if key != "type"}
+        config_class = getattr(importlib.import_module(kind.module), kind.name)
+        given = {key: value for key, value in _given(data).items() if key != "type"}
         try:
-            config = LlamaConfig(**MindFormerConfig(**given))
-            return _Llama.model_validate(config), GenerationConfig.from_model_config(config)
+            config = config_class(**MindFormerConfig(**given))
+            if kind.keys is LlamaKeys:
+                generation = GenerationConfig.from_model_config(config)
+            else:
+                folder = _path(data, _FOLDER_KEY)
+                generation = GenerationConfig.from_pretrained(folder) if folder else GenerationConfig()
+                generation = GenerationConfig.from_dict(generation.to_dict() | (_get(data, "generation_config") or {}))
+            return kind.keys.model_validate(config), generation
         except ValidationError as error:
             problem = error.errors()[0]
             allowed = problem["msg"].removeprefix("Input should be ")
             raise ConfigError(
-                f"{_MODEL}.{problem['loc'][0]} is {shortened(problem['input'])}; it must be {allowed}"
+                f"{MODEL}.{problem['loc'][0]} is {shortened(problem['input'])}; it must be {allowed}"
             ) from None
+        except ConfigError:
+            raise
         except Exception as error:  # noqa: BLE001 - its classes check nothing by themselves: what they raise is chance
-            raise ConfigError(f"{_MODEL}: MindFormers refuses it: {one_line(error)}") from None
+            raise ConfigError(f"{MODEL}: MindFormers refuses it: {one_line(error)}") from None
 
 
-def _model(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -> dict:
-    if llama.hidden_size % llama.num_heads:
-        raise ConfigError(
-            f"{_MODEL}.hidden_size is {llama.hidden_size}; it must be a multiple of num_heads ({llama.num_heads})"
-        )
-    theta, rope_scaling = _rope(llama)
+def _given(data: Mapping) -> Mapping:
+    given = _get(data, MODEL)
+    return given if isinstance(given, Mapping) else {}
+
+
+def _model(data: Mapping, keys: ModelKeys, notes: list[str]) -> dict:
+    # With a Hugging Face folder the file's keys are changes to its config.json.
+    is_described = not isinstance(keys, LlamaKeys) and bool(_get(data, _FOLDER_KEY))
+    config = given_dimensions(keys, _given(data)) if is_described else keys.dimensions()
     return {
-        "config": {
-            "vocab_size": llama.vocab_size,
-            "hidden_size": llama.hidden_size,
-            "intermediate_size": _intermediate_size(llama),
-            "num_hidden_layers": llama.num_layers,
-            "num_attention_heads": llama.num_heads,
-            "num_key_value_heads": llama.n_kv_heads or llama.num_heads,
-            "head_dim": llama.hidden_size // llama.num_heads,
-            "max_position_embeddings": max(llama.seq_length, llama.max_position_embedding),
-            "rms_norm_eps": llama.rms_norm_eps,
-            "rope_theta": theta,
-            "rope_scaling": rope_scaling,
-            "tie_word_embeddings": llama.tie_word_embeddings,
-            "biases": ["q_proj", "k_proj", "v_proj"] * llama.qkv_has_bias + ["o_proj"] * llama.attn_proj_has_bias,
-            "bos_token_id": llama.bos_token_id,
-            "eos_token_ids": generation.eos_token_id or [],
-        },
+        "config": config or None,
         "weights": _weights(data, notes),
-        "tokenizer": next((Path(path) for key in _TOKENIZER_KEYS if (path := _path(data, key))), None),
-        "dtype": llama.compute_dtype,
+        "tokenizer": _tokenizer(data),
+        "dtype": keys.compute_dtype,
     }
 
 
-def _intermediate_size(llama: _Llama) -> int:
-    """Width of the feed-forward layer, by the arithmetic of mindformers.models.llama.llama_layer."""
-    if llama.intermediate_size is not None:
-        return llama.intermediate_size
-    width = 4 * llama.hidden_size
-    if llama.ffn_dim_multiplier is not None:
-        width = int((llama.ffn_dim_multiplier + 0.01) * width)
-    width = int(2 * width / 3)
-    return llama.multiple_of * -(-width // llama.multiple_of)
-
-
-def _rope(llama: _Llama) -> tuple[float, dict]:
-    """The base and the scaling that give the angles of mindformers.modules.layers.FreqsMgr.
-
-    Its NTK multiplies the base by the factor itself: it is no `ntk` of ours, which raises the factor to D/(D-2).
-    """
-    method, factor = llama.extend_method or "None", llama.scaling_factor
-    if method == "None":
-        return llama.theta, {}
-    if method not in _SCALING_FACTOR_KEYS:
-        allowed = ", ".join(["None", *_SCALING_FACTOR_KEYS])
-        raise ConfigError(f"{_MODEL}.extend_method is {shortened(method)}; supported: {allowed}")
-    needed = _SCALING_FACTOR_KEYS[method]
-    if (set(factor) if isinstance(factor, dict) else None) != needed:
-        kind = f"a mapping of {', '.join(sorted(needed))}" if needed else "a number"
-        raise ConfigError(
-            f"{_MODEL}.scaling_factor is {shortened(factor)}; for extend_method {method} it must be {kind}"
-        )
-    if method == "NTK":
-        return llama.theta * factor, {}
-    if method == "PI":
-        return llama.theta, {"type": "linear", "factor": factor}
-    return llama.theta, {"type": method.lower(), **factor}
+def _tokenizer(data: Mapping) -> Path | None:
+    path = next((Path(path) for key in _TOKENIZER_KEYS if (path := _path(data, key))), None)
+    # Qwen's vocab.json is half a tokenizer: its folder has the whole one.
+    return path.parent if path is not None and path.name == "vocab.json" else path
 
 
 def _weights(data: Mapping, notes: list[str]) -> Path | None:
@@ -242,15 +208,15 @@ def _path(data: Mapping, key: str) -> str | None:
     return value or None
 
 
-def _scheduler(llama: _Llama, notes: list[str]) -> dict:
-    scheduler: dict[str, int] = {"max_num_seqs": llama.batch_size}
-    if llama.batch_size > SchedulerSection().max_num_batched_tokens:
-        scheduler["max_num_batched_tokens"] = llama.batch_size
-    pool_tokens = (llama.num_blocks - 1) * llama.block_size  # one block is the null block
-    if llama.seq_length <= pool_tokens:
-        scheduler["max_model_len"] = llama.seq_length
+def _scheduler(keys: ModelKeys, notes: list[str]) -> dict:
+    scheduler: dict[str, int] = {} if keys.batch_size is None else {"max_num_seqs": keys.batch_size}
+    if (keys.batch_size or 0) > SchedulerSection().max_num_batched_tokens:
+        scheduler["max_num_batched_tokens"] = keys.batch_size
+    pool_tokens = (keys.num_blocks - 1) * keys.block_size  # one block is the null block
+    if keys.seq_length <= pool_tokens:
+        scheduler["max_model_len"] = keys.seq_length
     else:
-        notes.append(f"{_MODEL}.seq_length is {llama.seq_length}: a sequence ends at the {pool_tokens} of the pool")
+        notes.append(f"{MODEL}.seq_length is {keys.seq_length}: a sequence ends at the {pool_tokens} of the pool")
     return scheduler
 
 
@@ -279,15 +245,17 @@ def _parallel(data: Mapping) -> dict:
     return {ours: size for ours, size in given.items() if size is not None}
 
 
-def _sampling(data: Mapping, llama: _Llama, generation: Any, notes: list[str]) -> dict:
+def _sampling(data: Mapping, keys: ModelKeys, generation: Any, notes: list[str]) -> dict:
+    is_legacy = isinstance(keys, LlamaKeys)
     sampling = {"temperature": 0.0, "repetition_penalty": generation.repetition_penalty}
-    if llama.do_sample:
+    if keys.do_sample if is_legacy else generation.do_sample:
         sampling |= {key: getattr(generation, key) for key in ("temperature", "top_k", "top_p")}
-    sampling["max_tokens"] = generation.max_new_tokens
-    if generation.max_new_tokens is None:
+    if generation.max_new_tokens is not None or is_legacy:
+        sampling["max_tokens"] = generation.max_new_tokens
+    if generation.max_new_tokens is None and is_legacy:
         sampling["max_tokens"] = generation.max_length
-        if _get(data, f"{_MODEL}.max_decode_length") is not None:
-            notes.append(f"{_MODEL}.max_decode_length becomes sampling.max_tokens, which does not count the prompt")
+        if _get(data, f"{MODEL}.max_decode_length") is not None:
+            notes.append(f"{MODEL}.max_decode_length becomes sampling.max_tokens, which does not count the prompt")
     return sampling
 
 
@@ -298,18 +266,20 @@ def _fit_dtype_to_device(sections: dict, overrides: Mapping, notes: list[str]):
     dtype = sections["model"]["dtype"]
     if device == "CPU" and dtype != "float32" and _get(overrides, "model.dtype") is None:
         sections["model"]["dtype"] = "float32"
-        notes.append(f"{_MODEL}.compute_dtype is {dtype}, run as float32 on a CPU")
+        notes.append(f"{MODEL}.compute_dtype is {dtype}, run as float32 on a CPU")
 
 
 # Read above, or true of this engine whatever they say.
 _USED = {
     "run_mode",
+    "use_legacy",
+    "load_ckpt_format",
     "use_parallel",
     "parallel_config.model_parallel",
     "parallel_config.data_parallel",
     "model.arch.type",
     "context.device_target",
-    *(f"{_MODEL}.{name}" for name in ("type", "use_past", "qkv_concat", *_GENERATION_KEYS, *_Llama.model_fields)),
+    *(f"{MODEL}.{name}" for name in ("type", "use_past", "qkv_concat")),
     *_REFUSED_UNLESS,
     *_SPREADING,
     *_WEIGHTS_KEYS,
@@ -318,12 +288,21 @@ _USED = {
 }
 
 
-def _ignored_keys(data: Mapping, prefix: str = "") -> Iterator[str]:
+def _used(kind: ConfigClass) -> set[str]:
+    if kind.keys is LlamaKeys:
+        generation = {f"{MODEL}.{name}" for name in _GENERATION_KEYS}
+    else:
+        generation = {f"generation_config.{name}" for name in (*_GENERATION_KEYS[:4], "max_new_tokens", "do_sample")}
+    fields = (*kind.keys.model_fields, *kind.keys.neutral)
+    return _USED | generation | {f"{MODEL}.{name}" for name in (*fields, "model_type")}
+
+
+def _ignored_keys(data: Mapping, used: Set[str], prefix: str = "") -> Iterator[str]:
     for key, value in data.items():
         dotted = f"{prefix}{key}"
-        if dotted in _USED:
+        if dotted in used:
             continue
-        if isinstance(value, Mapping) and any(used.startswith(f"{dotted}.") for used in _USED):
-            yield from _ignored_keys(value, f"{dotted}.")
+        if isinstance(value, Mapping) and any(each.startswith(f"{dotted}.") for each in used):
+            yield from _ignored_keys(value, used, f"{dotted}.")
         else:
             yield dotted
