@@ -183,7 +183,11 @@ def check_equal(golden: dict, tokens: list[int], logits: np.ndarray) -> None:
 
 
 def check_near(golden: dict, tokens: list[int], logits: np.ndarray, tolerance: float) -> None:
-    """Raises AssertionError unless logits are within `tolerance`, and tokens the same until two are nearly as good."""
+    """Raises AssertionError unless logits are near, and tokens the same until two are nearly as good.
+
+    tolerance: how near, as a share of the logits' standard deviation.
+    """
+    tolerance *= float(np.std(golden["first"]))
     np.testing.assert_allclose(logits[0], golden["first"], rtol=0, atol=tolerance)
     for step, (token, expected) in enumerate(zip(tokens, golden["tokens"])):
         if token != expected:
