@@ -89,16 +89,22 @@ class Held:
     blocks: float
 
 
-def mean_held(prompts: Sequence[int], outputs: Sequence[int], block_size: int) -> Held:
+def mean_held(prompts: Sequence[int], outputs: Sequence[int], block_size: int, window: int = 0) -> Held:
     """The averages over requests of these lengths, each counted in as many steps as it decodes.
 
     A request of p prompt and o output tokens has p, p + 1, … p + o - 1 tokens in the cache: the last one of an answer
-    is never computed. Prefill is taken to need no time of its own.
+    is never computed. Prefill is taken to need no time of its own. window: tokens that the next one sees, itself
+    included; what stands before is attended to no more, and blocks of nothing else are given back. 0 is no window.
     """
     prompts, outputs = np.asarray(prompts, np.int64), np.asarray(outputs, np.int64)
     steps = int(outputs.sum())
     tokens = prompts * outputs + outputs * (outputs - 1) // 2
     blocks = _blocks_up_to(prompts + outputs - 1, block_size) - _blocks_up_to(prompts - 1, block_size)
+    if window:
+        # Of n tokens n - window + 1 are behind the window of the next one, and as many whole blocks as they fill.
+        last, before = (np.maximum(n - window + 1, 0) for n in (prompts + outputs - 1, prompts - 1))
+        tokens -= (last * (last + 1) - before * (before + 1)) // 2
+        blocks -= _full_blocks_up_to(last, block_size) - _full_blocks_up_to(before, block_size)
     return Held(int(tokens.sum()) / steps, int(blocks.sum()) / steps)
 
 
@@ -106,6 +112,11 @@ def _blocks_up_to(last: np.ndarray, block_size: int) -> np.ndarray:
     """The sum of ceil(n / block_size) for n from 1 to `last`."""
     whole, rest = last // block_size, last % block_size
     return block_size * whole * (whole + 1) // 2 + rest * (whole + 1)
+
+
+def _full_blocks_up_to(last: np.ndarray, block_size: int) -> np.ndarray:
+    """The sum of floor(n / block_size) for n from 1 to `last`."""
+    return _blocks_up_to(last + 1, block_size) - (last + 1)
 
 
 def capacities(
@@ -129,7 +140,7 @@ def capacities(
     longest = int(np.max(np.asarray(prompts) + np.asarray(outputs)))
     if longest > max_model_len:
         raise ConfigError(f"a request of {longest} tokens was drawn, but max_model_len is {max_model_len}")
-    held = mean_held(prompts, outputs, block_size)
+    held = mean_held(prompts, outputs, block_size, deployment.model.cache_window)
     results = []
     for policy, blocks_each in ((CONTIGUOUS, reserved), (PAGED, held.blocks)):
         batch = int(usable / blocks_each)

@@ -1,5 +1,6 @@
 """Capacity planning, against arithmetic by hand for LLaMA-2 70B and against the engine's own scheduler."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -67,6 +68,25 @@ def test_the_closed_form_is_the_sum():
     held = mean_held(prompts, outputs, 16)
     assert held.tokens == pytest.approx(np.mean(tokens))
     assert held.blocks == pytest.approx(np.mean([math.ceil(n / 16) for n in tokens]))
+
+
+@pytest.mark.parametrize("window", [1, 16, 40, 50, 500])
+def test_what_is_behind_a_window_is_not_held(window):
+    rng = np.random.default_rng(3)
+    prompts, outputs = rng.integers(1, 200, 50), rng.integers(1, 200, 50)
+    behind = [(n, max(0, n + 1 - window)) for p, o in zip(prompts, outputs) for n in range(p, p + o)]
+    held = mean_held(prompts, outputs, 16, window)
+    assert held.tokens == pytest.approx(np.mean([n - gone for n, gone in behind]))
+    assert held.blocks == pytest.approx(np.mean([math.ceil(n / 16) - gone // 16 for n, gone in behind]))
+
+
+def test_a_model_whose_layers_all_slide_serves_more_long_sequences():
+    sliding = MODEL_CONFIGS["mistral-7b-v0.1"]
+    batches = [
+        capacities(deployment(model=model), 32768, [16000], [8000])[1].largest_batch
+        for model in (dataclasses.replace(sliding, sliding_window=None), sliding)
+    ]
+    assert batches[1] == pytest.approx(batches[0] * 20000 / 4096, rel=0.05)
 
 
 def test_capacities_by_hand():
