@@ -8,7 +8,7 @@ from mindspore_paged.formats.hf_files import NO_TOKEN, checked, generation_eos_t
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.registry import HF_TYPES
 from mindspore_paged.models.spec import ModelSpec
-from mindspore_paged.weights.rope_config import hf_rope
+from mindspore_paged.weights.rope_config import hf_rope, with_one_rope
 from mindspore_paged.wording import shortened
 
 
@@ -20,6 +20,7 @@ def hf_model_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     data = read_json_object(path)
     spec = _spec_of(path, data)
+    data = with_one_rope(path, data, spec.hf_options)
     config = checked(path, spec.hf_options, data)
     rope_theta, rope_scaling = hf_rope(path, data, config)
     try:

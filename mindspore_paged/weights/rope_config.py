@@ -12,6 +12,7 @@ from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.formats.gguf_metadata import GgufSection
 from mindspore_paged.formats.hf_files import HfModel, Length
+from mindspore_paged.model_config import FULL, SLIDING
 from mindspore_paged.models.options import DEFAULT_THETA, HfOptions
 from mindspore_paged.rope_scaling import RopeScaling
 from mindspore_paged.wording import shortened
@@ -48,6 +49,33 @@ class _HfRope(HfModel):
     mscale_all_dim: _NumberOrZero | None = None
     short_factor: _OfPairs | None = None
     long_factor: _OfPairs | None = None
+
+
+def with_one_rope(path: Path, config: dict[str, Any], kind: type[HfOptions]) -> dict[str, Any]:
+    """A config.json whose rope_parameters are those of full layers, as they stand where all layers have the same.
+
+    transformers 5 writes an object for each type of layer; what sliding layers rotate by goes to rope_local_base_freq,
+    where transformers 4 has it. Raises CheckpointError where a family does not tell layers apart, or for a scaling of
+    sliding layers.
+    """
+    written = config.get("rope_parameters")
+    if not isinstance(written, dict) or not ({FULL, SLIDING} & set(written)):
+        return config
+    full, sliding = written.get(FULL) or written.get(SLIDING), written.get(SLIDING) or written.get(FULL)
+    for name, rope in ((FULL, full), (SLIDING, sliding)):
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"{path}: rope_parameters.{name} is {shortened(rope)}; it must be a JSON object")
+    if "rope_local_base_freq" not in kind.model_fields:
+        if full != sliding:
+            raise CheckpointError(f"{path}: rope_parameters.{SLIDING} is {shortened(sliding)}; allowed: that of {FULL}")
+        return config | {"rope_parameters": full}
+    if SLIDING not in written or sliding.get("rope_theta") is None:
+        return config | {"rope_parameters": full}
+    if (sliding.get("rope_type") or "default") != "default":
+        raise CheckpointError(
+            f"{path}: rope_parameters.{SLIDING}.rope_type is {shortened(sliding['rope_type'])}; allowed: 'default'"
+        )
+    return config | {"rope_parameters": full, "rope_local_base_freq": sliding["rope_theta"]}
 
 
 def hf_rope(path: Path, config: dict[str, Any], options: HfOptions) -> tuple[float, RopeScaling]:

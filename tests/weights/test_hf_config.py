@@ -217,3 +217,54 @@ def test_the_written_config_is_one_that_can_be_read(tmp_path):
     folder = tiny.write_hf_folder(tmp_path / "hf", tiny.make_weights())
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
     assert open_checkpoint(folder).model_config == tiny.CONFIG
+
+
+GEMMA = {"model_type": "gemma3_text", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+GEMMA |= {"num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 16}
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+
+
+def read(folder, config):
+    (folder / "config.json").write_text(json.dumps(config))
+    return hf_model_config(folder)
+
+
+def test_transformers_5_writes_a_rotation_for_each_type_of_layer(tmp_path):
+    of_layers = {
+        "full_attention": {"rope_theta": 500000.0, **LINEAR},
+        "sliding_attention": {"rope_theta": 100.0, "rope_type": "default"},
+    }
+    before = {"rope_theta": 500000.0, "rope_scaling": LINEAR, "rope_local_base_freq": 100.0}
+    model = read(tmp_path, GEMMA | {"rope_parameters": of_layers, "dtype": "bfloat16"})
+    assert model == read(tmp_path, GEMMA | before | {"torch_dtype": "bfloat16"})
+    assert (model.rope_theta, model.local_rope_theta) == (500000.0, 100.0)
+    assert model.rope_scaling == RopeScaling("linear", 8.0)
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        (
+            {"full_attention": {"rope_theta": 5e5}, "sliding_attention": {"rope_theta": 100.0, **LINEAR}},
+            "rope_parameters.sliding_attention.rope_type is 'linear'; allowed: 'default'",
+        ),
+        (
+            {"full_attention": {"rope_theta": 5e5}, "sliding_attention": 7},
+            "rope_parameters.sliding_attention is 7; it must be a JSON object",
+        ),
+    ],
+)
+def test_rotations_of_layers_that_are_refused(tmp_path, rope, message):
+    with pytest.raises(CheckpointError) as caught:
+        read(tmp_path, GEMMA | {"rope_parameters": rope})
+    assert str(caught.value) == f"{tmp_path / 'config.json'}: {message}"
+
+
+def test_a_family_without_local_bases_has_one_rotation(tmp_path):
+    llama = GEMMA | {"model_type": "llama"}
+    rope = {"rope_theta": 500000.0, "rope_type": "default"}
+    both = {"full_attention": rope, "sliding_attention": rope}
+    assert read(tmp_path, llama | {"rope_parameters": both}).rope_theta == 500000.0
+    both["sliding_attention"] = rope | {"rope_theta": 100.0}
+    with pytest.raises(CheckpointError, match=r"rope_parameters.sliding_attention is .*; allowed: that of full_att"):
+        read(tmp_path, llama | {"rope_parameters": both})
