@@ -106,7 +106,7 @@ def operator_by_operator(weights: ModelWeights, vocab, kv_pages: KVPages, tables
     config = weights.config
     rotations = [(Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype)) for cos, sin in tables]
     table, head = _table_and_head(weights)
-    layers = [DecoderLayer(weights, layer, ops_backend, ranks) for layer in range(config.num_hidden_layers)]
+    layers = _layers(weights, lambda layer: DecoderLayer(weights, layer, ops_backend, ranks))
     return Decoder(
         config,
         kv_pages,
@@ -122,7 +122,7 @@ def half_layers(weights: ModelWeights, vocab, kv_pages: KVPages, tables, ops_bac
     config = weights.config
     table, head = _table_and_head(weights)
     kind, head_kind = weights.kind_of_model("embedding"), weights.kind_of_model(head_role(config))
-    layers = [OperatorLayer(weights, layer, ops_backend, ranks) for layer in range(config.num_hidden_layers)]
+    layers = _layers(weights, lambda layer: OperatorLayer(weights, layer, ops_backend, ranks))
     return Decoder(
         config,
         kv_pages,
@@ -131,6 +131,17 @@ def half_layers(weights: ModelWeights, vocab, kv_pages: KVPages, tables, ops_bac
         layers,
         VocabParallelLogits(OperatorHead(weights, head, head_kind, ops_backend), config.vocab_size, ranks),
     )
+
+
+def _layers(weights: ModelWeights, make: Callable[[int], nn.Cell]) -> list[nn.Cell]:
+    """A Cell for each layer; where they share their weights, one for all that are alike: it is parsed once."""
+    config, made, layers = weights.config, {}, []
+    for layer in range(config.num_hidden_layers):
+        kind = (config.window_of(layer), config.rope_table_of(layer)) if weights.share_layers else layer
+        if kind not in made:
+            made[kind] = make(layer)
+        layers.append(made[kind])
+    return layers
 
 
 def _table_and_head(weights: ModelWeights):
