@@ -16,15 +16,16 @@ PAGED_OPS_EXPORT const char* EmulatorDecodeReport(int64_t batch, int64_t num_hea
   std::vector<uint16_t> query(batch * num_heads * head_dim), output(query.size());
   std::vector<uint16_t> cache(num_blocks * block_size * num_kv_heads * head_dim);  // keys and values alike: all zeros
   float scale = 1.0f;
+  int64_t window = 0;  // none
 
-  void* params[] = {query.data(), cache.data(),        cache.data(), block_table.data(),
-                    rows.data(),  context_lens.data(), &scale,       output.data()};
-  int ndims[] = {3, 4, 4, 2, 1, 1, 0, 3};
+  void* params[] = {query.data(),        cache.data(), cache.data(), block_table.data(), rows.data(),
+                    context_lens.data(), &scale,       &window,      output.data()};
+  int ndims[] = {3, 4, 4, 2, 1, 1, 0, 0, 3};
   int64_t query_shape[] = {batch, num_heads, head_dim}, table_shape[] = {batch, blocks_per_row}, token_shape[] = {batch};
   int64_t cache_shape[] = {num_blocks, block_size, num_kv_heads, head_dim};
   int64_t* shapes[] = {query_shape, cache_shape, cache_shape, table_shape, token_shape, token_shape, nullptr,
-                       query_shape};
-  const char* dtypes[] = {"float16", "float16", "float16", "int32", "int32", "int32", "float32", "float16"};
-  PagedAttention(8, params, ndims, shapes, dtypes, nullptr, nullptr);
+                       nullptr, query_shape};
+  const char* dtypes[] = {"float16", "float16", "float16", "int32", "int32", "int32", "float32", "int64", "float16"};
+  PagedAttention(9, params, ndims, shapes, dtypes, nullptr, nullptr);
   return EmulatorReport();
 }
