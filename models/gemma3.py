@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool
 
 from mindspore_paged.formats.hf_files import Length, Size
 from mindspore_paged.model_config import ATTENTION_PROJECTIONS, FULL, SLIDING
-from mindspore_paged.models.options import DEFAULT_THETA, GgufOptions, HfOptions, LayerTypes, Scale
+from mindspore_paged.models.options import DEFAULT_THETA, GgufOptions, GgufSize, HfOptions, LayerTypes, Scale
 from mindspore_paged.models.spec import LAYER_WEIGHTS, ModelSpec, WeightSpec, replaced
 
 PATTERN = 6
@@ -52,18 +52,18 @@ class Gemma3HfOptions(HfOptions):
 class Gemma3GgufOptions(GgufOptions):
     """The window, and the base of its layers' rotation; llama.cpp knows their pattern by the family."""
 
-    hidden_size: int = Field(alias="{arch}.embedding_length")
-    heads: int = Field(alias="{arch}.attention.head_count")
+    hidden_size: GgufSize = Field(alias="{arch}.embedding_length")
+    heads: GgufSize = Field(alias="{arch}.attention.head_count")
     window: Annotated[int, Field(ge=1, lt=2**31)] = Field(alias="{arch}.attention.sliding_window")
-    key_length: int = Field(0, alias="{arch}.attention.key_length")
+    key_length: Annotated[int, Field(ge=0, le=2**16)] = Field(0, alias="{arch}.attention.key_length")
     local_base: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         DEFAULT_THETA, alias="{arch}.rope.freq_base_swa"
     )
 
     def options(self, num_layers: int) -> dict[str, Any]:
         """All that differs from LLaMA. Of 62 layers is the model of 27 billion, whose scores are scaled otherwise."""
-        size = self.key_length or self.hidden_size // max(self.heads, 1)
-        scaled_by = self.hidden_size / max(self.heads, 1) if num_layers == 62 else size
+        of_head = self.hidden_size / self.heads
+        scaled_by = of_head if num_layers == 62 else self.key_length or of_head
         return {
             **_options(self.hidden_size),
             "attention_scale": scaled_by**-0.5,
