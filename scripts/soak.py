@@ -31,10 +31,11 @@ LARGEST_GROWTH = 0.02
 
 PLACES = {
     "process": (1, []),
-    "ranks": (2, ["parallel.tensor_parallel_size=2"]),
+    "ranks": (2, ["parallel.tensor_parallel_size=auto"]),
     "replicas": (2, ["parallel.tensor_parallel_size=1", "parallel.data_parallel_size=2"]),
 }
-"""Where a soak runs: the workers that msrun starts, and the configuration that makes them ranks or replicas."""
+"""Where a soak runs: the workers that msrun starts, two unless --ranks says otherwise, and the configuration that makes
+them ranks or replicas."""
 
 LONGEST = 96
 """Tokens of a sequence at most."""
@@ -82,7 +83,7 @@ at the beginning, in the middle and at the end. Exit code 1 for a wrong answer, 
 from the middle to the end, or for threads or files that are left."""
 EPILOG = """examples:
   soak.py --minutes 1
-  soak.py --config configs/smollm2_135m.yaml --minutes 30 --output soak.json
+  soak.py --config configs/smollm2_135m.yaml --minutes 30 --kinds 60 --ranks 3 --output soak.json
   soak.py --requests 200000 --places process ranks"""
 
 
@@ -97,6 +98,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, metavar="N", help="of all places together (default 1)")
     parser.add_argument("--requests", type=int, metavar="N", help="stop after so many in all, in place of --minutes")
     parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="default: all of them")
+    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="that share the model in `ranks` (default 2)")
     parser.add_argument("--kinds", type=int, default=600, metavar="N", help="different requests (default 600)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of requests, aborts and faults (default 0)")
     parser.add_argument("--no-faults", action="store_true", help="inject none")
@@ -110,6 +112,7 @@ def main() -> int:
 
 def soak(arguments: argparse.Namespace) -> int:
     require_at_least(arguments, 1, "kinds", "requests")
+    require_at_least(arguments, 2, "ranks")
     require_at_least(arguments, 0, "minutes", "seed")
     load_config(arguments.config, arguments.overrides)  # what is wrong with it is told now
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
@@ -122,6 +125,7 @@ def soak(arguments: argparse.Namespace) -> int:
             if any(not _run(stage, place, folder, arguments) for stage in ("alone", "mixed")):
                 return EXIT_FAULTY
             reports[place] = json.loads((folder / "mixed.json").read_text(encoding="utf-8"))
+            print(_table({place: reports[place]}), file=sys.stderr, flush=True)  # whatever comes of the next place
     print(_table(reports))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
@@ -135,6 +139,7 @@ def _run(stage: str, place: str, folder: Path, arguments: argparse.Namespace) ->
     """One stage in processes of its own; False if it failed, after its output was shown."""
     # A replica answers as one process does; ranks add up in another order.
     workers, overrides = PLACES["process" if (stage, place) == ("alone", "replicas") else place]
+    workers = arguments.ranks if place == "ranks" else workers
     share = 1 / len(arguments.places)
     flags = ["--stage", stage, "--scratch", folder, "--config", arguments.config.resolve(), "--kinds", arguments.kinds]
     flags += ["--seed", arguments.seed, "--minutes", arguments.minutes * share]
