@@ -5,7 +5,7 @@ What computes a model, reads one, or cuts one over ranks asks here: none of them
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.options import GgufOptions, HfOptions
@@ -181,13 +181,13 @@ class ModelSpec:
         found = {self.find(name) for name in names}
         return tuple(weight.name.split(".")[-2] for weight in self.layer if weight.is_bias and weight in found)
 
-    def parts(self, name: str) -> tuple[str, tuple[WeightSpec, ...]] | None:
-        """The layer's prefix and the weights of a concatenation that Hugging Face's files call `name`; or None."""
-        return self._parts(_OF_A_LAYER.fullmatch(name), lambda each: each.name)
+    def parts(self, config: ModelConfig, name: str) -> dict[str, range]:
+        """The rows of each weight in what Hugging Face's files call `name`; empty where it is no concatenation."""
+        return self._parts(config, _OF_A_LAYER.fullmatch(name), lambda each: each.name)
 
-    def gguf_parts(self, name: str) -> tuple[str, tuple[WeightSpec, ...]] | None:
-        """The same of one that GGUF files call `name`."""
-        return self._parts(_OF_A_BLOCK.fullmatch(name), lambda each: each.gguf)
+    def gguf_parts(self, config: ModelConfig, name: str) -> dict[str, range]:
+        """The same of what GGUF files call `name`."""
+        return self._parts(config, _OF_A_BLOCK.fullmatch(name), lambda each: each.gguf)
 
     def from_gguf(self, name: str) -> str:
         """Hugging Face's name of what GGUF files call `name`; an unknown one is returned as it is."""
@@ -210,13 +210,13 @@ class ModelSpec:
             return name
         return f"model.layers.{match[1]}.{found}" if match else found
 
-    def _parts(self, match: re.Match | None, name_of: Callable[[Concatenation], str]):
-        for each in self.concatenations:
-            if match and name_of(each) == match[2]:
-                return f"model.layers.{match[1]}.", tuple(self.weight(role) for role in each.roles)
-        return None
-
-
-def renamed(weight: WeightSpec, name: str, gguf: str) -> WeightSpec:
-    """A weight under a family's own names."""
-    return replace(weight, name=name, gguf=gguf, mindformers=())
+    def _parts(
+        self, config: ModelConfig, match: re.Match | None, name_of: Callable[[Concatenation], str]
+    ) -> dict[str, range]:
+        found = next((each for each in self.concatenations if match and name_of(each) == match[2]), None)
+        rows, start = {}, 0
+        for weight in map(self.weight, found.roles if found else ()):
+            stop = start + weight.sizes(config)[0]
+            rows[f"model.layers.{match[1]}.{weight.name}"] = range(start, stop)
+            start = stop
+        return rows

@@ -138,21 +138,15 @@ def _under_hugging_faces_names(file: GgufFile, spec: ModelSpec, config: ModelCon
 
 def _taken_apart(file: GgufFile, spec: ModelSpec, config: ModelConfig, stored: GgufTensor) -> dict[str, GgufTensor]:
     """A stored tensor by its name, or those whose rows it has one behind the other."""
-    found = spec.gguf_parts(stored.name)
-    if found is None:
+    parts = spec.gguf_parts(config, stored.name)
+    if not parts:
         return {spec.from_gguf(stored.name): stored}
-    prefix, weights = found
-    rows = [weight.sizes(config)[0] for weight in weights]
-    if stored.shape[0] != sum(rows):
-        needed = " + ".join(map(str, rows))
+    if stored.shape[0] != sum(map(len, parts.values())):
+        needed = " + ".join(str(len(rows)) for rows in parts.values())
         raise CheckpointError(
             f"{file.path}: tensor {stored.name} has {stored.shape[0]} rows; the model needs {needed} of several in one"
         )
-    first = [sum(rows[:index]) for index in range(len(rows))]
-    return {
-        prefix + weight.name: stored.rows(start, start + count)
-        for weight, start, count in zip(weights, first, rows, strict=True)
-    }
+    return {name: stored.rows(rows.start, rows.stop) for name, rows in parts.items()}
 
 
 def to_rotate_half(weights: np.ndarray, head_dim: int) -> np.ndarray:

@@ -125,16 +125,12 @@ class ModelTensors:
 
     def _parts_of_rows(self, stored_name: str, name: str) -> dict[str, _Part]:
         """Weights whose rows a tensor has one behind the other; none if it is no such tensor."""
-        found = self._spec.parts(name)
-        if found is None:
-            return {}
-        prefix, weights = found
-        rows = [weight.sizes(self._config)[0] for weight in weights]
-        columns = self._fused_columns(stored_name, sum(rows))
-        first = [sum(rows[:index]) for index in range(len(rows))]
+        parts = self._spec.parts(self._config, name)
+        num_rows = sum(map(len, parts.values()))
+        columns = self._fused_columns(stored_name, num_rows) if parts else ()
         return {
-            prefix + weight.name: self._fused_part(stored_name, columns, _Fused(1, sum(rows), 1, start, start + count))
-            for weight, start, count in zip(weights, first, rows, strict=True)
+            weight: self._fused_part(stored_name, columns, _Fused(1, num_rows, 1, rows.start, rows.stop))
+            for weight, rows in parts.items()
         }
 
     def _parts_of_qkv(self, stored_name: str, layer: str, kind: str) -> dict[str, _Part]:

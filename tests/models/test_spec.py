@@ -49,10 +49,14 @@ def test_names_come_back_from_every_kind_of_file(spec):
 
 def test_concatenations_are_of_rows_of_equal_length(spec):
     for each in spec.concatenations:
-        prefix, weights = spec.parts(f"model.layers.3.{each.name}")
-        assert spec.gguf_parts(f"blk.3.{each.gguf}") == (prefix, weights)
-        assert prefix == "model.layers.3."
+        parts = spec.parts(TINY, f"model.layers.3.{each.name}")
+        assert spec.gguf_parts(TINY, f"blk.3.{each.gguf}") == parts
+        weights = [spec.find(name) for name in parts]
+        assert [weight.role for weight in weights] == list(each.roles)
         assert len({weight.shape[1:] for weight in weights}) == 1
+        rows = [row for part in parts.values() for row in part]
+        assert rows == list(range(sum(weight.sizes(TINY)[0] for weight in weights)))
+    assert spec.parts(TINY, "model.layers.3.mlp.down_proj.weight") == {}
 
 
 def test_each_file_type_is_one_family():
