@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 BACKENDS = ("cpu", "ascend_emulator", "ascend")
-CPU_SOURCES = Path(__file__).parent.resolve() / "cpu"
+OPS_ROOT = Path(__file__).parent.resolve()
+CPU_SOURCES = OPS_ROOT / "cpu"
+OP_SOURCES = OPS_ROOT / "op"
 CPU_LIBRARY_NAME = "libpaged_ops_cpu.so"
-DEFAULT_OUTPUT_DIR = Path(__file__).parent.resolve() / "lib"
+DEFAULT_OUTPUT_DIR = OPS_ROOT / "lib"
 BUILD_COMMAND = "python -m mindspore_paged.custom_ops.build"
 
 # -fno-math-errno and the like stay off: NaN and infinity must keep their meaning.
@@ -57,7 +59,7 @@ def library_function(library: Path, name: str):
 
 
 def build_cpu(output_dir: Path, *, portable: bool = False, force: bool = False) -> Path:
-    """Compile custom_ops/cpu/*.cc into one shared library, unless the one in `output_dir` is up to date.
+    """Compile the .cc files under custom_ops/cpu into one shared library, unless the one in `output_dir` is up to date.
 
     The compiler is `$CXX`, else g++. The library is made for this machine's CPU, or with `portable` for any CPU of its
     architecture. It appears whole or not at all, also when two builds run at once.
@@ -68,10 +70,20 @@ def build_cpu(output_dir: Path, *, portable: bool = False, force: bool = False) 
     flags = CPU_FLAGS if portable else CPU_FLAGS + NATIVE_FLAGS
 
     def compile_library(library: Path) -> None:
-        compile_sources(compiler, flags, sorted(CPU_SOURCES.glob("*.cc")), library)
+        compile_sources(compiler, (*flags, f"-I{OPS_ROOT}"), cpu_units(), library)
 
-    stamp = build_stamp(compiler, flags, CPU_SOURCES.iterdir())
+    stamp = build_stamp(compiler, flags, cpu_files())
     return build_unless_current(Path(output_dir) / CPU_LIBRARY_NAME, stamp, compile_library, force=force)
+
+
+def cpu_units() -> list[Path]:
+    """What is compiled for the CPU."""
+    return sorted(CPU_SOURCES.rglob("*.cc"))
+
+
+def cpu_files() -> list[Path]:
+    """All source that the CPU operators depend on."""
+    return [file for folder in (CPU_SOURCES, OP_SOURCES) for file in folder.rglob("*") if file.suffix in (".cc", ".h")]
 
 
 def build_unless_current(library: Path, stamp: str, compile_library: Callable[[Path], None], *, force: bool) -> Path:
@@ -130,7 +142,7 @@ def build_stamp(compiler: list[str], flags: tuple[str, ...], sources: Iterable[P
 def sources_digest() -> str:
     """Digest of what the CPU operators are compiled from: equal where they take the same calls and weights."""
     digest = hashlib.sha256()
-    for source in sorted(CPU_SOURCES.iterdir()):
+    for source in sorted(cpu_files()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -71,7 +71,7 @@ def build_emulator(output_dir: Path, *, sources: Path = ASCENDC_SOURCES, force: 
         run_compiler([*compiler, *EMULATOR_FLAGS, *LINK_FLAGS, *map(str, objects), "-o", str(library)], WHAT)
 
     flags = (*EMULATOR_FLAGS, *LINK_FLAGS, *(argument for _, arguments in units for argument in arguments))
-    headers = (sources.parent / "cpu").glob("*.h")  # the entries check their arguments as the CPU operators do
+    headers = (sources.parent / "op").glob("*.h")  # the entries check their arguments as the CPU operators do
     compiled = (file for file in sources.rglob("*") if file.suffix in SOURCE_SUFFIXES)
     stamp = build_stamp(compiler, flags, [*headers, *compiled])
     return build.build_unless_current(Path(output_dir) / EMULATOR_LIBRARY_NAME, stamp, compile_library, force=force)
@@ -98,7 +98,7 @@ def kernel_units(sources: Path) -> Iterator[tuple[str, list[str]]]:
 def entry_units(sources: Path) -> Iterator[tuple[str, list[str]]]:
     """The same for the functions that MindSpore calls."""
     for file in sorted((sources / "emulator" / "ops").glob("*.cc")):
-        yield f"entry_{file.stem}", [f"-I{sources / 'emulator'}", str(file)]
+        yield f"entry_{file.stem}", [f"-I{sources / 'emulator'}", f"-I{sources.parent}", str(file)]
 
 
 def run_in_parallel(commands: list[list[str]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore_paged.custom_ops.build import library_function
 
 OP_GROUPS = ("embedding", "qkv", "cache_write", "attention", "attention_output", "gate_up", "down", "lm_head")
-"""What is timed, in the order of cpu/op_times.h.
+"""What is timed, in the order of cpu/runtime/op_times.h.
 
 qkv: norms, projections, rotary positions, writing the pages. cache_write: where that is an operator of its own.
 attention_output: o_proj. gate_up: norm, both projections, activation. lm_head: norm and head.

@@ -11,7 +11,7 @@ from mindspore_paged.formats.weight_format import FORMATS
 
 
 def arrange_panels(rows: np.ndarray, kind: int, num_columns: int, library: Path) -> np.ndarray:
-    """Rows of weights in panels of 16 (cpu/panels.h): an array of the same shape, dtype and bytes in another order.
+    """Rows of weights in panels of 16 (cpu/linear/panels.h): an array of the same shape and bytes in another order.
 
     rows: [N, num_columns] float32, float16 or bfloat16, or uint8 [N, bytes of a row's blocks]; kind: GGML's number for
     them; library: see `cpu_library`. Raises BuildError if that is of an older version.
@@ -32,7 +32,7 @@ def panel_order(library: Path) -> str:
     digest = hashlib.sha256()
     generator = np.random.default_rng(0)
     for form in sorted(FORMATS.values(), key=lambda form: form.kind):
-        for num_columns in (32, 64) if form.block_bytes else (24, 64):
+        for num_columns in (form.group, 2 * form.group) if form.block_bytes else (24, 64):
             num_rows, num_bytes = 40, form.num_bytes((40, num_columns))
             rows = np.frombuffer(generator.bytes(num_bytes), form.dtype).reshape(num_rows, -1)
             digest.update(arrange_panels(rows, form.kind, num_columns, library).tobytes())

@@ -59,7 +59,7 @@ def custom_op(function: str, backend: str | Path, out_shape: Callable, out_dtype
 def library_op(function: str, backend: str | Path) -> ops.Custom:
     """The operator of this name in a backend's library; raises ConfigError where that is not built.
 
-    The library tells shapes and types itself (cpu/inference.h): a graph loaded from a MindIR has no Python to ask.
+    The library tells shapes and types itself (op/inference.h): a graph loaded from a MindIR has no Python to ask.
     """
     op = ops.Custom(_target(function, backend), func_type="aot")
     op.add_prim_attr("reg_op_name", function)  # MindSpore's C++ inference reads it, and nothing else sets it

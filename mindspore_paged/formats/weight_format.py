@@ -1,4 +1,4 @@
-"""How a model holds a weight in memory: as floats, or as the blocks of a GGUF file."""
+"""How a model holds a weight in memory, a row a format: floats, or blocks of few bits with scales of their own."""
 
 import math
 from dataclasses import dataclass
@@ -6,65 +6,97 @@ from dataclasses import dataclass
 import gguf
 import ml_dtypes
 import numpy as np
+from gguf import GGMLQuantizationType as Quantization
 
 from mindspore_paged.errors import CheckpointError
-
-BLOCK_WEIGHTS = 32
 
 
 @dataclass(frozen=True)
 class WeightFormat:
     """The form that a weight [..., columns] has in memory.
 
-    kind: GGML's number for it. dtype: of the array that holds it; blocks are uint8 [..., bytes of a row].
-    block_bytes: of 32 neighbours in a row, their scale included; 0 for floats.
+    name: as files and configurations call it. kind: GGML's number for it, or one from 100 on. dtype: of the array that
+    holds it; blocks are uint8 [..., bytes of a row]. group: neighbours in a row that a block holds; block_bytes: of a
+    block, its scales included; 0 for floats.
     """
 
     name: str
     kind: int
     dtype: np.dtype
+    group: int = 1
     block_bytes: int = 0
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in memory of a weight; raises CheckpointError for rows that blocks do not divide."""
         if not self.block_bytes:
             return tuple(shape)
-        if shape[-1] % BLOCK_WEIGHTS:
+        if shape[-1] % self.group:
             raise CheckpointError(
                 f"a weight of shape {tuple(shape)} cannot be held as {self.name}: its rows must be a multiple of "
-                f"{BLOCK_WEIGHTS} long"
+                f"{self.group} long"
             )
-        return (*shape[:-1], shape[-1] // BLOCK_WEIGHTS * self.block_bytes)
+        return (*shape[:-1], self.row_bytes(shape[-1]))
 
     def logical_shape(self, stored_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the weight that has `stored_shape` in memory."""
         if not self.block_bytes:
             return tuple(stored_shape)
-        return (*stored_shape[:-1], stored_shape[-1] // self.block_bytes * BLOCK_WEIGHTS)
+        return (*stored_shape[:-1], stored_shape[-1] // self.block_bytes * self.group)
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes in memory of a weight of `shape`; raises CheckpointError as `stored_shape` does."""
         return math.prod(self.stored_shape(shape)) * self.dtype.itemsize
 
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of so many neighbours in a row, a multiple of `group`."""
+        return columns // self.group * self.block_bytes if self.block_bytes else columns * self.dtype.itemsize
+
+    def divides(self, *columns: int) -> bool:
+        """Whether rows can be cut at all of these columns without cutting a block."""
+        return all(column % self.group == 0 for column in columns)
+
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """`weights`, of any floating type, rounded to this form."""
         if self.block_bytes:
             wide = np.ascontiguousarray(weights, np.float32)
-            return gguf.quantize(wide, gguf.GGMLQuantizationType(self.kind))
+            return gguf.quantize(wide, Quantization(self.kind))
         return np.ascontiguousarray(weights).astype(self.dtype)
 
 
-FLOAT32 = WeightFormat("float32", int(gguf.GGMLQuantizationType.F32), np.dtype(np.float32))
-FLOAT16 = WeightFormat("float16", int(gguf.GGMLQuantizationType.F16), np.dtype(np.float16))
-BF16 = WeightFormat("bfloat16", int(gguf.GGMLQuantizationType.BF16), np.dtype(ml_dtypes.bfloat16))
-INT8 = WeightFormat("int8", int(gguf.GGMLQuantizationType.Q8_0), np.dtype(np.uint8), block_bytes=34)
+def _floats(name: str, kind: Quantization, dtype: type) -> WeightFormat:
+    return WeightFormat(name, int(kind), np.dtype(dtype))
+
+
+def _blocks(name: str, kind: int, group: int, block_bytes: int) -> WeightFormat:
+    return WeightFormat(name, kind, np.dtype(np.uint8), group, block_bytes)
+
+
+def _of_gguf(kind: Quantization, name: str = "") -> WeightFormat:
+    """Source: the GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
+    return _blocks(name or kind.name, int(kind), *gguf.GGML_QUANT_SIZES[kind])
+
+
+FLOAT32 = _floats("float32", Quantization.F32, np.float32)
+FLOAT16 = _floats("float16", Quantization.F16, np.float16)
+BF16 = _floats("bfloat16", Quantization.BF16, ml_dtypes.bfloat16)
+INT8 = _of_gguf(Quantization.Q8_0, "int8")
 """Whole numbers of 8 bits, a float16 scale for each 32 neighbours: GGUF's Q8_0."""
-Q4_0 = WeightFormat("Q4_0", int(gguf.GGMLQuantizationType.Q4_0), np.dtype(np.uint8), block_bytes=18)
-Q4_1 = WeightFormat("Q4_1", int(gguf.GGMLQuantizationType.Q4_1), np.dtype(np.uint8), block_bytes=20)
+Q4_0 = _of_gguf(Quantization.Q4_0)
+Q4_1 = _of_gguf(Quantization.Q4_1)
 
 BYTES = WeightFormat("bytes", -1, np.dtype(np.uint8))
 """Blocks as they come: those of an exported model, whose graph knows their kind."""
 
-FORMATS = {weights.name: weights for weights in (FLOAT32, FLOAT16, BF16, INT8, Q4_0, Q4_1)}
-BLOCK_FORMATS = {weights.kind: weights for weights in FORMATS.values() if weights.block_bytes}
+ROWS = (
+    FLOAT32,
+    FLOAT16,
+    BF16,
+    INT8,
+    Q4_0,
+    Q4_1,
+)
+"""All that the kernels of `custom_ops` read: cpu/linear/formats.h has the same rows."""
+
+FORMATS = {form.name: form for form in ROWS}
+BLOCK_FORMATS = {form.kind: form for form in ROWS if form.block_bytes}
 """By GGML's number."""

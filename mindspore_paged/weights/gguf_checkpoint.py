@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Quantization
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.formats.gguf_header import GgufTensor
-from mindspore_paged.formats.weight_format import BLOCK_FORMATS, BLOCK_WEIGHTS, WeightFormat
+from mindspore_paged.formats.weight_format import BLOCK_FORMATS, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.spec import ModelSpec
 from mindspore_paged.weights.bfloat16 import BFLOAT16
@@ -83,13 +83,13 @@ class GgufCheckpoint:
         if self._is_interleaved(name):
             blocks = to_rotate_half(blocks, self._head_dim_of(name))
         if axis == 1:
-            if start % BLOCK_WEIGHTS or stop % BLOCK_WEIGHTS:
+            form = self.block_format(name)
+            if not form.divides(start, stop):
                 raise CheckpointError(
                     f"{self.path}: tensor {name} cannot be shared as it is stored: columns {start} to {stop} cut "
-                    f"blocks of {BLOCK_WEIGHTS}; set model.weight_dtype to int8, or have fewer ranks"
+                    f"blocks of {form.group}; set model.weight_dtype to int8, or have fewer ranks"
                 )
-            bytes_of = self.block_format(name).block_bytes
-            start, stop = (end // BLOCK_WEIGHTS * bytes_of for end in (start, stop))
+            start, stop = map(form.row_bytes, (start, stop))
         return np.array(blocks[along(axis, start, stop)], order="C")
 
     def _is_interleaved(self, name: str) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.formats.weight_format import BLOCK_WEIGHTS, WeightFormat
+from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.tensor_parallel import Cut, Cuts
 from mindspore_paged.weights.packing import BlockSource
 from mindspore_paged.weights.tensor_source import Checkpoint, along
@@ -78,8 +78,8 @@ class ShardedCheckpoint:
             own = np.pad(own, ((0, cut.length - len(own)), (0, 0)))
         if axis == 0:
             return own[start:stop]
-        bytes_of = self.block_format(name).block_bytes
-        return own[:, start // BLOCK_WEIGHTS * bytes_of : stop // BLOCK_WEIGHTS * bytes_of]
+        form = self.block_format(name)
+        return own[:, form.row_bytes(start) : form.row_bytes(stop)]
 
     def _check_length(self, name: str, shape: tuple[int, ...], cut: Cut) -> None:
         needed = self._cuts.whole_length(name)

@@ -27,8 +27,8 @@ def kernels(request, catcher, tmp_path_factory):
         if not cpu_has(*features):
             pytest.skip(f"this CPU does not have all of {', '.join(features)}, or no more than that")
         library = tmp_path_factory.mktemp(request.param) / build.CPU_LIBRARY_NAME
-        sources = sorted(build.CPU_SOURCES.glob("*.cc"))
-        build.compile_sources(build.find_compiler(), (*build.CPU_FLAGS, *flags), sources, library)
+        all_flags = (*build.CPU_FLAGS, *flags, f"-I{build.OPS_ROOT}")
+        build.compile_sources(build.find_compiler(), all_flags, build.cpu_units(), library)
     return Kernels(library, catcher)
 
 

@@ -1,6 +1,6 @@
 """The CPU's operators under the compiler's sanitizers: `make sanitize`, or `python -m tests.custom_ops.sanitize`.
 
-    native, …  custom_ops/cpu/*.cc with the address and undefined-behaviour sanitizers -> a library -> the tests of the
+    native, …  custom_ops/cpu with the address and undefined-behaviour sanitizers -> a library -> the tests of the
                operators, none of which needs MindSpore, in a Python that has the sanitizers' runtime loaded first
     threads    thread_team.cc with the thread sanitizer -> a program of its own: Python is not made for that one
 
@@ -51,6 +51,12 @@ def runtime(name: str) -> str:
     return path
 
 
+def files_of(sources: Path) -> list[Path]:
+    """A folder's C++, and that of the folder `op` beside it, which the operators' includes."""
+    files = [file for folder in (sources, sources.with_name("op")) for file in folder.rglob("*")]
+    return [file for file in files if file.suffix in (".cc", ".h")]
+
+
 USES = "using namespace paged_ops;"  # in an operator's function
 
 
@@ -59,7 +65,7 @@ def whole_source(sources: Path) -> str:
 
     What an operator's file has for itself alone, in a namespace without a name, gets one of the file's.
     """
-    files = sorted(sources.resolve().glob("*.cc"))
+    files = sorted(sources.resolve().rglob("*.cc"))
     if not files:
         raise BuildError(f"{sources} has no .cc files")
     texts = []
@@ -88,14 +94,14 @@ def compile_build(name: str, sources: Path, output_dir: Path) -> Path:
         flags = build.CPU_FLAGS + MACHINE_FLAGS[name] + ADDRESS_FLAGS
         text = whole_source(sources)
 
-    flags += (f"-I{sources.resolve()}",)
+    flags += (f"-I{sources.resolve().parent}",)
 
     def compile_text(target: Path) -> None:
         source = target.with_suffix(".cc")
         source.write_text(text)
         build.compile_sources(compiler, flags, [source], target)
 
-    stamp = build.build_stamp(compiler, flags, [*sources.iterdir(), TEAM_PROGRAM])
+    stamp = build.build_stamp(compiler, flags, [*files_of(sources), TEAM_PROGRAM])
     library = output_dir / name / (name if name == THREADS else build.CPU_LIBRARY_NAME)
     return build.build_unless_current(library, stamp, compile_text, force=False)
 

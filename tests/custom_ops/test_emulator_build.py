@@ -95,8 +95,8 @@ def test_it_is_built_again_when_a_source_changed(sources, tmp_path, what):
     elif what == "new header":
         (sources / "op_kernel" / "new.h").write_text("\n")
     elif what == "header of the CPU operators":
-        (sources.parent / "cpu").mkdir()
-        (sources.parent / "cpu" / "aot_op.h").write_text("\n")
+        (sources.parent / "op").mkdir()
+        (sources.parent / "op" / "aot_op.h").write_text("\n")
     again = identity(build_emulator.build_emulator(tmp_path / "lib", sources=sources))
     assert (again == first) == (what == "nothing")
 

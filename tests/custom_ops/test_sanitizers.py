@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from mindspore_paged.custom_ops.build import CPU_SOURCES
+from mindspore_paged.custom_ops.build import CPU_SOURCES, OP_SOURCES
 from tests.custom_ops.sanitize import ROOT
 
 pytestmark = pytest.mark.slow
@@ -122,9 +122,11 @@ OF_NONE = "std::mutex own; std::unique_lock<std::mutex> loop(own, std::defer_loc
 def test_a_race_in_the_team_is_found(tmp_path, right, wrong):
     sources = tmp_path / "cpu"
     shutil.copytree(CPU_SOURCES, sources)
-    header = (sources / "threads.h").read_text()
+    shutil.copytree(OP_SOURCES, tmp_path / "op")
+    threads = sources / "runtime" / "threads.h"
+    header = threads.read_text()
     assert header.count(right) == 1
-    (sources / "threads.h").write_text(header.replace(right, wrong))
+    threads.write_text(header.replace(right, wrong))
     code, output = sanitize("threads", "--sources", sources, "--output", tmp_path)
     assert code == 1, output
     assert "WARNING: ThreadSanitizer: data race" in output

@@ -9,9 +9,9 @@
 #include <thread>
 #include <vector>
 
-#include "norm_linear.cc"
-#include "paged_attention.cc"
-#include "threads.cc"
+#include "cpu/attention/paged_attention.cc"
+#include "cpu/runtime/threads.cc"
+#include "cpu/step/norm_linear.cc"
 
 namespace {
 

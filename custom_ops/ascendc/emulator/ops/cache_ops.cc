@@ -1,11 +1,11 @@
 // The ops that move keys and values in and out of the pages, on the emulated chip.
 
-#include "../../../cpu/cache_calls.h"
 #include "../../op_kernel/copy_blocks_tiling.h"
 #include "../../op_kernel/read_blocks_tiling.h"
 #include "../../op_kernel/reshape_and_cache_tiling.h"
 #include "../../op_kernel/write_blocks_tiling.h"
 #include "emulated_call.h"
+#include "op/cache_calls.h"
 
 #define RESHAPE_AND_CACHE_KERNEL(types)                                                             \
   void reshape_and_cache_custom_##types(uint8_t* key, uint8_t* value, uint8_t* key_cache, uint8_t* value_cache, \

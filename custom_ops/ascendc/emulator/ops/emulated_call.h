@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "../../../cpu/aot_op.h"
 #include "../../op_kernel/reshape_and_cache_tiling.h"
 #include "../kernel_operator.h"
+#include "op/aot_op.h"
 
 namespace paged_ops {
 

@@ -1,2 +1,2 @@
 // The outputs of the emulated ops are shaped as those of the CPU ops.
-#include "../../../cpu/inference.h"
+#include "op/inference.h"

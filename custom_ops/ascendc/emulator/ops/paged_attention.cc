@@ -1,8 +1,8 @@
 // paged_attention on the emulated chip: op_kernel/paged_attention_custom.cpp.
 
-#include "../../../cpu/attention_call.h"
 #include "../../op_kernel/paged_attention_tiling.h"
 #include "emulated_call.h"
+#include "op/attention_call.h"
 
 #define PAGED_ATTENTION_KERNEL(types)                                                                             \
   void paged_attention_custom_##types(uint8_t* query, uint8_t* key_cache, uint8_t* value_cache, uint8_t* block_table, \

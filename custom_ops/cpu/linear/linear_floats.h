@@ -1,0 +1,96 @@
+// Products of tokens with a panel of floats.
+//
+// A tile of tokens takes a chunk of columns from one end to the other; each sum takes its products in the order of the
+// columns.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/linear/linear_input.h"
+#include "cpu/linear/panels.h"
+#include "cpu/linear/token_tiles.h"
+
+namespace paged_ops {
+
+// A chunk of columns is read by many tiles and stays in the nearest cache. Of few tokens it is short, because memory is
+// what they wait for, and their tiles fetch one chunk while they take the one before.
+constexpr int64_t kChunkColumns = 192, kShortChunkColumns = kRowVecs == 1 ? 48 : 96;
+constexpr int64_t kShortChunkTokens = 32;
+
+// Panels whose sums, of a tile of tokens, have room in the registers together: then loads of tokens are no limit.
+constexpr int kPanelsOfTile = kRowVecs == 1 ? 2 : 1;
+
+// What weights are fetched while a tile of several tokens is multiplied: from `bytes` behind the panel on, a line every
+// so many columns, so that the tiles of a chunk fetch the next one together, each its share.
+struct Ahead {
+  int64_t bytes;
+  int64_t columns;
+};
+
+// sums[panel][t] += x[t] . panel, for `columns` columns of floats; x's tokens are `stride` apart.
+template <int kTokens, int kPanels, typename T>
+void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels], int64_t columns, bool is_first,
+                  Ahead ahead, float (*const sums[kPanels])[kPanelRows]) {
+  Vec tile[kPanels][kTokens][kRowVecs];
+  PAGED_OPS_UNROLL_TILE
+  for (int p = 0; p < kPanels; ++p) LoadSums<kTokens>(sums[p], is_first, tile[p]);
+  const T *first_panel = panels[0], *last_panel = panels[kPanels - 1];
+  const auto panel_of = [=](int p) { return p == 0 ? first_panel : last_panel; };
+  const auto multiply = [&](int64_t k) {
+    Vec weights[kPanels][kRowVecs];
+    PAGED_OPS_UNROLL_TILE
+    for (int p = 0; p < kPanels; ++p) LoadColumn(panel_of(p) + k * kPanelRows, weights[p]);
+    PAGED_OPS_UNROLL_TILE
+    for (int t = 0; t < kTokens; ++t) {
+      const Vec token = InRegister(BroadcastFrom(x + t * stride + k));
+      PAGED_OPS_UNROLL_TILE
+      for (int p = 0; p < kPanels; ++p) {
+        PAGED_OPS_UNROLL_TILE
+        for (int v = 0; v < kRowVecs; ++v) tile[p][t][v] = MulAdd(token, weights[p][v], tile[p][t][v]);
+      }
+    }
+  };
+  const auto fetch = [&](int64_t k, int64_t bytes) {
+    PAGED_OPS_UNROLL_TILE
+    for (int p = 0; p < kPanels; ++p) Fetch(panel_of(p) + k * kPanelRows, bytes);
+  };
+  if constexpr (kTokens == 1) {
+    for (int64_t k = 0; k < columns; ++k) {
+      fetch(k, kPrefetchBytes);
+      multiply(k);
+    }
+  } else {
+    for (int64_t first = 0; first < columns; first += ahead.columns) {
+      fetch(first, ahead.bytes);
+      for (int64_t k = first; k < std::min(columns, first + ahead.columns); ++k) multiply(k);
+    }
+  }
+  PAGED_OPS_UNROLL_TILE
+  for (int p = 0; p < kPanels; ++p) StoreSums<kTokens>(tile[p], sums[p]);
+}
+
+// sums[panel][t][n] = x[t] . row n of the panel
+template <int kPanels, typename T>
+void MultiplyFloats(const LinearTokens& tokens, const T* const panels[kPanels],
+                    float (*const sums[kPanels])[kPanelRows]) {
+  const int64_t columns = tokens.num_columns;
+  const bool is_one_tile = tokens.num_tokens <= kTileTokens, is_short = tokens.num_tokens <= kShortChunkTokens;
+  const int64_t chunk = is_one_tile ? columns : is_short ? kShortChunkColumns : kChunkColumns;
+  const int64_t ahead_bytes = is_one_tile ? kPrefetchBytes : chunk * kPanelRows * sizeof(T);
+  constexpr int64_t kColumnsOfLine = std::max<int64_t>(1, kLineBytes / (kPanelRows * sizeof(T)));
+  for (int64_t first = 0; first < columns; first += chunk) {
+    InTiles<kTileTokens>(tokens.num_tokens, [&](int64_t token, auto count, int64_t tile, int64_t num_tiles) {
+      const T* of_chunk[kPanels];
+      float(*of_tile[kPanels])[kPanelRows];
+      for (int p = 0; p < kPanels; ++p) {
+        of_chunk[p] = panels[p] + first * kPanelRows;
+        of_tile[p] = sums[p] + token;
+      }
+      MultiplyTile<count.value, kPanels>(tokens.floats + token * columns + first, columns, of_chunk,
+                                         std::min(chunk, columns - first), first == 0,
+                                         {ahead_bytes + tile * kLineBytes, num_tiles * kColumnsOfLine}, of_tile);
+    });
+  }
+}
+
+}  // namespace paged_ops
