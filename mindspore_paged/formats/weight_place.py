@@ -45,8 +45,15 @@ class WeightPlace:
         part = memory[self.offset : self.offset + self.nbytes]
         return part.view(self.form.dtype).reshape(self.stored_shape)
 
-    def beginning(self, count: int) -> bytes:
-        """The first `count` of its numbers as the Parameter has them now."""
+    def beginning(self, count: int, on_host: bool = False) -> bytes:
+        """The first `count` of its numbers as the Parameter has them now.
+
+        on_host: the Parameter is in this process's memory, which is looked at as it is; from a device no more than the
+        beginning is fetched, by operators that take a millisecond.
+        """
+        if on_host:
+            memory = self.parameter.asnumpy().reshape(-1).view(np.uint8)
+            return memory[self.offset : self.offset + count * self.form.dtype.itemsize].tobytes()
         if self.is_alone:
             return self.parameter.flatten()[:count].asnumpy().tobytes()
         return self.parameter[self.offset : self.offset + count * self.form.dtype.itemsize].asnumpy().tobytes()

@@ -21,9 +21,10 @@ def model_fingerprint(plan: Plan, model: Step) -> str:
     digest = sha256(repr((model_config, plan.dtype, plan.kv_cache_dtype, plan.block_size)).encode())
     most_ranks = math.gcd(model_config.num_attention_heads, model_config.intermediate_size)
     cuts = WHOLE.cuts(model_config)
+    on_host = plan.backend.device == "CPU"
     for name, place in sorted(model.weight_places().items()):
         cut = cuts.of(name)
         is_cut = cut is not None and cut.axis == len(place.stored_shape) - 1
         num_common = cut.length // most_ranks if is_cut else place.stored_shape[-1]
-        digest.update(name.encode() + place.beginning(min(num_common, MOST_OF_A_ROW)))
+        digest.update(name.encode() + place.beginning(min(num_common, MOST_OF_A_ROW), on_host))
     return digest.hexdigest()

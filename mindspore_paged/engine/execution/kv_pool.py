@@ -50,6 +50,10 @@ class KVPagePool:
             parameter.set_data(Tensor(shape=parameter.shape, dtype=parameter.dtype, init=Zero()).init_data())
 
 
+# Where all layers are together each of the graphs below is its operator alone: compiled in 30 ms, and with a sum over
+# layers in 150, most of it for the source of MindSpore's own functions.
+
+
 class CopyPages(nn.Cell):
     """copy_blocks on every layer's caches, as one graph: pairs int32 [P, 2] -> int32 [1], to wait for."""
 
@@ -57,10 +61,13 @@ class CopyPages(nn.Cell):
         super().__init__()
         self.key_caches = ms.ParameterTuple(key_caches)
         self.value_caches = ms.ParameterTuple(value_caches)
+        self.are_together = len(key_caches) == 1
         self.copy_blocks = CopyBlocks(backend)
 
     def construct(self, pairs):
         """Copy in every layer."""
+        if self.are_together:
+            return self.copy_blocks(self.key_caches[0], self.value_caches[0], pairs)
         done = ops.zeros((1,), ms.int32)
         for key_cache, value_cache in zip(self.key_caches, self.value_caches):  # noqa: B905, a graph knows no `strict`
             done = done + self.copy_blocks(key_cache, value_cache, pairs)
@@ -84,6 +91,8 @@ class ReadPages(nn.Cell):
 
     def construct(self, block_ids):
         """Read in every layer."""
+        if self.are_together and not self.widen:
+            return self.read_blocks(self.key_caches[0], self.value_caches[0], block_ids)
         layers = ()
         for key_cache, value_cache in zip(self.key_caches, self.value_caches):  # noqa: B905, a graph knows no `strict`
             pages = self.read_blocks(key_cache, value_cache, block_ids)
@@ -98,10 +107,13 @@ class WritePages(nn.Cell):
         super().__init__()
         self.key_caches = ms.ParameterTuple(key_caches)
         self.value_caches = ms.ParameterTuple(value_caches)
+        self.are_together = len(key_caches) == 1
         self.write_blocks = WriteBlocks(backend)
 
     def construct(self, block_ids, pages):
         """Write in every layer."""
+        if self.are_together:
+            return self.write_blocks(self.key_caches[0], self.value_caches[0], pages, block_ids, 0)
         done = ops.zeros((1,), ms.int32)
         for layer in range(len(self.key_caches)):  # the first of all layers, where they are together
             done = done + self.write_blocks(self.key_caches[layer], self.value_caches[layer], pages, block_ids, layer)
