@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from mindspore_paged.launch import supervision
+from mindspore_paged.launch import mindspore_import, supervision
 from mindspore_paged.launch.worker import is_scheduler
 
 __all__ = ["LLM", "SamplingParams"]
@@ -16,10 +16,12 @@ if is_scheduler():
 
     run_scheduler()
 supervision.start()
+mindspore_import.make_it_quick()
 
 
 def __getattr__(name):
     # MindSpore takes seconds to import, NumPy a part of one: only those who ask for them pay.
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        with mindspore_import.collector_paused():
+            return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
