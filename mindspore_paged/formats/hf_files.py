@@ -1,6 +1,7 @@
 """The JSON files of a Hugging Face folder: read within bounds, and checked against what may stand in them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -134,8 +135,9 @@ def _explained(error: ValidationError) -> str:
     problem = max((first, *(each for each in others if each["loc"][:1] == first["loc"][:1])), key=_depth)
     where = problem["loc"]
     key = shown(str(where[0])) if where else "it"
-    if len(where) > 1 and where[-1] != "str" and str(where[-1])[:1].islower():  # others are pydantic's own names
-        key += f": {shown(where[-1])}"
+    # Numbers are locations in a list, and names of other forms pydantic's own.
+    if inner := [part for part in where[1:] if part != "str" and re.fullmatch(r"[a-z][\w.-]*", str(part))]:
+        key += f": {shown(inner[-1])}"
     value = None if problem["type"] == "missing" else problem["input"]
     allowed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{key} is {shortened(value)}; it must be {_ALLOWED.get(problem['type'], allowed)}"

@@ -84,6 +84,15 @@ INT8 = _of_gguf(Quantization.Q8_0, "int8")
 Q4_0 = _of_gguf(Quantization.Q4_0)
 Q4_1 = _of_gguf(Quantization.Q4_1)
 
+INT4_G32, INT4_G64, INT4_G128 = (
+    _blocks(f"INT4_G{group}", 100 + row, group, 5 + group // 2) for row, group in enumerate((32, 64, 128))
+)
+"""{float32 scale; uint8 zero; 4 bits a weight}: (number - zero) * scale; of 32 neighbours the first 16 are low bits."""
+INT8_G32, INT8_G128 = (_blocks(f"INT8_G{group}", 103 + row, group, 4 + group) for row, group in enumerate((32, 128)))
+"""{float32 scale; int8 numbers}: number * scale."""
+FP8_G32, FP8_G128 = (_blocks(f"FP8_G{group}", 105 + row, group, 4 + group) for row, group in enumerate((32, 128)))
+"""{float32 scale; float8_e4m3fn numbers}: number * scale."""
+
 BYTES = WeightFormat("bytes", -1, np.dtype(np.uint8))
 """Blocks as they come: those of an exported model, whose graph knows their kind."""
 

@@ -33,14 +33,18 @@ def check_weights(
     held = set(checkpoint.names())
     _check_held(checkpoint, held, expected)
     for name in expected:
-        if checkpoint.dtype(name) not in dtypes:
-            allowed = ", ".join(str(kind) for kind in dtypes)
-            raise CheckpointError(
-                f"{checkpoint.path}: tensor {name} is of type {checkpoint.dtype(name)}; allowed: {allowed}"
-            )
+        check_dtype(checkpoint, name, dtypes)
     extra = sorted(name for name in held - expected.keys() if name != LM_HEAD and not _HARMLESS.fullmatch(name))
     if extra:
         raise CheckpointError(f"{checkpoint.path}: {_counted(extra, 'not part of the model')}")
+
+
+def check_dtype(checkpoint: Checkpoint, name: str, dtypes: tuple[np.dtype, ...] = WEIGHT_DTYPES) -> None:
+    """Raise CheckpointError unless the tensor called `name` is of one of the types."""
+    dtype = checkpoint.dtype(name)
+    if dtype not in dtypes:
+        allowed = ", ".join(map(str, dtypes))
+        raise CheckpointError(f"{checkpoint.path}: tensor {shown(name)} is of type {dtype}; allowed: {allowed}")
 
 
 def check_description(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,8 @@ from mindspore_paged.weights.gguf_checkpoint import GgufCheckpoint
 from mindspore_paged.weights.hf_config import hf_model_config
 from mindspore_paged.weights.mindspore_files import MindSporeFiles
 from mindspore_paged.weights.model_tensors import ModelTensors
+from mindspore_paged.weights.quantized.methods import quantization_of
+from mindspore_paged.weights.quantized.quantized_files import QuantizedFiles
 from mindspore_paged.weights.rank_folders import RankFolderCuts, has_rank_folders, rank_folder
 from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
@@ -66,7 +68,7 @@ def open_checkpoint(
         return _open_rank_folder(path, model_config, parallel)
     if (path / "config.json").is_file():
         described = hf_model_config(path)
-        checkpoint = TensorCheckpoint(path, _hf_tensors(path), described, described, path)
+        checkpoint = TensorCheckpoint(path, _hf_tensors(path, described), described, described, path)
         check_description(checkpoint)
         return checkpoint
     reader, files = _bare_files(path)
@@ -78,6 +80,8 @@ def _open_rank_folder(path: Path, model_config: ModelConfig | None, parallel: Te
     folder = rank_folder(path, parallel)
     reader, files = _bare_files(folder)
     described = hf_model_config(path) if (path / "config.json").is_file() else None
+    if described is not None and quantization_of(path) is not None:
+        raise CheckpointError(f"{path}: quantized weights are not read from the folders of ranks; give the model whole")
     whole = described or _needed(model_config, path)
     parts = TensorCheckpoint(folder, reader(files), parallel.share(whole), described, path)
     return ShardedCheckpoint(parts, RankFolderCuts(parallel, whole, parts))
@@ -89,7 +93,12 @@ def _needed(model_config: ModelConfig | None, path: Path) -> ModelConfig:
     return model_config
 
 
-def _hf_tensors(folder: Path) -> SafetensorsFiles:
+def _hf_tensors(folder: Path, described: ModelConfig) -> TensorSource:
+    weights_of, files = quantization_of(folder), _safetensors(folder)
+    return files if weights_of is None else QuantizedFiles(folder, files, weights_of, described)
+
+
+def _safetensors(folder: Path) -> SafetensorsFiles:
     # As in transformers, the single file comes first.
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():

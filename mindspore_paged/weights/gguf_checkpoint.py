@@ -69,27 +69,27 @@ class GgufCheckpoint:
         heads = to_rotate_half(self._stored_part(name, axis, first, last), head_dim)
         return heads[along(axis, start - first, stop - first)]
 
-    def block_format(self, name: str) -> WeightFormat | None:
-        """The blocks of the tensor called `name`; None for floats, and for blocks that no kernel reads."""
-        return BLOCK_FORMATS.get(int(self._tensors[name].tensor_type))
+    def block_format(self, name: str, start: int = 0, stop: int | None = None) -> WeightFormat | None:
+        """The blocks that the columns from start to stop of the tensor called `name` are stored as.
+
+        None for floats, for blocks that no kernel reads, and where a block would be cut.
+        """
+        form = BLOCK_FORMATS.get(int(self._tensors[name].tensor_type))
+        return form if form and form.divides(start, self.shape(name)[-1] if stop is None else stop) else None
+
+    def float_dtype(self, name: str) -> np.dtype:
+        """The floats for a tensor that no blocks hold."""
+        return self.dtype(name)
 
     def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
-        """Those blocks, uint8 [rows, bytes of a row], from start to stop (weights, not bytes) of one axis.
-
-        Raises CheckpointError for columns that begin or end within a block.
-        """
+        """Those blocks, uint8 [rows, bytes of a row], from start to stop (weights, not bytes) of one axis."""
         rows = self._tensors[name].data
         blocks = rows.reshape(self.shape(name)[0], -1)
         if self._is_interleaved(name):
             blocks = to_rotate_half(blocks, self._head_dim_of(name))
         if axis == 1:
             form = self.block_format(name)
-            if not form.divides(start, stop):
-                raise CheckpointError(
-                    f"{self.path}: tensor {name} cannot be shared as it is stored: columns {start} to {stop} cut "
-                    f"blocks of {form.group}; set model.weight_dtype to int8, or have fewer ranks"
-                )
-            start, stop = map(form.row_bytes, (start, stop))
+            start, stop = form.row_bytes(start), form.row_bytes(stop)
         return np.array(blocks[along(axis, start, stop)], order="C")
 
     def _is_interleaved(self, name: str) -> bool:

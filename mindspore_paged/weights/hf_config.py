@@ -56,11 +56,4 @@ def _spec_of(path: Path, data: dict[str, Any]) -> ModelSpec:
         value = data.get(key)
         if value is not None and value not in values:
             raise CheckpointError(f"{path}: {key} is {shortened(value)}; allowed: {values[0]!r}")
-    quantization = data.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise CheckpointError(
-            f"{path}: the weights are quantized by {shortened(method)} (quantization_config), which is not read; "
-            "take the model's float weights, or a GGUF file of it"
-        )
     return spec

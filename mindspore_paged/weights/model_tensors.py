@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.registry import spec_of
+from mindspore_paged.weights.packing import BlockSource
 from mindspore_paged.weights.tensor_source import TensorSource, along, widened
 
 FUSED_QKV = ".attention.w_qkv"
@@ -109,6 +111,27 @@ class ModelTensors:
         stored_rows = [row // fused.rows_of_group * fused.members * fused.rows for row in (first, last)]
         rows = fused.pick(self._source.read_part(part.stored_name, axis, *stored_rows))
         return rows[start - first : stop - first]
+
+    def block_format(self, name: str, start: int = 0, stop: int | None = None) -> WeightFormat | None:
+        """The blocks of the tensor called `name`, if the files have it as such and it is one run of rows there."""
+        part = self._parts[name]
+        if not isinstance(self._source, BlockSource) or (part.fused and part.fused.groups > 1):
+            return None
+        return self._source.block_format(part.stored_name, start, stop)
+
+    def float_dtype(self, name: str) -> np.dtype:
+        """The floats for a tensor that no blocks hold."""
+        of_blocks = isinstance(self._source, BlockSource) and not self._is_offset(name)
+        return self._source.float_dtype(self._parts[name].stored_name) if of_blocks else self.dtype(name)
+
+    def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+        """Those blocks from start to stop (weights, not bytes) of one axis, as an array of its own."""
+        part, fused = self._parts[name], self._parts[name].fused
+        before, rows = (fused.first * fused.rows, part.shape[0]) if fused else (0, part.shape[0])
+        if axis == 0:
+            return self._source.read_blocks(part.stored_name, 0, before + start, before + stop)
+        blocks = self._source.read_blocks(part.stored_name, axis, start, stop)
+        return np.array(blocks[before : before + rows]) if fused else blocks
 
     def _parts_of(self, stored_name: str) -> dict[str, _Part]:
         cell, _, kind = stored_name.rpartition(".")

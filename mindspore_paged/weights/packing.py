@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
+from mindspore_paged.weights.check import check_dtype
 from mindspore_paged.weights.tensor_source import Checkpoint
 
 AUTO, STORED = "auto", "stored"
@@ -15,8 +16,14 @@ AUTO, STORED = "auto", "stored"
 class BlockSource(Protocol):
     """A checkpoint that holds some of its tensors as blocks."""
 
-    def block_format(self, name: str) -> WeightFormat | None:
-        """The blocks of the tensor called `name`; None for floats, and for blocks that no kernel reads."""
+    def block_format(self, name: str, start: int = 0, stop: int | None = None) -> WeightFormat | None:
+        """The blocks that hold the columns from start to stop of the tensor called `name` as they are stored.
+
+        None for floats, for blocks that no kernel reads, and where a block would be cut.
+        """
+
+    def float_dtype(self, name: str) -> np.dtype:
+        """The floats for a tensor that no blocks hold: of a quantized one those that its scales are."""
 
     def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """Those blocks from start to stop (weights, not bytes) of one axis, as an array of its own."""
@@ -33,9 +40,14 @@ def formats_of(checkpoint: Checkpoint | None, weight_dtype: str, dtype: str) -> 
 
 
 def stored_format(checkpoint: Checkpoint, name: str) -> WeightFormat:
-    """The format nearest to how a checkpoint stores a tensor: the same, or float32 for blocks of other kinds."""
-    blocks = checkpoint.block_format(name) if isinstance(checkpoint, BlockSource) else None
-    return blocks or FORMATS[checkpoint.dtype(name).name]
+    """The format nearest to how a checkpoint stores a tensor: the same, or floats for blocks that no kernel reads.
+
+    Raises CheckpointError for a type that is neither.
+    """
+    check_dtype(checkpoint, name)
+    if not isinstance(checkpoint, BlockSource):
+        return FORMATS[checkpoint.dtype(name).name]
+    return checkpoint.block_format(name) or FORMATS[checkpoint.float_dtype(name).name]
 
 
 def read_packed(checkpoint: Checkpoint, name: str, form: WeightFormat) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Tensors of one or more safetensors files under the names that the files give them."""
 
+import json
 import re
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -13,6 +15,7 @@ from mindspore_paged.weights.bfloat16 import BFLOAT16, with_common_bfloat16
 from mindspore_paged.weights.tensor_source import along
 from mindspore_paged.wording import one_line, shown
 
+FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -21,6 +24,8 @@ _DTYPES = {
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E4M3": FLOAT8,
 }
 _READ = ", ".join(_DTYPES)
 
@@ -38,6 +43,7 @@ class SafetensorsFiles:
     def __init__(self, paths: list[Path]):
         self._files: dict[str, safe_open] = {}
         self._paths: dict[str, Path] = {}
+        self._starts: dict[Path, dict[str, int]] = {}
         for path in paths:
             file = _open(path)
             for name in file.keys():  # noqa: SIM118 (no mapping: it has keys() only)
@@ -86,14 +92,33 @@ class SafetensorsFiles:
 
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`, as an array of its own."""
+        if self.dtype(name) == FLOAT8:
+            return np.array(self._mapped(name))
         return with_common_bfloat16(self._files[name].get_tensor(name))
 
     def read_part(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """What `read(name)` has from start to stop of one axis, as an array of its own; nothing else is read."""
+        if self.dtype(name) == FLOAT8:
+            return np.array(self._mapped(name)[along(axis, start, stop)], order="C")
         return with_common_bfloat16(self._files[name].get_slice(name)[along(axis, start, stop)])
+
+    def _mapped(self, name: str) -> np.ndarray:
+        """A tensor of bytes where it lies in its file: of a type that the library cannot give to NumPy."""
+        path = self._paths[name]
+        if path not in self._starts:
+            self._starts[path] = _starts(path)
+        return np.memmap(path, np.uint8, "r", self._starts[path][name], self.shape(name)).view(FLOAT8)
 
     def _add(self, name: str, file: safe_open, path: Path) -> None:
         self._files[name], self._paths[name] = file, path
+
+
+def _starts(path: Path) -> dict[str, int]:
+    """Where each tensor begins in a file whose header the library found sound."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.formats.weight_format import WeightFormat
+from mindspore_paged.formats.weight_format import INT8, WeightFormat
 from mindspore_paged.tensor_parallel import Cut, Cuts
 from mindspore_paged.weights.packing import BlockSource
 from mindspore_paged.weights.tensor_source import Checkpoint, along
@@ -64,22 +64,37 @@ class ShardedCheckpoint:
             part[along(axis, 0, held - start)] = self._whole.read_part(name, axis, cut.start + start, cut.start + held)
         return part
 
-    def block_format(self, name: str) -> WeightFormat | None:
-        """The blocks of the tensor called `name`, if the whole checkpoint has it as such."""
-        return self._whole.block_format(name) if isinstance(self._whole, BlockSource) else None
+    def block_format(self, name: str, start: int = 0, stop: int | None = None) -> WeightFormat | None:
+        """The blocks of the rank's part of the tensor called `name`, if the whole checkpoint has it as such.
+
+        Where a rank's columns cut blocks they become int8, if these divide them.
+        """
+        if not isinstance(self._whole, BlockSource) or self._whole.block_format(name) is None:
+            return None
+        form = self._stored_format(name) or INT8
+        return form if form.divides(start, self.shape(name)[-1] if stop is None else stop) else None
+
+    def float_dtype(self, name: str) -> np.dtype:
+        """The floats for a tensor that no blocks hold."""
+        return self._whole.float_dtype(name) if isinstance(self._whole, BlockSource) else self.dtype(name)
 
     def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """Blocks of the rank's part; those of rows beyond the whole's are zeros."""
-        cut = self._cuts.of(name)
+        cut, form = self._cuts.of(name), self.block_format(name)
         if cut is None:
             return self._whole.read_blocks(name, axis, start, stop)
-        own = self._whole.read_blocks(name, cut.axis, cut.start, cut.stop)
+        if self._stored_format(name) is None:
+            own = form.pack(self.read(name))
+        else:
+            own = self._whole.read_blocks(name, cut.axis, cut.start, cut.stop)
         if cut.axis == 0:
             own = np.pad(own, ((0, cut.length - len(own)), (0, 0)))
-        if axis == 0:
-            return own[start:stop]
-        form = self.block_format(name)
-        return own[:, form.row_bytes(start) : form.row_bytes(stop)]
+        return own[start:stop] if axis == 0 else own[:, form.row_bytes(start) : form.row_bytes(stop)]
+
+    def _stored_format(self, name: str) -> WeightFormat | None:
+        """The blocks that the whole checkpoint has of the rank's columns; None where these would be cut."""
+        cut = self._cuts.of(name)
+        return self._whole.block_format(name, *((cut.start, cut.stop) if cut and cut.axis else ()))
 
     def _check_length(self, name: str, shape: tuple[int, ...], cut: Cut) -> None:
         needed = self._cuts.whole_length(name)

@@ -15,6 +15,7 @@ _MODULES = {
     "gguf": "gguf_format",
     "safetensors": "safetensors_format",
     "folder": "folder_format",
+    "quantized": "quantized_format",
     "chat_template": "template_format",
     "yaml": "yaml_format",
     "mindformers": "yaml_format",

@@ -186,7 +186,6 @@ def test_rope_values_that_cannot_be(config_of, changes, message):
         ({"model_type": "absent"}, "model_type is None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; allowed: 'silu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by .gptq. .quantization_config"),
         ({"hidden_size": "absent"}, "hidden_size is None"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),

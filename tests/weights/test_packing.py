@@ -6,7 +6,7 @@ import pytest
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.weight_format import BF16, BLOCK_FORMATS, FLOAT16, FLOAT32, FORMATS, INT8, Q4_0, Q4_1
-from mindspore_paged.tensor_parallel import TensorParallel
+from mindspore_paged.tensor_parallel import Cut, TensorParallel
 from mindspore_paged.weights.bfloat16 import BFLOAT16
 from mindspore_paged.weights.checkpoint import open_checkpoint
 from mindspore_paged.weights.packing import BlockSource, formats_of, read_packed, stored_format
@@ -206,14 +206,33 @@ def test_parts_of_a_ranks_blocks(name, tmp_path):
         np.testing.assert_array_equal(part.read_blocks(f"{LAYER}{tensor}.weight", axis, first, last), expected)
 
 
-def test_columns_that_cut_a_block(tmp_path):
-    path = write(tmp_path / "a.gguf", Quantization.Q4_1)
-    part = sharded(open_checkpoint(path), 1, 2)
-    for name, start, stop in ((f"{LAYER}self_attn.o_proj.weight", 16, 32), (f"{LAYER}mlp.down_proj.weight", 48, 64)):
-        of = part if "o_proj" in name else sharded(open_checkpoint(path), 3, 4)
-        with pytest.raises(CheckpointError) as caught:
-            read_packed(of, name, Q4_1)
-        assert str(caught.value) == (
-            f"{path}: tensor {name} cannot be shared as it is stored: columns {start} to {stop} cut blocks of 32; "
-            "set model.weight_dtype to int8, or have fewer ranks"
-        )
+def test_columns_that_cut_a_block_are_rounded_anew(tmp_path):
+    """To int8 where its blocks divide them, or else to floats."""
+    weights = {name: np.tile(values, (1, 3)) for name, values in tiny.make_weights().items() if "down_proj" in name}
+    checkpoint = open_checkpoint(write(tmp_path / "a.gguf", Quantization.Q4_1, tiny.make_weights() | weights))
+    name = f"{LAYER}mlp.down_proj.weight"
+
+    class Cuts:
+        """Columns 64 to 128 of 192 for one rank, 16 to 80 for another, 16 to 64 for the last."""
+
+        columns = (64, 128)
+
+        def of(self, name):
+            return Cut(1, *self.columns, self.columns[1] - self.columns[0])
+
+        def whole_length(self, name):
+            return 192
+
+    cuts = Cuts()
+    part = ShardedCheckpoint(checkpoint, cuts)
+    assert stored_format(part, name) == Q4_1
+    np.testing.assert_array_equal(read_packed(part, name, Q4_1), checkpoint.read_blocks(name, 1, 64, 128))
+    cuts.columns = (16, 80)
+    assert stored_format(part, name) == INT8
+    floats = checkpoint.read(name)[:, 16:80]
+    np.testing.assert_array_equal(read_packed(part, name, INT8), blocks_of(floats, Quantization.Q8_0))
+    np.testing.assert_array_equal(part.read_blocks(name, 1, 32, 64), blocks_of(floats[:, 32:], Quantization.Q8_0))
+    assert part.block_format(name, 16, 48) is None
+    cuts.columns = (16, 64)
+    assert stored_format(part, name) == FLOAT32
+    np.testing.assert_array_equal(read_packed(part, name, FLOAT32), checkpoint.read(name)[:, 16:64])

@@ -1,0 +1,412 @@
+"""Weights of quantized folders: what the packages that wrote them make of them, and the very numbers as blocks."""
+
+import json
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.weight_format import (
+    BF16,
+    FLOAT16,
+    FLOAT32,
+    FP8_G32,
+    FP8_G128,
+    INT4_G32,
+    INT4_G64,
+    INT4_G128,
+    INT8,
+    INT8_G32,
+    INT8_G128,
+)
+from mindspore_paged.tensor_parallel import TensorParallel
+from mindspore_paged.weights.check import check_weights
+from mindspore_paged.weights.checkpoint import open_checkpoint
+from mindspore_paged.weights.packing import read_packed, stored_format
+from mindspore_paged.weights.quantized import quantized_files
+from mindspore_paged.weights.quantized.methods import quantization_of
+from mindspore_paged.weights.quantized.stored_tensors import StoredTensors
+from mindspore_paged.weights.safetensors_files import SafetensorsFiles
+from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
+from tests.weights import tiny
+from tests.weights.parts import assert_same, part_by_hand
+from tests.weights.quantized_folders import CASES, FLOAT8, quantize_model, safetensors_bytes, words, write_folder
+from tests.weights.quantized_goldens import PACKAGES, tensors_of, write_model
+
+FORMATS = {form.kind: form for form in (INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128, FP8_G32, FP8_G128)}
+LAYER = "model.layers.1."
+DOWN, UP, OUT = (f"{LAYER}{cell}.weight" for cell in ("mlp.down_proj", "mlp.up_proj", "self_attn.o_proj"))
+
+
+@pytest.fixture(autouse=True)
+def _kernels_read_all_formats(monkeypatch):
+    monkeypatch.setattr(quantized_files, "BLOCK_FORMATS", FORMATS)
+
+
+def write(folder, name, weights=None):
+    """The tiny model quantized by a case; its weights as float32."""
+    tensors, floats = quantize_model(CASES[name], weights or tiny.make_weights())
+    write_folder(folder, tiny.HF_CONFIG, tensors, CASES[name].config)
+    return floats
+
+
+def values_of(blocks, form):
+    """The weights of blocks, by the formats' definition; float32 [rows, columns]."""
+    rows = []
+    for row in blocks.reshape(len(blocks), -1, form.block_bytes):
+        rows.append(np.concatenate([_values_of_block(block.tobytes(), form) for block in row]))
+    return np.array(rows)
+
+
+def _values_of_block(block, form):
+    scale = np.frombuffer(block, "<f4", 1)
+    if form.name.startswith("FP8"):
+        return np.frombuffer(block, FLOAT8, offset=4).astype(np.float32) * scale
+    if form.name.startswith("INT8"):
+        return np.frombuffer(block, np.int8, offset=4).astype(np.float32) * scale
+    numbers = np.empty(form.group, np.float32)
+    for column in range(form.group):
+        byte = block[5 + column // 32 * 16 + column % 16]
+        numbers[column] = byte >> 4 if column % 32 >= 16 else byte & 15
+    return (numbers - np.float32(block[4])) * scale
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_weights_are_what_the_packages_make_of_their_own_tensors(tmp_path, name):
+    case = CASES[name]
+    tiled = {"block_structure": [16, 32]} if name == "FP8, tiles" else {}
+    config = json.loads(json.dumps(case.config))
+    if tiled:
+        config["config_groups"]["group_0"]["weights"] |= tiled
+    tensors = {f"a.{part}": values for part, values in tensors_of(name).items()}
+    write_folder(tmp_path, {}, tensors, config)
+    stored = StoredTensors(tmp_path, SafetensorsFiles([tmp_path / "model.safetensors"]))
+    weight = quantization_of(tmp_path)(stored)["a.weight"]
+    read = weight.read_part(0, 0, weight.shape[0])
+    assert zlib.crc32(read.tobytes()) == PACKAGES[name]["crc32"]
+    assert sorted(weight.tensors) == sorted(tensors)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_folders_are_read(tmp_path, name):
+    """Whole, in parts, and by ranks: whatever the parts cut."""
+    floats = write(tmp_path / "model", name)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    check_weights(checkpoint, tiny.expected_shapes())
+    assert sorted(checkpoint.names()) == sorted(floats)
+    random = np.random.default_rng(5)
+    for tensor, values in floats.items():
+        assert_same(checkpoint.read(tensor), values, tensor)
+        for axis, length in enumerate(values.shape):
+            start, stop = (int(end) for end in np.sort(random.choice(length + 1, 2, False)))
+            part = values.take(range(start, stop), axis)
+            assert_same(checkpoint.read_part(tensor, axis, start, stop), part, f"{tensor} {axis} {start} {stop}")
+    for rank in range(4):
+        part = ShardedCheckpoint(checkpoint, TensorParallel(rank, 4).cuts(tiny.CONFIG))
+        for tensor in (UP, DOWN, OUT, f"{LAYER}self_attn.k_proj.weight", "lm_head.weight"):
+            assert_same(part.read(tensor), part_by_hand(tensor, floats[tensor], rank, 4), f"{tensor} {rank}")
+
+
+WIDE = {
+    "gptq": INT4_G32,
+    "gptq, version 2": INT4_G32,
+    "gptq, act-order": None,
+    "gptq, a group a row": INT4_G128,
+    "gptq, odd groups": None,
+    "gptq, 8 bits": INT8_G32,
+    "gptq, 8 bits, not symmetric": None,
+    "awq": INT4_G32,
+    "awq, without zero points": INT4_G32,
+    "W4A16": INT4_G32,
+    "W4A16, not symmetric": INT4_G32,
+    "W4A16, zero points of bytes": INT4_G32,
+    "W4A16, act-order": None,
+    "W4A16, a scale a row": INT4_G128,
+    "W8A16": INT8_G32,
+    "W8A8": INT8_G128,
+    "W8A8, not symmetric": None,
+    "FP8, a scale a row": FP8_G128,
+    "FP8, one scale": FP8_G128,
+    "FP8, tiles": FP8_G32,
+    "fp8, as DeepSeek": FP8_G32,
+    "fp8, as AutoFP8": FP8_G128,
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_numbers_and_scales_are_held_as_they_are(tmp_path, name):
+    """256 columns, so that there are blocks of every length."""
+    weights = tiny.make_weights()
+    weights |= {tensor: np.tile(values, (1, 4)) for tensor, values in weights.items() if "down_proj" in tensor}
+    floats = write(tmp_path / "model", name, weights)
+    (tmp_path / "model" / "config.json").write_text(
+        json.dumps(tiny.HF_CONFIG | {"intermediate_size": 256, "quantization_config": CASES[name].config})
+    )
+    with pytest.raises(CheckpointError, match="gate_proj.weight has shape"):
+        open_checkpoint(tmp_path / "model")
+    tensors = SafetensorsFiles([tmp_path / "model" / "model.safetensors"])
+    files = quantized_files.QuantizedFiles(tmp_path, tensors, quantization_of(tmp_path / "model"), tiny.CONFIG)
+    form = files.block_format(DOWN)
+    assert form == WIDE[name]
+    if form is None:
+        assert files.float_dtype(DOWN) == np.float16
+        return
+    blocks = files.read_blocks(DOWN, 0, 0, 32)
+    assert blocks.shape == form.stored_shape((32, 256))
+    assert (blocks.dtype, blocks.flags.c_contiguous, blocks.flags.writeable) == (np.uint8, True, True)
+    np.testing.assert_array_equal(values_of(blocks, form), floats[DOWN])
+    np.testing.assert_array_equal(files.read_blocks(DOWN, 0, 5, 12), blocks[5:12])
+    for start, stop in ((0, 128), (64, 128), (32, 256), (96, 128)):
+        form = files.block_format(DOWN, start, stop)
+        part = files.read_blocks(DOWN, 1, start, stop)
+        np.testing.assert_array_equal(values_of(part, form), floats[DOWN][:, start:stop])
+    assert files.block_format(DOWN, 16, 40) is None
+
+
+def test_columns_of_ranks_at_borders_of_groups_and_between(tmp_path):
+    """64 columns in groups of 32: halves are groups, quarters are shared out as floats, and other cuts as int8."""
+    floats = write(tmp_path / "model", "gptq")
+    checkpoint = open_checkpoint(tmp_path / "model")
+    for rank in range(2):
+        part = ShardedCheckpoint(checkpoint, TensorParallel(rank, 2).cuts(tiny.CONFIG))
+        packed = read_packed(part, DOWN, stored_format(part, DOWN))
+        np.testing.assert_array_equal(values_of(packed, INT4_G32), floats[DOWN][:, 32 * rank : 32 * rank + 32])
+        packed = read_packed(part, UP, stored_format(part, UP))
+        np.testing.assert_array_equal(values_of(packed, INT4_G32), floats[UP][32 * rank : 32 * rank + 32])
+        quarter = ShardedCheckpoint(checkpoint, TensorParallel(rank, 4).cuts(tiny.CONFIG))
+        assert stored_format(quarter, DOWN) == FLOAT16
+        assert read_packed(quarter, DOWN, FLOAT16).shape == (32, 16)
+
+    class Cuts:
+        def of(self, name):
+            return replace(TensorParallel(0, 2).cuts(tiny.CONFIG).of(DOWN), start=16, stop=48)
+
+        def whole_length(self, name):
+            return 64
+
+    between = ShardedCheckpoint(checkpoint, Cuts())
+    assert stored_format(between, DOWN) == INT8
+    np.testing.assert_array_equal(read_packed(between, DOWN, INT8), INT8.pack(floats[DOWN][:, 16:48]))
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("gptq, act-order", FLOAT16), ("W8A8, not symmetric", FLOAT16), ("gptq, odd groups", FLOAT16)],
+)
+def test_what_no_blocks_hold_is_held_as_the_floats_of_its_scales(tmp_path, name, form):
+    floats = write(tmp_path / "model", name)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert stored_format(checkpoint, DOWN) == form
+    assert stored_format(checkpoint, "lm_head.weight") == FLOAT32
+    np.testing.assert_array_equal(read_packed(checkpoint, DOWN, form), floats[DOWN].astype(np.float16))
+
+
+def test_scales_of_bfloat16(tmp_path):
+    weights = tiny.make_weights() | {DOWN: tiny.make_weights()[DOWN][:, :48]}
+    tensors, _ = quantize_model(CASES["W8A8"], weights)
+    write_folder(tmp_path, tiny.HF_CONFIG, tensors, CASES["W8A8"].config)
+    files = quantized_files.QuantizedFiles(
+        tmp_path, SafetensorsFiles([tmp_path / "model.safetensors"]), quantization_of(tmp_path), tiny.CONFIG
+    )
+    assert stored_format(files, DOWN) == BF16  # 48 columns are no blocks of 32
+    assert stored_format(files, UP) == INT8_G32
+
+
+def test_one_matrix_of_several_weights(tmp_path):
+    """Phi-3's: the blocks of each are rows of the one that is stored, along both axes."""
+    checkpoint = open_checkpoint(write_model(tmp_path / "model", "W4A16, not symmetric"))
+    sizes = {"self_attn.q_proj": 64, "self_attn.k_proj": 64, "self_attn.v_proj": 64, "mlp.gate_proj": 96}
+    for cell, rows in sizes.items():
+        name = f"{LAYER}{cell}.weight"
+        assert checkpoint.shape(name) == (rows, 64)
+        assert checkpoint.block_format(name) == INT4_G32
+        floats = checkpoint.read(name)
+        np.testing.assert_array_equal(values_of(checkpoint.read_blocks(name, 0, 0, rows), INT4_G32), floats)
+        np.testing.assert_array_equal(values_of(checkpoint.read_blocks(name, 0, 7, 9), INT4_G32), floats[7:9])
+        np.testing.assert_array_equal(values_of(checkpoint.read_blocks(name, 1, 32, 64), INT4_G32), floats[:, 32:])
+
+
+def test_zero_points_of_version_1_are_borrowed_from_their_neighbours(tmp_path):
+    """As GPTQModel writes them: one less than the word, in which a zero point of 0 takes one from the next."""
+    zeros = np.array([[0, 15, 0, 0, 7, 1, 8, 0], [3, 0, 0, 0, 0, 0, 0, 0]])
+    tensors = {
+        "a.qweight": np.zeros((8, 8), np.int32),
+        "a.qzeros": (words(zeros, 4, 1).view(np.uint32) - np.uint32(0x11111111)).view(np.int32),
+        "a.scales": np.ones((2, 8), np.float16),
+    }
+    write_folder(tmp_path, {}, tensors, CASES["gptq"].config)
+    stored = StoredTensors(tmp_path, SafetensorsFiles([tmp_path / "model.safetensors"]))
+    weight = quantization_of(tmp_path)(stored)["a.weight"]
+    np.testing.assert_array_equal(weight.read_part(0, 0, 8)[:, ::32], -zeros.T)
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "name"),
+    [
+        ("quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False, "sym": True}, "gptq"),
+        ("quantize_config.json", {"bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2"}, "gptq, version 2"),
+        ("quantize_config.json", {"w_bit": 4, "q_group_size": 32, "version": "GEMM", "zero_point": True}, "awq"),
+        ("quant_config.json", {"w_bit": 4, "q_group_size": 32, "version": "GEMM", "zero_point": True}, "awq"),
+        ("quant_config.json", {"quant_method": "gptq", "bits": 4, "group_size": 32}, "gptq"),
+    ],
+)
+def test_files_in_which_older_programs_say_it(tmp_path, file, said, name):
+    floats = write(tmp_path, name)
+    (tmp_path / "config.json").write_text(json.dumps(tiny.HF_CONFIG))
+    (tmp_path / file).write_text(json.dumps(said))
+    np.testing.assert_array_equal(open_checkpoint(tmp_path).read(DOWN), floats[DOWN])
+
+
+def test_biases_of_zeros_that_the_model_lacks(tmp_path):
+    """AutoGPTQ used to write them."""
+    tensors, _ = quantize_model(CASES["gptq"], tiny.make_weights())
+    bias = f"{LAYER}self_attn.q_proj.bias"
+    write_folder(tmp_path, tiny.HF_CONFIG, tensors | {bias: np.zeros(32, np.float16)}, CASES["gptq"].config)
+    checkpoint = open_checkpoint(tmp_path)
+    check_weights(checkpoint, tiny.expected_shapes())
+    write_folder(tmp_path, tiny.HF_CONFIG, tensors | {bias: np.eye(32, dtype=np.float16)[3]}, CASES["gptq"].config)
+    with pytest.raises(CheckpointError, match=f"tensor {bias} is not part of the model"):
+        check_weights(open_checkpoint(tmp_path), tiny.expected_shapes())
+    config = tiny.HF_CONFIG | {"attention_bias": True}
+    biases = {name: np.zeros_like(values) for name, values in tiny.make_biases("q_proj").items()}
+    write_folder(tmp_path, config, tensors | biases, CASES["gptq"].config)
+    assert open_checkpoint(tmp_path).model_config.biases == ("q_proj",)
+
+
+def test_scales_of_activations_are_left_out(tmp_path):
+    tensors, floats = quantize_model(CASES["fp8, as AutoFP8"], tiny.make_weights())
+    scales = {f"{name.removesuffix('.weight')}.input_scale": np.float32(0.5) for name in floats if "_proj" in name}
+    write_folder(tmp_path, tiny.HF_CONFIG, tensors | scales, CASES["fp8, as AutoFP8"].config)
+    check_weights(open_checkpoint(tmp_path), tiny.expected_shapes())
+
+
+SOME = "take one of these"
+READ = "gptq, awq, compressed-tensors, fp8"
+GROUP = CASES["W4A16"].config["config_groups"]["group_0"]
+
+
+def with_group(**changes):
+    weights = GROUP["weights"] | changes.pop("weights", {})
+    return {"config_groups": {"group_0": GROUP | {"weights": weights} | changes}}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gptq", {"quant_method": "bitsandbytes"}, f"quantized by 'bitsandbytes', which is not read; read are {READ}"),
+        ("gptq", {"quant_method": "mxfp4"}, f"quantized by 'mxfp4', which is not read; read are {READ}"),
+        ("gptq", {"quant_method": None}, "quantized by None, which is not read"),
+        ("gptq", {"quant_method": ["gptq"]}, r"quantized by \['gptq'\], which is not read"),
+        ("gptq", {"bits": 3}, "quantization_config: bits is 3; it must be 4 or 8"),
+        ("gptq", {"bits": "4"}, "bits is '4'"),
+        ("gptq", {"group_size": 0.5}, "group_size is 0.5"),
+        ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; it must be 'gptq' or 'gptq_v2'"),
+        ("gptq", {"is_marlin_format": True}, "is_marlin_format is True"),
+        ("gptq", {"adapter": {"name": "lora"}}, "adapter is {'name': 'lora'}"),
+        ("awq", {"version": "gemv"}, "version is 'gemv'; it must be 'gemm'"),
+        ("awq", {"bits": 8}, "bits is 8; it must be 4"),
+        ("W4A16", {"format": "nvfp4-pack-quantized"}, "format is 'nvfp4-pack-quantized'"),
+        ("W4A16", {"quantization_status": "frozen"}, "quantization_status is 'frozen'; it must be 'compressed'"),
+        ("W4A16", {"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme is {'num_bits': 8}"),
+        (
+            "W4A16",
+            {"sparsity_config": {"format": "sparse-24-bitmask"}},
+            "format is 'sparse-24-bitmask'; it must be 'dense'",
+        ),
+        ("W4A16", {"transform_config": {"config_groups": {"u": {}}}}, "config_groups is {'u': {}}"),
+        ("W4A16", {"config_groups": {"W4A16": ["Linear"]}}, r"config_groups is \['Linear'\]; it must be a JSON object"),
+        ("W4A16", with_group(weights={"num_bits": 2}), "num_bits is 2; it must be 4 or 8"),
+        ("W4A16", with_group(weights={"type": "float"}), "it must be of 8 bits where it is of type float"),
+        ("W4A16", with_group(output_activations={"num_bits": 8}), "output_activations is {'num_bits': 8}"),
+        ("fp8, as DeepSeek", {"weight_block_size": [64]}, "weight_block_size"),
+        ("fp8, as DeepSeek", {"weight_block_size": [0, 1]}, "weight_block_size"),
+        ("fp8, as DeepSeek", {"fmt": "e5m2"}, "fmt is 'e5m2'"),
+    ],
+)
+def test_settings_that_are_not_read_are_named(tmp_path, name, changes, message):
+    write(tmp_path, name)
+    quantization = CASES[name].config | changes
+    (tmp_path / "config.json").write_text(json.dumps(tiny.HF_CONFIG | {"quantization_config": quantization}))
+    with pytest.raises(CheckpointError, match=message) as error:
+        open_checkpoint(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'config.json'}: ")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+Q = f"{LAYER}self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "values", "message"),
+    [
+        ("gptq", "scales", None, "scales is missing"),
+        ("gptq", "qzeros", np.zeros((1, 3), np.int32), r"qzeros has 3 words for 32 rows; read are numbers of 4 and 8"),
+        ("gptq", "qzeros", np.zeros((2, 4), np.int32), r"qzeros has shape \(2, 4\); needed: \(1, any\)"),
+        ("gptq", "scales", np.ones((1, 31), np.float16), r"scales has shape \(1, 31\); needed: \(any, 32\)"),
+        ("gptq", "scales", np.ones((1, 32), np.int32), "scales is of type int32; allowed: float16, bfloat16, float32"),
+        ("gptq", "qweight", np.ones((4, 32), np.float32), "qweight is of type float32; allowed: int32"),
+        ("gptq", "g_idx", np.full(32, 1, np.int32), "g_idx holds 1; there are 1 groups"),
+        ("gptq", "g_idx", np.zeros(31, np.int32), r"g_idx has shape \(31,\); needed: \(32\)"),
+        ("gptq", "g_idx", np.full(32, -1, np.int32), None),
+        ("gptq", "weight", np.zeros((32, 32), np.float32), "weight is there twice, quantized and not"),
+        (
+            "gptq, a group a row",
+            "scales",
+            np.ones((3, 32), np.float16),
+            r"qzeros has shape \(1, 4\); needed: \(3, ",
+        ),
+        ("awq", "qzeros", None, "qzeros is missing"),
+        ("awq", "qweight", np.zeros((48, 4), np.int32), "has 1 groups of scales; 48 columns in groups of 32 need 2"),
+        ("awq", "qweight", np.zeros((16, 4), np.int32), r"q_proj.weight has shape \(32, 16\); the model needs"),
+        ("W4A16", "weight_shape", np.array([32, 2**62]), "weight_shape says"),
+        ("W4A16", "weight_shape", np.array([64, 32]), "weight_shape says"),
+        ("W4A16", "weight_shape", np.array([32, -32]), "weight_shape says"),
+        ("W4A16", "weight_shape", np.array([32.0, 32.0]), "weight_shape is of type float64"),
+        ("W4A16", "weight_packed", np.zeros((32, 4), np.uint8), "weight_packed is of type uint8"),
+        ("W4A16, zero points of bytes", "weight_zero_point", np.full((32, 1), 9, np.int8), "holds 9 to 9; zero points"),
+        ("W8A8", "weight_scale", None, "weight_scale is missing"),
+        ("W8A8", "weight_scale", np.ones((5, 7), np.float32), r"shape \(5, 7\), which is not that of scales"),
+        ("W8A8", "weight_zero_point", np.zeros((32, 2), np.int8), r"has shape \(32, 2\); needed: \(32, 1\)"),
+        ("FP8, tiles", "weight", np.zeros((32,), FLOAT8), r"weight has shape \(32,\); needed: \(any, any\)"),
+        ("fp8, as DeepSeek", "weight_scale_inv", None, "weight_scale is missing"),
+        ("fp8, as DeepSeek", "k_scale", np.ones(1, np.float32), "k_scale is not part of the model"),
+    ],
+)
+def test_tensors_that_do_not_go_together_are_named(tmp_path, name, tensor, values, message):
+    tensors, _ = quantize_model(CASES[name], tiny.make_weights())
+    tensors.pop(f"{Q}.{tensor}", None)
+    if values is not None:
+        tensors[f"{Q}.{tensor}"] = values
+    write_folder(tmp_path, tiny.HF_CONFIG, tensors, CASES[name].config)
+    if message is None:
+        check_weights(open_checkpoint(tmp_path), tiny.expected_shapes())
+        return
+    with pytest.raises(CheckpointError, match=message) as error:
+        check_weights(open_checkpoint(tmp_path), tiny.expected_shapes())
+    assert str(error.value).startswith(f"{tmp_path}: ")
+
+
+def test_folders_of_ranks_are_not_quantized(tmp_path):
+    write(tmp_path, "W8A8")
+    for rank in range(2):
+        (tmp_path / f"rank_{rank}").mkdir()
+        (tmp_path / f"rank_{rank}" / "a.safetensors").write_bytes(safetensors_bytes(tiny.make_weights()))
+    with pytest.raises(CheckpointError, match="quantized weights are not read from the folders of ranks"):
+        open_checkpoint(tmp_path, parallel=TensorParallel(0, 2))
+
+
+def test_a_quantized_head_of_tied_embeddings(tmp_path):
+    weights = {name.replace("lm_head", "lm_head_proj"): values for name, values in tiny.make_weights().items()}
+    weights["lm_head_proj.weight"] = weights["lm_head_proj.weight"][:48]
+    tensors, floats = quantize_model(CASES["gptq"], weights)
+    tensors = {name.replace("lm_head_proj", "lm_head"): values for name, values in tensors.items()}
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:48]
+    config = tiny.HF_CONFIG | {"vocab_size": 48}
+    write_folder(tmp_path, config, tensors, CASES["gptq"].config)
+    np.testing.assert_array_equal(open_checkpoint(tmp_path).read("lm_head.weight"), floats["lm_head_proj.weight"])
+    write_folder(tmp_path, config | {"tie_word_embeddings": True}, tensors, CASES["gptq"].config)
+    with pytest.raises(CheckpointError, match="lm_head.weight is quantized by itself, but config.json says that it is"):
+        open_checkpoint(tmp_path)
