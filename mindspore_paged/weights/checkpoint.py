@@ -80,7 +80,7 @@ def _open_rank_folder(path: Path, model_config: ModelConfig | None, parallel: Te
     folder = rank_folder(path, parallel)
     reader, files = _bare_files(folder)
     described = hf_model_config(path) if (path / "config.json").is_file() else None
-    if described is not None and quantization_of(path) is not None:
+    if quantization_of(path) is not None:
         raise CheckpointError(f"{path}: quantized weights are not read from the folders of ranks; give the model whole")
     whole = described or _needed(model_config, path)
     parts = TensorCheckpoint(folder, reader(files), parallel.share(whole), described, path)

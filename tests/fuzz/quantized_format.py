@@ -13,7 +13,7 @@ from tests.fuzz.json_values import broken, mutated
 from tests.fuzz.mutant import EVERYTHING, FileFormat, Files, Mutant
 from tests.fuzz.safetensors_format import TYPES, header_values, put_together, taken_apart
 from tests.weights import tiny
-from tests.weights.quantized_folders import CASES, quantize_model, safetensors_bytes
+from tests.weights.quantized_folders import CASES, golden_stick, quantize_model, quantized, safetensors_bytes
 
 _FILE = "model.safetensors"
 _KINDS = ("gptq, not symmetric", "gptq, act-order", "gptq, 8 bits", "awq", "W4A16, not symmetric", "W4A16, act-order")
@@ -33,9 +33,30 @@ def _sample(name: str) -> Files:
     return {"config.json": json.dumps(config).encode(), _FILE: safetensors_bytes(tensors)}
 
 
+def _golden_stick() -> Files:
+    files = _sample("W8A8")
+    config = json.loads(files["config.json"])
+    config.pop("quantization_config")
+    tensors = {}
+    for name, weight in tiny.make_weights().items():
+        if "layers.1" not in name:
+            parts = golden_stick(quantized(weight, 8, -1)) if "_proj" in name else {"weight": weight}
+            tensors |= {f"{name.removesuffix('.weight')}.{part}": values for part, values in parts.items()}
+    said = {name: "W8A8" if "_proj" in name else "FLOAT" for name in tensors}
+    return {
+        "config.json": json.dumps(config).encode(),
+        "quantization_description.json": json.dumps(said).encode(),
+        _FILE: safetensors_bytes(tensors),
+    }
+
+
 def settings(files: Files, random: Random) -> Mutant:
     """Other values in what config.json says of the quantization, there or in a file of its own."""
     config = json.loads(files["config.json"])
+    if "quantization_config" not in config:
+        name = "quantization_description.json"
+        files[name], what = mutated(json.loads(files[name]), random, VALUES)
+        return Mutant(files, f"{name}: {what}")
     said = config.pop("quantization_config")
     if random.random() < 0.3:
         files["config.json"] = json.dumps(config).encode()
@@ -90,7 +111,8 @@ def numbers(files: Files, random: Random) -> Mutant:
 def harmless(files: Files, random: Random) -> Mutant:
     """Keys that say what is not read, and tensors in another order."""
     config = json.loads(files["config.json"])
-    config["quantization_config"] |= {"version_of": "1", "ignore": ["re:(a+)+$"], "damp_percent": random.random()}
+    if "quantization_config" in config:
+        config["quantization_config"] |= {"version_of": "1", "ignore": ["re:(a+)+$"], "damp_percent": random.random()}
     files["config.json"] = json.dumps(config).encode()
     header, data = taken_apart(files[_FILE])
     names = list(header)
@@ -115,7 +137,7 @@ def use(folder: Path) -> dict[str, Any]:
 FORMATS = (
     FileFormat(
         "quantized",
-        [_sample(name) for name in _KINDS],
+        [*map(_sample, _KINDS), _golden_stick()],
         (*[settings] * 4, *[part_of_a_weight] * 3, numbers, numbers, header_values, harmless, havoc_of()),
         use,
     ),

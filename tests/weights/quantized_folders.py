@@ -113,6 +113,20 @@ def int8(weight: Quantized, zero_points=False) -> dict[str, np.ndarray]:
     return found | ({"weight_zero_point": (weight.zeros - 128).astype(np.int8)} if zero_points else {})
 
 
+def golden_stick(weight: Quantized, smooth=None) -> dict[str, np.ndarray]:
+    """By Golden Stick's names, W8A8; smooth: what activations are divided by."""
+    rows, columns = weight.numbers.shape
+    return int8(weight) | {
+        "weight_scale": weight.scales.reshape(-1),
+        "weight_offset": np.zeros(rows, np.int32),
+        "smooth_scale": np.ones(columns, np.float16) if smooth is None else smooth,
+        "input_scale": np.full(columns, 0.5, np.float16),
+        "input_offset": np.full(columns, 3, np.float16),
+        "deq_scale": np.ones(rows, np.int64),
+        "quant_bias": np.full(rows, 7, np.int32),
+    }
+
+
 def tile_of(weight, tile):
     """For each scale of tiles of that shape the rows and columns that it stands for, with its location."""
     for row in range(-(-weight.shape[0] // tile[0])):

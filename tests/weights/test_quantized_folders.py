@@ -32,11 +32,21 @@ from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 from tests.weights import tiny
 from tests.weights.parts import assert_same, part_by_hand
-from tests.weights.quantized_folders import CASES, FLOAT8, quantize_model, safetensors_bytes, words, write_folder
+from tests.weights.quantized_folders import (
+    CASES,
+    FLOAT8,
+    golden_stick,
+    quantize_model,
+    quantized,
+    safetensors_bytes,
+    words,
+    write_folder,
+)
 from tests.weights.quantized_goldens import PACKAGES, tensors_of, write_model
 
 FORMATS = {form.kind: form for form in (INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128, FP8_G32, FP8_G128)}
 LAYER = "model.layers.1."
+Q = f"{LAYER}self_attn.q_proj"
 DOWN, UP, OUT = (f"{LAYER}{cell}.weight" for cell in ("mlp.down_proj", "mlp.up_proj", "self_attn.o_proj"))
 
 
@@ -282,8 +292,66 @@ def test_scales_of_activations_are_left_out(tmp_path):
     check_weights(open_checkpoint(tmp_path), tiny.expected_shapes())
 
 
-SOME = "take one of these"
-READ = "gptq, awq, compressed-tensors, fp8"
+def write_golden_stick(folder, smooth=None, **types):
+    """The tiny model as Golden Stick writes it; its weights as float32."""
+    tensors, floats = {}, {}
+    for name, weight in tiny.make_weights().items():
+        tensors[name], floats[name] = weight, weight
+        if "_proj" in name:
+            stem, factors = (
+                name.removesuffix(".weight"),
+                smooth and np.linspace(0.5, 2, weight.shape[1], dtype=np.float16),
+            )
+            made = quantized(weight / (1 if factors is None else factors), 8, -1)
+            tensors |= {f"{stem}.{part}": values for part, values in golden_stick(made, factors).items()}
+            floats[name] = made.weight * (np.float32(1) if factors is None else factors.astype(np.float32))
+    write_folder(folder, tiny.HF_CONFIG, tensors)
+    said = {name: "W8A8" if "_proj" in name else "FLOAT" for name in tensors}
+    (folder / "quantization_description.json").write_text(json.dumps(said | types))
+    return tensors, floats
+
+
+@pytest.mark.parametrize("smooth", [None, True])
+def test_golden_stick(tmp_path, smooth):
+    _, floats = write_golden_stick(tmp_path, smooth, quantization="golden-stick")
+    checkpoint = open_checkpoint(tmp_path)
+    check_weights(checkpoint, tiny.expected_shapes())
+    for name, values in floats.items():
+        np.testing.assert_array_equal(checkpoint.read(name), values)
+    np.testing.assert_array_equal(checkpoint.read_part(DOWN, 1, 7, 20), floats[DOWN][:, 7:20])
+    assert stored_format(checkpoint, DOWN) == (FLOAT16 if smooth else INT8_G32)
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "message"),
+    [
+        (
+            "quantization_description.json",
+            {"a": "W4A16"},
+            "a is 'W4A16'; it must be 'FLOAT', 'W8A16', 'W8A8' or",
+        ),
+        ("quantization_description.json", {"a": "FAQuant"}, "a is 'FAQuant'"),
+        ("quantization_description.json", {"a": {}}, "a is {}"),
+        ("quant_model_description.json", {"a": "W8A8"}, "quantized by 'ModelSlim', which is not read; read are gptq"),
+    ],
+)
+def test_descriptions_by_golden_stick_and_others(tmp_path, file, said, message):
+    write_golden_stick(tmp_path)
+    (tmp_path / "quantization_description.json").unlink()
+    (tmp_path / file).write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=f"{tmp_path / file}: .*{message}"):
+        open_checkpoint(tmp_path)
+
+
+def test_golden_stick_with_offsets(tmp_path):
+    tensors, _ = write_golden_stick(tmp_path)
+    tensors[f"{Q}.weight_offset"] = np.ones(32, np.int32)
+    write_folder(tmp_path, tiny.HF_CONFIG, tensors)
+    with pytest.raises(CheckpointError, match="q_proj.weight_offset is not zero"):
+        open_checkpoint(tmp_path)
+
+
+READ = "gptq, awq, compressed-tensors, fp8, golden-stick"
 GROUP = CASES["W4A16"].config["config_groups"]["group_0"]
 
 
@@ -334,9 +402,6 @@ def test_settings_that_are_not_read_are_named(tmp_path, name, changes, message):
     assert str(error.value).startswith(f"{tmp_path / 'config.json'}: ")
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
-
-
-Q = f"{LAYER}self_attn.q_proj"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mindspore_paged.errors import CheckpointError
-from mindspore_paged.formats.hf_files import HfModel, checked, read_json_object
+from mindspore_paged.formats.hf_files import HfModel, checked, read_json_object, read_json_object_if_there
 from mindspore_paged.weights.quantized.awq import AwqConfig, awq_weights
 from mindspore_paged.weights.quantized.compressed_tensors import CompressedTensorsConfig, compressed_tensors_weights
 from mindspore_paged.weights.quantized.fp8 import Fp8Config, fp8_weights
+from mindspore_paged.weights.quantized.golden_stick import GoldenStickConfig, golden_stick_weights
 from mindspore_paged.weights.quantized.gptq import GptqConfig, gptq_weights
 from mindspore_paged.weights.quantized.grouped_weight import GroupedWeight
 from mindspore_paged.weights.quantized.stored_tensors import StoredTensors
@@ -32,11 +33,17 @@ METHODS = {
     "awq": QuantizationMethod(AwqConfig, awq_weights),
     "compressed-tensors": QuantizationMethod(CompressedTensorsConfig, compressed_tensors_weights),
     "fp8": QuantizationMethod(Fp8Config, fp8_weights),
+    "golden-stick": QuantizationMethod(GoldenStickConfig, golden_stick_weights),
 }
 """By `quant_method` of config.json."""
 _KEYS = ("quantization_config", "compression_config")
-_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-"""Files beside config.json in which older programs say it, and the method that is meant where they name none."""
+_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "quantization_description.json": "golden-stick",
+    "quant_model_description.json": "ModelSlim",
+}
+"""Files beside config.json in which other programs say it, and the method that is meant where they name none."""
 
 _Config = TypeVar("_Config", bound=HfModel)
 
@@ -51,7 +58,7 @@ def quantization_of(folder: Path) -> WeightsOf | None:
     Raises CheckpointError for a method that is not read, and for one of whose settings some are not.
     """
     path = folder / "config.json"
-    data = read_json_object(path)
+    data = read_json_object_if_there(path)
     said = next((data[key] for key in _KEYS if data.get(key) is not None), None)
     if said is not None:
         method = _method(path, said, None)
