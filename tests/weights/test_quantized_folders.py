@@ -168,7 +168,8 @@ def test_numbers_and_scales_are_held_as_they_are(tmp_path, name):
     assert (blocks.dtype, blocks.flags.c_contiguous, blocks.flags.writeable) == (np.uint8, True, True)
     np.testing.assert_array_equal(values_of(blocks, form), floats[DOWN])
     np.testing.assert_array_equal(files.read_blocks(DOWN, 0, 5, 12), blocks[5:12])
-    for start, stop in ((0, 128), (64, 128), (32, 256), (96, 128)):
+    within = ((5, 37), (16, 176)) if WIDE[name].group == 128 else ()
+    for start, stop in ((0, 128), (64, 128), (32, 256), (96, 128), *within):
         form = files.block_format(DOWN, start, stop)
         part = files.read_blocks(DOWN, 1, start, stop)
         np.testing.assert_array_equal(values_of(part, form), floats[DOWN][:, start:stop])

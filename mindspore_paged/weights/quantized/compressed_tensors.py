@@ -14,7 +14,7 @@ from mindspore_paged.formats.hf_files import HfModel, Size
 from mindspore_paged.weights.quantized.grouped_weight import GroupedWeight, Numbers, Part
 from mindspore_paged.weights.quantized.scaled_weight import INT8, ScaledWeight
 from mindspore_paged.weights.quantized.stored_tensors import INT32, SCALE_DTYPES, StoredTensors
-from mindspore_paged.weights.quantized.words import BITS_OF_A_WORD, less_middle, numbers_of_words
+from mindspore_paged.weights.quantized.words import BITS_OF_A_WORD, bytes_of_words, less_middle, numbers_of_words
 from mindspore_paged.weights.safetensors_files import FLOAT8
 from mindspore_paged.weights.tensor_source import widened
 from mindspore_paged.wording import shown
@@ -120,17 +120,13 @@ class PackedWeight(GroupedWeight):
         self.tensors = tuple(filter(stored.has, (self._packed, self._scale, self._zero_point, g_idx, shape)))
 
     def part(self, axis: int, start: int, stop: int) -> Part:
-        """What the weight has from start to stop of one axis."""
-        rows, columns = ((start, stop), (0, self.shape[1])) if axis == 0 else ((0, self.shape[0]), (start, stop))
-        in_word = BITS_OF_A_WORD // self._bits
-        if axis == 0:
-            words, before = self._stored.read_part(self._packed, 0, *rows), 0
-        else:
-            before, last = widened(*columns, in_word)
-            words = self._stored.read_part(self._packed, 1, before // in_word, last // in_word)
-        numbers = numbers_of_words(words, self._bits)[:, columns[0] - before : columns[1] - before]
+        """What the weight has from start to stop of one axis, of columns whole words."""
+        rows = (start, stop) if axis == 0 else (0, self.shape[0])
+        ends = (0, *rows) if axis == 0 else (1, _words(start, self._bits), _words(stop, self._bits))
+        numbers = bytes_of_words(self._stored.read_part(self._packed, *ends))
         scales = self._stored.read_part(self._scale, 0, *rows).astype(np.float32)
-        return Part(numbers if self._bits == 4 else less_middle(numbers), scales, self._zeros(*rows, scales.shape[1]))
+        zeros = self._zeros(*rows, scales.shape[1])
+        return Part(numbers if self._bits == 4 else less_middle(numbers), scales, zeros)
 
     def _check_zeros(self) -> None:
         zeros = self._stored.read(self._zero_point)

@@ -12,7 +12,7 @@ from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.hf_files import HfModel
 from mindspore_paged.weights.quantized.grouped_weight import GroupedWeight, Numbers, Part
 from mindspore_paged.weights.quantized.stored_tensors import INT32, SCALE_DTYPES, StoredTensors
-from mindspore_paged.weights.quantized.words import BITS_OF_A_WORD, less_middle, numbers_of_words
+from mindspore_paged.weights.quantized.words import BITS_OF_A_WORD, bytes_of_words, less_middle, numbers_of_words
 from mindspore_paged.weights.tensor_source import widened
 from mindspore_paged.wording import shown
 
@@ -65,18 +65,14 @@ class GptqWeight(GroupedWeight):
         self.has_zeros = self._bits == 4 or not self._is_symmetric()
 
     def part(self, axis: int, start: int, stop: int) -> Part:
-        """What the weight has from start to stop of one axis."""
-        first, last = (end // self._in_word for end in widened(start, stop, self._in_word))
-        own = slice(start - first * self._in_word, stop - first * self._in_word)
-        if axis == 0:
-            numbers = numbers_of_words(self._stored.read_part(self._qweight, 1, start, stop).T, self._bits)
-            scales = self._stored.read_part(self._scales, 1, start, stop)
-            zeros = numbers_of_words(self._true_zeros(first, last), self._bits)[:, own]
-        else:
-            words = self._stored.read_part(self._qweight, 0, first, last)
-            numbers = numbers_of_words(words.T, self._bits)[:, own]
-            scales = self._stored.read(self._scales)
-            zeros = numbers_of_words(self._true_zeros(0, self.shape[0] // self._in_word), self._bits)
+        """What the weight has from start to stop of one axis, of columns whole words."""
+        rows = (start, stop) if axis == 0 else (0, self.shape[0])
+        ends = (1, *rows) if axis == 0 else (0, start // self._in_word, stop // self._in_word)
+        numbers = bytes_of_words(self._stored.read_part(self._qweight, *ends).T)
+        scales = self._stored.read_part(self._scales, 1, *rows)
+        first, last = (end // self._in_word for end in widened(*rows, self._in_word))
+        zeros = numbers_of_words(self._true_zeros(first, last), self._bits)
+        zeros = zeros[:, rows[0] - first * self._in_word : rows[1] - first * self._in_word]
         if self._bits == 8:
             numbers, zeros = less_middle(numbers), less_middle(zeros)
         return Part(numbers, scales.T.astype(np.float32), zeros.T if self.has_zeros else None)
