@@ -270,6 +270,27 @@ def test_files_in_which_older_programs_say_it(tmp_path, file, said, name):
     np.testing.assert_array_equal(open_checkpoint(tmp_path).read(DOWN), floats[DOWN])
 
 
+@pytest.mark.parametrize(
+    ("packing_format", "name"),
+    [
+        ("auto_round:auto_gptq", "gptq"),
+        ("auto_round", "gptq, version 2"),
+        ("auto_round:gptqmodel", "gptq, version 2"),
+        ("auto_round:auto_awq", "awq"),
+    ],
+)
+def test_folders_of_auto_round(tmp_path, packing_format, name):
+    floats = write(tmp_path, name)
+    said = {"quant_method": "auto-round", "packing_format": packing_format, "bits": 4, "group_size": 32, "sym": False}
+    (tmp_path / "config.json").write_text(json.dumps(tiny.HF_CONFIG | {"quantization_config": said}))
+    np.testing.assert_array_equal(open_checkpoint(tmp_path).read(DOWN), floats[DOWN])
+    for changes in ({"packing_format": "auto_round:fp8"}, {"data_type": "mx_fp"}, {"rotation_config": {"a": 1}}):
+        config = tiny.HF_CONFIG | {"quantization_config": said | changes}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=f"config.json: quantization_config: {next(iter(changes))} is"):
+            open_checkpoint(tmp_path)
+
+
 def test_biases_of_zeros_that_the_model_lacks(tmp_path):
     """AutoGPTQ used to write them."""
     tensors, _ = quantize_model(CASES["gptq"], tiny.make_weights())
@@ -352,7 +373,7 @@ def test_golden_stick_with_offsets(tmp_path):
         open_checkpoint(tmp_path)
 
 
-READ = "gptq, awq, compressed-tensors, fp8, golden-stick"
+READ = "gptq, awq, auto-round, compressed-tensors, fp8, golden-stick"
 GROUP = CASES["W4A16"].config["config_groups"]["group_0"]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.hf_files import HfModel, checked, read_json_object, read_json_object_if_there
+from mindspore_paged.weights.quantized.auto_round import AutoRoundConfig, auto_round_weights
 from mindspore_paged.weights.quantized.awq import AwqConfig, awq_weights
 from mindspore_paged.weights.quantized.compressed_tensors import CompressedTensorsConfig, compressed_tensors_weights
 from mindspore_paged.weights.quantized.fp8 import Fp8Config, fp8_weights
@@ -31,6 +32,7 @@ class QuantizationMethod:
 METHODS = {
     "gptq": QuantizationMethod(GptqConfig, gptq_weights),
     "awq": QuantizationMethod(AwqConfig, awq_weights),
+    "auto-round": QuantizationMethod(AutoRoundConfig, auto_round_weights),
     "compressed-tensors": QuantizationMethod(CompressedTensorsConfig, compressed_tensors_weights),
     "fp8": QuantizationMethod(Fp8Config, fp8_weights),
     "golden-stick": QuantizationMethod(GoldenStickConfig, golden_stick_weights),
