@@ -31,6 +31,7 @@ from mindspore_paged.weights.quantized.stored_tensors import StoredTensors
 from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.weights.sharded_checkpoint import ShardedCheckpoint
 from tests.weights import tiny
+from tests.weights.block_values import values_of
 from tests.weights.parts import assert_same, part_by_hand
 from tests.weights.quantized_folders import (
     CASES,
@@ -60,27 +61,6 @@ def write(folder, name, weights=None):
     tensors, floats = quantize_model(CASES[name], weights or tiny.make_weights())
     write_folder(folder, tiny.HF_CONFIG, tensors, CASES[name].config)
     return floats
-
-
-def values_of(blocks, form):
-    """The weights of blocks, by the formats' definition; float32 [rows, columns]."""
-    rows = []
-    for row in blocks.reshape(len(blocks), -1, form.block_bytes):
-        rows.append(np.concatenate([_values_of_block(block.tobytes(), form) for block in row]))
-    return np.array(rows)
-
-
-def _values_of_block(block, form):
-    scale = np.frombuffer(block, "<f4", 1)
-    if form.name.startswith("FP8"):
-        return np.frombuffer(block, FLOAT8, offset=4).astype(np.float32) * scale
-    if form.name.startswith("INT8"):
-        return np.frombuffer(block, np.int8, offset=4).astype(np.float32) * scale
-    numbers = np.empty(form.group, np.float32)
-    for column in range(form.group):
-        byte = block[5 + column // 32 * 16 + column % 16]
-        numbers[column] = byte >> 4 if column % 32 >= 16 else byte & 15
-    return (numbers - np.float32(block[4])) * scale
 
 
 @pytest.mark.parametrize("name", PACKAGES)
