@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 BACKENDS = ("cpu", "ascend_emulator", "ascend")
@@ -77,8 +78,8 @@ def build_cpu(output_dir: Path, *, portable: bool = False, force: bool = False) 
 
 
 def cpu_units() -> list[Path]:
-    """What is compiled for the CPU."""
-    return sorted(CPU_SOURCES.rglob("*.cc"))
+    """What is compiled for the CPU, the largest first."""
+    return sorted(CPU_SOURCES.rglob("*.cc"), key=lambda file: (file.name != "panel_worker.cc", file))
 
 
 def cpu_files() -> list[Path]:
@@ -115,8 +116,28 @@ def find_compiler() -> list[str]:
 
 
 def compile_sources(compiler: list[str], flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
-    """Run the compiler once over all sources; raises BuildError with its output if it fails."""
-    run_compiler([*compiler, *flags, *map(str, sources), "-o", str(library)], "the CPU operators")
+    """Compile the sources, as many at once as there are CPUs, and link them; raises BuildError with what is wrong."""
+    what = "the CPU operators"
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".objects-") as folder:
+        objects = [Path(folder) / f"{index}-{source.stem}.o" for index, source in enumerate(sources)]
+        commands = [
+            [*compiler, *flags, "-c", str(source), "-o", str(target)]
+            for source, target in zip(sources, objects, strict=True)
+        ]
+        run_in_parallel(commands, what)
+        run_compiler([*compiler, *flags, *map(str, objects), "-o", str(library)], what)
+
+
+def run_in_parallel(commands: list[list[str]], what: str) -> None:
+    """Run the compiler's commands, as many at once as there are CPUs; raises BuildError for the first that fails."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = [pool.submit(run_compiler, command, what) for command in commands]
+        try:
+            for each in running:
+                each.result()
+        except BuildError:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def run_compiler(command: list[str], what: str) -> None:

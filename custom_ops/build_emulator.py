@@ -4,9 +4,7 @@ Each kernel is compiled once for every combination of element types, as CANN's o
 in one library, so each copy's entry gets the combination's name: `paged_attention_custom_float_half`.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mindspore_paged.custom_ops import build
@@ -67,7 +65,7 @@ def build_emulator(output_dir: Path, *, sources: Path = ASCENDC_SOURCES, force: 
             [*compiler, *EMULATOR_FLAGS, *arguments, "-c", "-o", str(target)]
             for target, (_, arguments) in zip(objects, units, strict=True)
         ]
-        run_in_parallel(commands)
+        build.run_in_parallel(commands, WHAT)
         run_compiler([*compiler, *EMULATOR_FLAGS, *LINK_FLAGS, *map(str, objects), "-o", str(library)], WHAT)
 
     flags = (*EMULATOR_FLAGS, *LINK_FLAGS, *(argument for _, arguments in units for argument in arguments))
@@ -99,15 +97,3 @@ def entry_units(sources: Path) -> Iterator[tuple[str, list[str]]]:
     """The same for the functions that MindSpore calls."""
     for file in sorted((sources / "emulator" / "ops").glob("*.cc")):
         yield f"entry_{file.stem}", [f"-I{sources / 'emulator'}", f"-I{sources.parent}", str(file)]
-
-
-def run_in_parallel(commands: list[list[str]]) -> None:
-    """Run the compiler's commands, as many at once as there are CPUs; raises BuildError for the first that fails."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = [pool.submit(run_compiler, command, WHAT) for command in commands]
-        try:
-            for each in running:
-                each.result()
-        except BuildError:
-            pool.shutdown(cancel_futures=True)
-            raise

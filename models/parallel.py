@@ -73,22 +73,29 @@ ONE_RANK = OneRank()
 class RankGroup:
     """The collectives of the ranks of `group`, MindSpore's name for them, `size` in number; this one is `rank`.
 
-    is_world: whether the group has all of the job's processes.
+    is_world: whether the group has all of the job's processes. in_order: sums are added up in the order of ranks, so
+    that a token's do not depend on where it stands in x. MindSpore's AllReduce for CPU goes round a ring, from another
+    rank on for each piece of x; with two ranks that makes no difference.
     """
 
-    def __init__(self, group: str, rank: int, size: int, is_world: bool):
-        self.group, self.rank, self.size, self.is_world = group, rank, size, is_world
+    def __init__(self, group: str, rank: int, size: int, is_world: bool, in_order: bool = False):
+        self.group, self.rank, self.size, self.is_world, self.in_order = group, rank, size, is_world, in_order
 
     def sum(self) -> nn.Cell:
         """x -> the sum of every rank's x, on every rank."""
+        if self.in_order and self.size > 2:
+            return SumInOrder(self.size, self._gather())
         return ops.AllReduce(ops.ReduceOp.SUM, self.group)
 
     def concat_columns(self) -> nn.Cell:
         """x [N, columns] -> [N, ranks * columns], on every rank."""
+        return ConcatColumns(self.size, self._gather())
+
+    def _gather(self) -> nn.Cell:
         if self.is_world:
-            return ConcatColumns(self.size, ops.AllGather(self.group))
+            return ops.AllGather(self.group)
         # MindSpore's AllGather for CPU knows no group but the whole world.
-        return ConcatColumns(self.size, GatherBySum(self.group, self.rank, self.size))
+        return GatherBySum(self.group, self.rank, self.size)
 
 
 class ConcatColumns(nn.Cell):
@@ -103,6 +110,22 @@ class ConcatColumns(nn.Cell):
         rows, columns = x.shape
         parts = self.gather(x).reshape(self.size, rows, columns)
         return parts.transpose(1, 0, 2).reshape(rows, self.size * columns)
+
+
+class SumInOrder(nn.Cell):
+    """x [N, columns] -> the sum of all ranks' x, the first rank's first; gather: as of ConcatColumns."""
+
+    def __init__(self, size: int, gather: nn.Cell):
+        super().__init__()
+        self.size = size
+        self.gather = gather
+
+    def construct(self, x):
+        parts = self.gather(x).reshape(self.size, *x.shape)
+        total = parts[0]
+        for rank in range(1, self.size):
+            total = total + parts[rank]
+        return total
 
 
 class GatherBySum(nn.Cell):

@@ -81,8 +81,21 @@ FLOAT16 = _floats("float16", Quantization.F16, np.float16)
 BF16 = _floats("bfloat16", Quantization.BF16, ml_dtypes.bfloat16)
 INT8 = _of_gguf(Quantization.Q8_0, "int8")
 """Whole numbers of 8 bits, a float16 scale for each 32 neighbours: GGUF's Q8_0."""
-Q4_0 = _of_gguf(Quantization.Q4_0)
-Q4_1 = _of_gguf(Quantization.Q4_1)
+Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4 = (
+    _of_gguf(kind)
+    for kind in (
+        Quantization.Q4_0, Quantization.Q4_1, Quantization.Q5_0, Quantization.Q5_1, Quantization.Q2_K,
+        Quantization.Q3_K, Quantization.Q4_K, Quantization.Q5_K, Quantization.Q6_K, Quantization.IQ4_NL,
+        Quantization.IQ4_XS, Quantization.MXFP4,
+    )
+)  # fmt: skip
+
+# Of Hugging Face's quantized folders. A block is a float32 scale, of INT4 a byte with the zero point, then the numbers of
+# its columns: bytes, or of each 32 columns 16 bytes with column i in the low bits of byte i and 16 + i in its high ones.
+INT4_G32, INT4_G64, INT4_G128 = (
+    _blocks(f"INT4_G{group}", kind, group, 5 + group // 2) for kind, group in ((100, 32), (101, 64), (102, 128))
+)
+INT8_G32, INT8_G128 = (_blocks(f"INT8_G{group}", kind, group, 4 + group) for kind, group in ((103, 32), (104, 128)))
 
 INT4_G32, INT4_G64, INT4_G128 = (
     _blocks(f"INT4_G{group}", 100 + row, group, 5 + group // 2) for row, group in enumerate((32, 64, 128))
@@ -97,13 +110,10 @@ BYTES = WeightFormat("bytes", -1, np.dtype(np.uint8))
 """Blocks as they come: those of an exported model, whose graph knows their kind."""
 
 ROWS = (
-    FLOAT32,
-    FLOAT16,
-    BF16,
-    INT8,
-    Q4_0,
-    Q4_1,
-)
+    FLOAT32, FLOAT16, BF16, INT8,
+    Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
+    INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128,
+)  # fmt: skip
 """All that the kernels of `custom_ops` read: cpu/linear/formats.h has the same rows."""
 
 FORMATS = {form.name: form for form in ROWS}

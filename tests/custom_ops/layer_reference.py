@@ -24,6 +24,7 @@ class Weight:
     """A matrix as a file has it, and as numbers [N, K] in float64; its bias, float32 [N], or None.
 
     parts: what values are the sum of, each multiplied and added apart: a block's numbers, then its minimum.
+    scale_columns: how many columns share a scale, and are added up as whole numbers.
     """
 
     form: WeightFormat
@@ -31,6 +32,7 @@ class Weight:
     values: np.ndarray
     parts: tuple[np.ndarray, ...] = ()
     bias: np.ndarray | None = None
+    scale_columns: int = BLOCK
 
 
 def make_weight(rng, form_name: str, rows: int, columns: int, has_bias: bool = False) -> Weight:
@@ -55,10 +57,10 @@ def weight_of(floats: np.ndarray, form_name: str) -> Weight:
 
 
 def minimums_of(form: WeightFormat, stored: np.ndarray) -> np.ndarray | None:
-    """What each weight has beside its number times the scale, [N, K] in float64; of Q8_0 there is none."""
+    """What each weight has beside its number times the scale, [N, K] in float64; None for what has no minimums."""
     blocks = stored.reshape(len(stored), -1, form.block_bytes)
     halves = blocks[..., :4].copy().view(np.float16).astype(np.float64)
-    of_blocks = {"int8": None, "Q4_0": -8 * halves[..., 0], "Q4_1": halves[..., 1]}[form.name]
+    of_blocks = {"int8": None, "Q4_0": None, "Q4_1": halves[..., 1]}[form.name]
     return None if of_blocks is None else of_blocks.repeat(BLOCK, axis=1)
 
 
@@ -146,17 +148,18 @@ def product_with_blocks(x: Bounded, weight: Weight) -> Bounded:
     """
     off = x.error + rounding(x)
     error = (off + UNIT * np.abs(x.value)) @ np.abs(weight.values).T
-    additions = len(weight.parts) * weight.values.shape[1] / BLOCK + 4
+    additions = len(weight.parts) * weight.values.shape[1] / weight.scale_columns + 4
     for part in weight.parts:
         sizes = np.abs(part)
-        of_blocks = np.abs(by_blocks(x.value) @ by_blocks(part).swapaxes(1, 2)).sum(axis=0)
+        length = weight.scale_columns
+        of_blocks = np.abs(by_blocks(x.value, length) @ by_blocks(part, length).swapaxes(1, 2)).sum(axis=0)
         error += (of_blocks + off @ sizes.T) * additions * UNIT + NOTHING * sizes.sum(axis=1)
     return Bounded(x.value @ weight.values.T, error)
 
 
-def by_blocks(matrix: np.ndarray) -> np.ndarray:
-    """[rows, K] as [K / 32, rows, 32]."""
-    return matrix.reshape(len(matrix), -1, BLOCK).swapaxes(0, 1)
+def by_blocks(matrix: np.ndarray, length: int) -> np.ndarray:
+    """[rows, K] as [K / length, rows, length]."""
+    return matrix.reshape(len(matrix), -1, length).swapaxes(0, 1)
 
 
 def rounding(x: Bounded) -> np.ndarray:

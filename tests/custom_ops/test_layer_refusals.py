@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mindspore_paged.custom_ops.layer_roles import LAYER_ROLES, OPTIONAL_ROLES
+from mindspore_paged.formats.weight_format import BLOCK_FORMATS, INT8
 from tests.custom_ops.kernel_calls import OpRefusedError, attention_roles, feed_forward_roles, packed, packed_kinds
 from tests.custom_ops.layer_reference import make_weight
 from tests.custom_ops.layer_scenes import EPSILON, make_feed_forward, make_layer_scene
@@ -156,7 +157,10 @@ def step_inputs():
 # What `layout` says of one of a layer's weights.
 PACK, OFFSET, KIND, ROWS, COLUMNS = range(5)
 
-KINDS = "allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
+BLOCK_NAMES = ", ".join(
+    f"{form.kind} ({'Q8_0' if form is INT8 else form.name})" for _, form in sorted(BLOCK_FORMATS.items())
+)
+KINDS = f"allowed: {BLOCK_NAMES}"
 
 NORM_LINEAR = {
     "no columns": (
@@ -177,7 +181,7 @@ NORM_LINEAR = {
     ),
     "bytes of a row": (swap("weight", lambda x: x[:, :67]), "weight has shape [5, 67], it must be [5, 68]"),
     "blocks of another kind": (swap("kind", number(2)), "weight has shape [5, 68], it must be [5, 36]"),
-    "unknown blocks": (swap("kind", number(12)), f"weight has blocks of kind 12, {KINDS}"),
+    "unknown blocks": (swap("kind", number(9)), f"weight has blocks of kind 9, {KINDS}"),
     "floats as bytes": (swap("kind", number(1)), f"weight has blocks of kind 1, {KINDS}"),
     "negative kind": (swap("kind", number(-3)), f"weight has blocks of kind -3, {KINDS}"),
     "columns cut a block": (
@@ -228,7 +232,7 @@ FEED_FORWARD = {
     ),
     "down bytes": (swap("down", lambda x: x[:, :40]), "down has shape [32, 40], it must be [32, 60]"),
     "down rows": (swap("down", lambda x: x[:31]), "down has 31 rows, x has 32 columns"),
-    "unknown blocks of gate": (swap("kinds", number(3 << 16 | 7)), f"gate has blocks of kind 7, {KINDS}"),
+    "unknown blocks of gate": (swap("kinds", number(3 << 16 | 9)), f"gate has blocks of kind 9, {KINDS}"),
     "unknown blocks of down": (swap("kinds", number(2)), f"down has blocks of kind 0, {KINDS}"),
     "adds_residual dtype": (
         swap("adds_residual", lambda x: x.astype(INT32)),
@@ -362,7 +366,7 @@ ATTENTION = {
     ),
 }
 
-ALL_KINDS = "allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)"
+ALL_KINDS = f"allowed: 0 (float32), 1 (float16), 30 (bfloat16), {BLOCK_NAMES}"
 
 STEP = {
     "nothing between": (

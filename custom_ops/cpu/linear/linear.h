@@ -2,136 +2,16 @@
 //
 // W stands in panels of 16 rows (panels.h). A sum belongs to one token and row, and takes its products in the same order
 // for any number of tokens, threads and chunks. So a token's result is bitwise the same whatever else is in the batch.
-// Blocks are multiplied as whole numbers with the whole numbers of the tokens, 32 columns exactly, and then scaled.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 
-#include "cpu/linear/linear_floats.h"
-#if defined(PAGED_OPS_VNNI)
-#include "cpu/linear/linear_quads.h"
-#else
-#include "cpu/linear/linear_pairs.h"
-#endif
-#include "cpu/linear/linear_tiles.h"
+#include "cpu/linear/panel_worker.h"
 #include "cpu/runtime/threads.h"
 
 namespace paged_ops {
-
-constexpr int64_t kBlockTokens = 96;  // that share a panel's weights while these are unpacked, and 6 KB of sums
-
-// 16 rows of a weight.
-struct Panel {
-  const Weights& weights;
-  int64_t index;
-
-  int64_t num_rows() const { return weights.rows_of(index); }
-  bool is_whole() const { return num_rows() == kPanelRows; }
-};
-
-using Sums = float (*)[kPanelRows];  // [tokens][16]
-
-// One thread's working memory.
-class PanelWorker {
- public:
-  // sums[t][n] = x[t] . row n of the panel, for up to kBlockTokens tokens; zeros for rows that it does not have.
-  void Multiply(const LinearTokens& tokens, const Panel& panel, Sums sums) {
-    const Weights& weights = panel.weights;
-    const char* data = arranged_.Of(weights, panel.index);
-    WithKind(weights.kind, [&](auto of) {
-      using T = decltype(of);
-      if constexpr (kIsBlock<T>) {
-        blocks_.Multiply(tokens, reinterpret_cast<const typename PanelBlock<T>::Type*>(data), tiles_, sums);
-      } else if constexpr (std::is_same_v<T, BFloat16>) {
-        OfBFloat16(tokens, reinterpret_cast<const BFloat16*>(data), sums);
-      } else {
-        const T* const panels[] = {reinterpret_cast<const T*>(data)};
-        MultiplyFloats<1, T>(tokens, panels, &sums);
-      }
-    });
-  }
-
-  // Of two panels, which share their loads of tokens where they can.
-  void Multiply(const LinearTokens& tokens, const Panel& first, Sums first_sums, const Panel& second, Sums second_sums) {
-    const bool are_alike = first.is_whole() && second.is_whole() && first.weights.kind == second.weights.kind;
-    const bool share = are_alike && WithKind(first.weights.kind, [&](auto of) {
-      using T = decltype(of);
-      if constexpr (kIsBlock<T>) {
-        return false;
-      } else {
-        const auto data = [](const Panel& panel) {
-          return reinterpret_cast<const T*>(panel.weights.panel(panel.index));
-        };
-        const T* const panels[] = {data(first), data(second)};
-        const Sums sums[] = {first_sums, second_sums};
-        return MultiplyTwo(tokens, panels, sums);
-      }
-    });
-    if (share) return;
-    Multiply(tokens, first, first_sums);
-    Multiply(tokens, second, second_sums);
-  }
-
-  // Tokens `first` on of a call's input, which is told from others by a number of its own; they stay until the next.
-  // While they are made ready, the beginning of `weights` is fetched.
-  const LinearTokens& Take(uint64_t call, const LinearInput& input, int64_t first, int64_t count, const char* weights) {
-    if (call == call_ && first == first_) return tokens_;
-    for (int64_t line = 0; line < kPrefetchBytes; line += kLineBytes) Fetch(weights, line);
-    tokens_ = forms_.Of(input, first, count);
-    call_ = call;
-    first_ = first;
-    return tokens_;
-  }
-
-  // After the last of some panels.
-  void Release() { tiles_.Release(); }
-
- private:
-  // Whether it can be done together, and is.
-  template <typename T>
-  bool MultiplyTwo(const LinearTokens& tokens, const T* const panels[2], const Sums sums[2]) {
-#if defined(PAGED_OPS_AMX)
-    if (std::is_same_v<T, BFloat16> && StandsByPairs(tokens.num_columns)) {
-      if (tokens.parts.blocks == nullptr) return false;
-      const int64_t panels_on = panels[1] == panels[0] + tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
-      if constexpr (std::is_same_v<T, BFloat16>) {
-        MultiplyByTiles<2>(tokens, panels, panels_on * BytesOfPanel(tokens), tiles_, sums);
-      }
-      return true;
-    }
-#endif
-    if (kPanelsOfTile == 1 || tokens.num_tokens == 1) return false;
-    MultiplyFloats<2, T>(tokens, panels, sums);
-    return true;
-  }
-
-  static int64_t BytesOfPanel(const LinearTokens& tokens) { return tokens.num_columns * kPanelRows * sizeof(BFloat16); }
-
-  void OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, Sums sums) {
-#if defined(PAGED_OPS_AMX)
-    if (StandsByPairs(tokens.num_columns)) {
-      if (tokens.parts.blocks != nullptr) return MultiplyByTiles<1>(tokens, &panel, BytesOfPanel(tokens), tiles_, &sums);
-      const int64_t stride = kTokenParts * tokens.num_columns;
-      for (int64_t t = 0; t < tokens.num_tokens; ++t) {
-        const float* parts = tokens.parts.floats + t * stride;
-        MultiplyByVectors(parts, panel, tokens.num_columns / kTileColumns, sums[t]);
-      }
-      return;
-    }
-#endif
-    MultiplyFloats<1, BFloat16>(tokens, &panel, &sums);
-  }
-
-  uint64_t call_ = 0;
-  int64_t first_ = 0;
-  LinearTokens tokens_;
-  TokenForms forms_;
-  ArrangedPanel arranged_;
-  BlockWorker blocks_;
-  Tiles tiles_;
-};
 
 // Adds a panel's biases to its sums.
 inline void AddBias(const Panel& panel, int64_t num_tokens, Sums sums) {

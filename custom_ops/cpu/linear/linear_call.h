@@ -42,15 +42,13 @@ inline Weights WeightsOf(const char* op, const Tensor& tensor, int64_t kind, int
     return Weights{of_kind, tensor.as<char>(), tensor.shape[0], num_columns, row_bytes};
   };
   if (tensor.dtype == DType::kUInt8) {
-    const auto of_kind = static_cast<WeightKind>(kind);
-    const int64_t block_bytes = BytesOfBlock(of_kind);
-    if (block_bytes == 0) Refuse(op, tensor.name, " has blocks of kind ", kind, ", allowed: 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)");
-    if (num_columns % kBlockWeights != 0) {
-      Refuse(op, tensor.name, " has ", num_columns, " columns, not a multiple of the ", kBlockWeights, " of a block");
+    if (BlockSizeOf(kind).columns == 0) {
+      Refuse(op, tensor.name, " has blocks of kind ", kind, ", allowed: ", NamesOf(BlockFormats()));
     }
-    const int64_t row_bytes = num_columns / kBlockWeights * block_bytes;
+    RequireWholeBlocks(op, tensor.name, kind, num_columns);
+    const int64_t row_bytes = BytesOfRow(kind, num_columns);
     RequireShape(op, tensor, {tensor.shape[0], row_bytes});
-    return weights(of_kind, row_bytes);
+    return weights(static_cast<WeightKind>(kind), row_bytes);
   }
   RequireShape(op, tensor, {tensor.shape[0], num_columns});
   const int64_t row_bytes = num_columns * ByteSize(tensor.dtype);

@@ -1,18 +1,18 @@
 // The tokens that a linear layer multiplies, and what weights of some kinds are multiplied with: whole numbers for blocks,
-// parts (token_parts.h) for bfloat16 where there are tiles.
+// parts (tokens_bf16.h) for bfloat16 where there are tiles.
 //
 // Of whole numbers, 32 neighbours of a token share a scale, as those of a row do. They have 16 bits, so that a sum of 32
 // products with 8 bits is exact in 32, and what rounding takes from a token is less than a 65,000th of the largest of
-// the 32. Source: the blocks of GGUF, see weights.h.
+// the 32. Source: the blocks of GGUF, see formats.h.
 #pragma once
 
 #include <algorithm>
 
-#include "cpu/linear/token_parts.h"
+#include "cpu/linear/tokens_bf16.h"
 #if defined(PAGED_OPS_VNNI)
-#include "cpu/linear/token_quads.h"
+#include "cpu/linear/tokens_vnni.h"
 #else
-#include "cpu/linear/token_pairs.h"
+#include "cpu/linear/tokens_madd.h"
 #endif
 
 namespace paged_ops {
@@ -65,8 +65,8 @@ class TokenForms {
   TokenNumbers Round(const float* floats, int64_t num_tokens, int64_t num_columns) {
     rounded_.Resize(num_tokens, num_columns);
     for (int64_t t = 0; t < num_tokens; ++t) {
-      for (int64_t b = 0; b < num_columns / kBlockWeights; ++b) {
-        rounded_.Set(t, b, RoundBlock(floats + t * num_columns + b * kBlockWeights));
+      for (int64_t b = 0; b < num_columns / kUnitColumns; ++b) {
+        rounded_.Set(t, b, RoundUnit(floats + t * num_columns + b * kUnitColumns));
       }
     }
     return rounded_.Get();

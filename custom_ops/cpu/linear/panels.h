@@ -4,8 +4,7 @@
 // reads memory straight on. A panel has the bytes of its rows, in another order:
 //   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two, or, for the
 //             tiles of AMX and of whole tiles' columns, [columns / 2][16 rows][2]
-//   blocks    for each 32 columns the 16 scales (and minimums), then the numbers as the CPU multiplies them: by pairs of
-//             columns (number_pairs.h) or by fours (number_quads.h)
+//   blocks    one of the rows' behind the other: their scales, byte by byte of all rows, then their numbers (numbers.h)
 // Rows that are too few for a panel stay as they come, behind the last, and are arranged each time they are used.
 #pragma once
 
@@ -14,51 +13,8 @@
 #include <vector>
 
 #include "cpu/linear/weights.h"
-#if defined(PAGED_OPS_VNNI)
-#include "cpu/linear/number_quads.h"
-#else
-#include "cpu/linear/number_pairs.h"
-#endif
 
 namespace paged_ops {
-
-// Blocks of 16 rows.
-struct PanelOfQ8_0 {
-  Half scales[kPanelRows];
-  PanelBytes numbers;
-};
-
-struct PanelOfQ4_0 {
-  Half scales[kPanelRows];
-  PanelNibbles numbers;
-};
-
-struct PanelOfQ4_1 {
-  Half scales[kPanelRows], minimums[kPanelRows];
-  PanelNibbles numbers;
-};
-
-static_assert(sizeof(PanelOfQ8_0) == kPanelRows * sizeof(Q8_0));
-static_assert(sizeof(PanelOfQ4_0) == kPanelRows * sizeof(Q4_0));
-static_assert(sizeof(PanelOfQ4_1) == kPanelRows * sizeof(Q4_1));
-
-template <typename T>
-struct PanelBlock {};  // of floats there is none
-template <>
-struct PanelBlock<Q8_0> {
-  using Type = PanelOfQ8_0;
-};
-template <>
-struct PanelBlock<Q4_0> {
-  using Type = PanelOfQ4_0;
-};
-template <>
-struct PanelBlock<Q4_1> {
-  using Type = PanelOfQ4_1;
-};
-
-template <typename T>
-constexpr bool kIsBlock = sizeof(T) > sizeof(Float);
 
 // Whether a panel of bfloat16 stands by pairs of columns: 32 of them are a tile.
 constexpr int64_t kTileColumns = 32;
@@ -78,48 +34,33 @@ int64_t PlaceOf(int64_t column, int row, int64_t num_columns) {
   return column * kPanelRows + row % 8 * 2 + row / 8;
 }
 
-inline float WeightOf(const PanelOfQ8_0& block, int row, int column) {
-  return static_cast<float>(NumberOf(block.numbers, row, column)) * Number(block.scales[row]);
-}
-
-inline float WeightOf(const PanelOfQ4_0& block, int row, int column) {
-  return static_cast<float>(NumberOf(block.numbers, row, column) - 8) * Number(block.scales[row]);
-}
-
-// One product and one sum, each rounded, as the GGUF reference has it.
-inline float WeightOf(const PanelOfQ4_1& block, int row, int column) {
-  const float product = static_cast<float>(NumberOf(block.numbers, row, column)) * Number(block.scales[row]);
-  return product + Number(block.minimums[row]);
-}
-
-inline void Place(const Q8_0& source, int row, PanelOfQ8_0& block) {
-  block.scales[row] = source.scale;
-  Place(source.numbers, row, block.numbers);
-}
-
-inline void Place(const Q4_0& source, int row, PanelOfQ4_0& block) {
-  block.scales[row] = source.scale;
-  Place(source.nibbles, row, block.numbers);
-}
-
-inline void Place(const Q4_1& source, int row, PanelOfQ4_1& block) {
-  block.scales[row] = source.scale;
-  block.minimums[row] = source.minimum;
-  Place(source.nibbles, row, block.numbers);
+// A row's blocks into their place. The panel is zeros before.
+template <typename Format>
+void PlaceBlocks(const typename Format::Stored* row, int64_t num_blocks, int index, typename Format::Panel* panel) {
+  uint8_t numbers[kUnitColumns];
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    Format::Take(row[b], index, panel[b]);
+    for (int unit = 0; unit < kUnitsOf<Format>; ++unit) {
+      Format::Numbers(row[b], unit, numbers);
+      panel[b].numbers[unit].Put(index, numbers);
+    }
+  }
 }
 
 // A panel from num_rows rows as they come, each of `columns` weights; rows that are not there are zeros.
 template <typename T>
 void ArrangePanel(const char* rows, int64_t num_rows, int64_t row_bytes, int64_t columns, char* panel) {
-  if (num_rows < kPanelRows) std::fill_n(panel, kPanelRows * row_bytes, '\0');
+  if (kIsBlock<T> || num_rows < kPanelRows) std::fill_n(panel, kPanelRows * row_bytes, '\0');
   for (int64_t r = 0; r < num_rows; ++r) {
-    const T* row = reinterpret_cast<const T*>(rows + r * row_bytes);
+    const char* row = rows + r * row_bytes;
     if constexpr (kIsBlock<T>) {
-      auto* blocks = reinterpret_cast<typename PanelBlock<T>::Type*>(panel);
-      for (int64_t b = 0; b < columns / kBlockWeights; ++b) Place(row[b], r, blocks[b]);
+      PlaceBlocks<T>(reinterpret_cast<const typename T::Stored*>(row), columns / T::kColumns, r,
+                     reinterpret_cast<typename T::Panel*>(panel));
     } else {
       T* numbers = reinterpret_cast<T*>(panel);
-      for (int64_t k = 0; k < columns; ++k) numbers[PlaceOf<T>(k, r, columns)] = row[k];
+      for (int64_t k = 0; k < columns; ++k) {
+        numbers[PlaceOf<T>(k, r, columns)] = reinterpret_cast<const T*>(row)[k];
+      }
     }
   }
 }
@@ -145,14 +86,31 @@ class ArrangedPanel {
   std::vector<char> memory_;
 };
 
+// A row of blocks as floats: a product and, where there is a minimum, a sum, each rounded, as the GGUF reference has it.
+template <typename Format>
+void CopyBlocks(const typename Format::Panel* panel, int row, int64_t num_blocks, float* target) {
+  constexpr int kGroupColumns = kUnitColumns / Format::kScalesOfUnit;
+  const int vec = row / kLanes, lane = row % kLanes;
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    const typename Format::Scales scales(panel[b]);
+    for (int unit = 0; unit < kUnitsOf<Format>; ++unit) {
+      for (int column = 0; column < kUnitColumns; ++column, ++target) {
+        const int group = column / kGroupColumns;
+        const int number = panel[b].numbers[unit].At(row, column) - Format::kOffset;
+        *target = static_cast<float>(number) * scales.scale(unit, group, vec)[lane];
+        if constexpr (Format::kHasMinimum) *target += scales.minimum(unit, group, vec)[lane];
+      }
+    }
+  }
+}
+
 // A row as floats, exactly.
 template <typename T>
 void CopyRow(const char* panel, int row, int64_t columns, float* target) {
-  for (int64_t k = 0; k < columns; ++k) {
-    if constexpr (kIsBlock<T>) {
-      const auto* blocks = reinterpret_cast<const typename PanelBlock<T>::Type*>(panel);
-      target[k] = WeightOf(blocks[k / kBlockWeights], row, k % kBlockWeights);
-    } else {
+  if constexpr (kIsBlock<T>) {
+    CopyBlocks<T>(reinterpret_cast<const typename T::Panel*>(panel), row, columns / T::kColumns, target);
+  } else {
+    for (int64_t k = 0; k < columns; ++k) {
       target[k] = Number(reinterpret_cast<const T*>(panel)[PlaceOf<T>(k, row, columns)]);
     }
   }
@@ -185,12 +143,5 @@ inline void LoadColumn(const BFloat16* column, Vec weights[kRowVecs]) {
   }
 #endif
 }
-
-// What a block adds to each number of a vector of rows, after scaling; the blocks of Q8_0 add nothing.
-inline Vec MinimumOf(const PanelOfQ4_0& block, int vec) { return Load(block.scales + vec * kLanes) * -8.0f; }
-inline Vec MinimumOf(const PanelOfQ4_1& block, int vec) { return Load(block.minimums + vec * kLanes); }
-
-template <typename Block>
-constexpr bool kHasMinimum = !std::is_same_v<Block, PanelOfQ8_0>;
 
 }  // namespace paged_ops

@@ -1,48 +1,16 @@
-// The weights of a linear layer: floats, or the blocks of a GGUF file, in panels of 16 rows (panels.h).
-//
-// A row has num_columns weights. Blocks hold 32 neighbours of a row: a scale (and a minimum), then the numbers of few
-// bits. Kinds bear GGML's own numbers.
-// Source: the GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+// The weights of a linear layer: floats, or blocks of a format (formats.h), in panels of 16 rows (panels.h).
 #pragma once
 
 #include <algorithm>
+#include <string>
 
-#include "cpu/runtime/simd.h"
+#include "cpu/linear/formats.h"
 #include "op/aot_op.h"
 
 namespace paged_ops {
 
-enum class WeightKind : int64_t { kFloat32 = 0, kFloat16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kBFloat16 = 30 };
-
-constexpr int64_t kBlockWeights = 32;
-
-// A float32 of a weight: as the other kinds, it may lie at any address.
-struct __attribute__((packed)) Float {
-  float number;
-};
-
-struct Q4_0 {  // (q - 8) * scale; byte i has the weights i, low bits, and i + 16
-  Half scale;
-  uint8_t nibbles[16];
-};
-
-struct Q4_1 {  // q * scale + minimum
-  Half scale, minimum;
-  uint8_t nibbles[16];
-};
-
-// A column's number among the 16 bytes of a Q4_0 or Q4_1.
-inline int NibbleOf(const uint8_t* nibbles, int column) {
-  return column < 16 ? nibbles[column] & 15 : nibbles[column - 16] >> 4;
-}
-
-struct Q8_0 {  // q * scale
-  Half scale;
-  int8_t numbers[32];
-};
-
-constexpr int kPanelRows = 16;
-constexpr int kRowVecs = kPanelRows / kLanes;
+// A format by GGML's number for it; those of blocks are named in formats.h alone.
+enum class WeightKind : int64_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 30 };
 
 // All panels; then the rows that are too few for one, as they come in a file. bias: [num_rows], or null.
 struct Weights {
@@ -60,50 +28,70 @@ struct Weights {
   const char* panel(int64_t index) const { return data + index * kPanelRows * row_bytes; }
 };
 
-inline int64_t BytesOfBlock(WeightKind kind) {
-  switch (kind) {
-    case WeightKind::kQ4_0: return sizeof(Q4_0);
-    case WeightKind::kQ4_1: return sizeof(Q4_1);
-    case WeightKind::kQ8_0: return sizeof(Q8_0);
-    default: return 0;
+// Calls use(Format{}) for a kind of blocks, use(Float{}) for one that is none.
+template <typename Use, typename First, typename... Rest>
+auto WithBlocksOf(int64_t kind, Use&& use, FormatList<First, Rest...>) {
+  if (kind == First::kKind) return use(First{});
+  if constexpr (sizeof...(Rest) == 0) {
+    return use(Float{});
+  } else {
+    return WithBlocksOf(kind, use, FormatList<Rest...>());
   }
 }
 
-inline bool IsOfBlocks(WeightKind kind) { return BytesOfBlock(kind) != 0; }
-
-inline float Number(Half half) {
-#if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)
-  return _cvtsh_ss(half.bits);
-#else
-  return HalfToFloat(half);
-#endif
-}
-
-inline float Number(Float weight) { return weight.number; }
-
-inline Vec Load(const Float* source) {
-  Vec vec;
-  std::memcpy(&vec, source, sizeof vec);
-  return vec;
-}
-
-inline float Number(BFloat16 number) {
-  const uint32_t bits = static_cast<uint32_t>(number.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Calls use(T{}) with the type that a kind's weights, or blocks of them, have.
+// Calls use(T{}) with a format of blocks, or the type of a kind's floats.
 template <typename Use>
 auto WithKind(WeightKind kind, Use&& use) {
   switch (kind) {
+    case WeightKind::kFloat32: return use(Float{});
     case WeightKind::kFloat16: return use(Half{});
     case WeightKind::kBFloat16: return use(BFloat16{});
-    case WeightKind::kQ4_0: return use(Q4_0{});
-    case WeightKind::kQ4_1: return use(Q4_1{});
-    case WeightKind::kQ8_0: return use(Q8_0{});
-    default: return use(Float{});
+    default: return WithBlocksOf(static_cast<int64_t>(kind), use, BlockFormats());
+  }
+}
+
+// Of the blocks of a kind: weights, and bytes; zeros for floats and for what is no kind.
+struct BlockSize {
+  int64_t columns, bytes;
+};
+
+inline BlockSize BlockSizeOf(int64_t kind) {
+  return WithBlocksOf(
+      kind,
+      [](auto of) -> BlockSize {
+        using Format = decltype(of);
+        if constexpr (kIsBlock<Format>) return {Format::kColumns, sizeof(typename Format::Stored)};
+        return {0, 0};
+      },
+      BlockFormats());
+}
+
+inline bool IsOfBlocks(WeightKind kind) { return BlockSizeOf(static_cast<int64_t>(kind)).columns != 0; }
+
+// "2 (Q4_0), 3 (Q4_1), …": what a refusal says is allowed.
+template <typename... Format>
+std::string NamesOf(FormatList<Format...>) {
+  std::string names;
+  ((names += (names.empty() ? "" : ", ") + std::to_string(Format::kKind) + " (" + Format::kName + ")"), ...);
+  return names;
+}
+
+// Bytes of a row; 0 for what is no kind. Blocks must divide it.
+inline int64_t BytesOfRow(int64_t kind, int64_t columns) {
+  switch (static_cast<WeightKind>(kind)) {
+    case WeightKind::kFloat32: return columns * 4;
+    case WeightKind::kFloat16:
+    case WeightKind::kBFloat16: return columns * 2;
+    default: break;
+  }
+  const BlockSize block = BlockSizeOf(kind);
+  return block.columns == 0 ? 0 : columns / block.columns * block.bytes;
+}
+
+inline void RequireWholeBlocks(const char* op, const char* name, int64_t kind, int64_t columns) {
+  const BlockSize block = BlockSizeOf(kind);
+  if (block.columns != 0 && columns % block.columns != 0) {
+    Refuse(op, name, " has ", columns, " columns, not a multiple of the ", block.columns, " of a block");
   }
 }
 

@@ -16,15 +16,7 @@ struct WeightPlace {
 constexpr int64_t kNoPack = -1;
 constexpr int64_t kPlaceNumbers = sizeof(WeightPlace) / sizeof(int64_t);
 
-// 0 for what is no kind.
-inline int64_t BytesOfRow(int64_t kind, int64_t columns) {
-  switch (static_cast<WeightKind>(kind)) {
-    case WeightKind::kFloat32: return columns * 4;
-    case WeightKind::kFloat16:
-    case WeightKind::kBFloat16: return columns * 2;
-    default: return columns / kBlockWeights * BytesOfBlock(static_cast<WeightKind>(kind));
-  }
-}
+constexpr int64_t kMostBlockColumns = 256;
 
 // A layer's weights, each checked when it is asked for; refused in the name of `op`.
 class PackedWeights {
@@ -37,20 +29,17 @@ class PackedWeights {
   Weights Matrix(Role role, int64_t columns) const {
     const char* name = kRoleNames[role];
     const WeightPlace place = PlaceOfNeeded(role);
-    if (BytesOfRow(place.kind, kBlockWeights) == 0) {
-      Refuse(op_, name, " has kind ", place.kind,
-             ", allowed: 0 (float32), 1 (float16), 30 (bfloat16), 2 (Q4_0), 3 (Q4_1), 8 (Q8_0)");
+    if (BytesOfRow(place.kind, kMostBlockColumns) == 0) {
+      Refuse(op_, name, " has kind ", place.kind, ", allowed: 0 (float32), 1 (float16), 30 (bfloat16), ",
+             NamesOf(BlockFormats()));
     }
     RequireColumns(op_, name, columns);
-    const auto kind = static_cast<WeightKind>(place.kind);
     if (place.columns != columns) {
       Refuse(op_, name, " has ", place.columns, " columns, it must have ", columns);
     }
-    if (IsOfBlocks(kind) && columns % kBlockWeights != 0) {
-      Refuse(op_, name, " has ", columns, " columns, not a multiple of the ", kBlockWeights, " of a block");
-    }
+    RequireWholeBlocks(op_, name, place.kind, columns);
     const int64_t row_bytes = BytesOfRow(place.kind, columns);
-    return {kind, Memory(name, place, row_bytes), place.rows, columns, row_bytes};
+    return {static_cast<WeightKind>(place.kind), Memory(name, place, row_bytes), place.rows, columns, row_bytes};
   }
 
   // float32 [columns]; null if the layer has none.

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import mindspore as ms
 from mindspore import communication
 
 from mindspore_paged.engine.execution.ranks.place import Place
@@ -43,7 +44,8 @@ def collectives_of(place: Place) -> "OneRank | RankGroup":
     parallel = place.parallel
     if parallel.size == 1:
         return ONE_RANK
-    return RankGroup(_name(place), parallel.rank, parallel.size, _is_world(place))
+    on_cpu = ms.get_context("device_target") == "CPU"
+    return RankGroup(_name(place), parallel.rank, parallel.size, _is_world(place), in_order=on_cpu)
 
 
 def _is_world(place: Place) -> bool:

@@ -6,9 +6,6 @@
 
 namespace paged_ops {
 
-// Panels that share a load of tokens.
-constexpr int kPanelsTogether = 2;
-
 #if defined(PAGED_OPS_AMX)
 
 struct alignas(kTileRowBytes) TileOfFloats {
