@@ -9,6 +9,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Quantization
 
 from mindspore_paged.errors import CheckpointError
+from mindspore_paged.formats.int4 import quantize_int4
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class WeightFormat:
         return all(column % self.group == 0 for column in columns)
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
-        """`weights`, of any floating type, rounded to this form."""
+        """`weights`, of any floating type, rounded to this form; NotImplementedError where nobody rounds to it."""
         if self.block_bytes:
             wide = np.ascontiguousarray(weights, np.float32)
-            return gguf.quantize(wide, Quantization(self.kind))
+            return (
+                quantize_int4(wide) if self.kind == Quantization.Q4_0 else gguf.quantize(wide, Quantization(self.kind))
+            )
         return np.ascontiguousarray(weights).astype(self.dtype)
 
 
@@ -89,13 +92,6 @@ Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4 = (
         Quantization.IQ4_XS, Quantization.MXFP4,
     )
 )  # fmt: skip
-
-# Of Hugging Face's quantized folders. A block is a float32 scale, of INT4 a byte with the zero point, then the numbers of
-# its columns: bytes, or of each 32 columns 16 bytes with column i in the low bits of byte i and 16 + i in its high ones.
-INT4_G32, INT4_G64, INT4_G128 = (
-    _blocks(f"INT4_G{group}", kind, group, 5 + group // 2) for kind, group in ((100, 32), (101, 64), (102, 128))
-)
-INT8_G32, INT8_G128 = (_blocks(f"INT8_G{group}", kind, group, 4 + group) for kind, group in ((103, 32), (104, 128)))
 
 INT4_G32, INT4_G64, INT4_G128 = (
     _blocks(f"INT4_G{group}", 100 + row, group, 5 + group // 2) for row, group in enumerate((32, 64, 128))

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
+from mindspore_paged.formats.weight_format import FORMATS, Q4_0, WeightFormat
 from mindspore_paged.weights.check import check_dtype
 from mindspore_paged.weights.tensor_source import Checkpoint
 
@@ -30,13 +30,27 @@ class BlockSource(Protocol):
 
 
 def formats_of(checkpoint: Checkpoint | None, weight_dtype: str, dtype: str) -> Callable[[str], WeightFormat]:
-    """How each of a checkpoint's matrices is held for model.weight_dtype; `auto` is as floats of `dtype`.
+    """How each of a checkpoint's matrices is held for model.weight_dtype.
 
-    Without a checkpoint, for a graph alone, `stored` is as `auto`.
+    `auto`: blocks as they are stored, where a kernel reads them; the rest as floats of `dtype`. `stored`: floats as
+    they are stored, too. Without a checkpoint, for a graph alone, both are floats of `dtype`.
     """
-    if weight_dtype == STORED and checkpoint is not None:
+    if checkpoint is None or weight_dtype not in (AUTO, STORED):
+        form = FORMATS[dtype] if weight_dtype in (AUTO, STORED) else form_of_dtype(weight_dtype)
+        return lambda name: form
+    if weight_dtype == STORED:
         return lambda name: stored_format(checkpoint, name)
-    return lambda name: FORMATS[dtype if weight_dtype in (AUTO, STORED) else weight_dtype]
+    return lambda name: stored_blocks(checkpoint, name) or FORMATS[dtype]
+
+
+def form_of_dtype(weight_dtype: str) -> WeightFormat:
+    """The format that a value of model.weight_dtype names: `int4` is Q4_0, in scales of least squares."""
+    return Q4_0 if weight_dtype == "int4" else FORMATS[weight_dtype]
+
+
+def stored_blocks(checkpoint: Checkpoint, name: str) -> WeightFormat | None:
+    """The blocks that a checkpoint stores a tensor as; None for floats, and for blocks that no kernel reads."""
+    return checkpoint.block_format(name) if isinstance(checkpoint, BlockSource) else None
 
 
 def stored_format(checkpoint: Checkpoint, name: str) -> WeightFormat:
@@ -47,11 +61,11 @@ def stored_format(checkpoint: Checkpoint, name: str) -> WeightFormat:
     check_dtype(checkpoint, name)
     if not isinstance(checkpoint, BlockSource):
         return FORMATS[checkpoint.dtype(name).name]
-    return checkpoint.block_format(name) or FORMATS[checkpoint.float_dtype(name).name]
+    return stored_blocks(checkpoint, name) or FORMATS[checkpoint.float_dtype(name).name]
 
 
 def read_packed(checkpoint: Checkpoint, name: str, form: WeightFormat) -> np.ndarray:
     """The tensor called `name` in the format `form`: the very blocks that are stored, or else rounded to it."""
-    if isinstance(checkpoint, BlockSource) and checkpoint.block_format(name) == form:
+    if stored_blocks(checkpoint, name) == form:
         return checkpoint.read_blocks(name, 0, 0, checkpoint.shape(name)[0])
     return form.pack(checkpoint.read(name))

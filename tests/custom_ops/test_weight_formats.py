@@ -1,4 +1,4 @@
-"""Every format of blocks that the kernels read: products, rows and bits, against gguf-py's or NumPy's meaning of them."""
+"""Every format of blocks that the kernels read: products, rows and bits, against what gguf-py or NumPy make of them."""
 
 import numpy as np
 import pytest
