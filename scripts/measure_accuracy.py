@@ -24,12 +24,14 @@ DESCRIPTION = f"""Let a model read a text, as configured and then in each varian
 
 The text is read in windows of --window tokens, {CHUNK} tokens a step, through the pages: every token's keys and values
 are stored as cache.kv_cache_dtype says before anything attends to them, as in the decoding of an answer. Counted is
-each token but the first of a window. Differences are those of its log-probability, in nats, to the first line's; same
+each token but the first of a window, and with --count-from only those behind so many others: windows of 512 counted
+from 256 give llama-perplexity's figure. Differences are those of its log-probability, in nats, to the first line's; same
 top is the share of places where both hold the same token for the most probable."""
 EPILOG = """examples:
   measure_accuracy.py --config configs/smollm2_135m.yaml \\
     --variant cache.kv_cache_dtype=bfloat16 --variant cache.kv_cache_dtype=int8
-  measure_accuracy.py --config model.yaml --variant model.dtype=float16 cache.kv_cache_dtype=int8"""
+  measure_accuracy.py --config model.yaml --variant model.dtype=float16 cache.kv_cache_dtype=int8
+  measure_accuracy.py --config model.yaml --set model.weights=model.Q4_K_M.gguf --window 512 --count-from 256"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--text", type=Path, default=TEXT, metavar="FILE", help=f"default {TEXT.name}")
     parser.add_argument("--window", type=int, default=1024, metavar="TOKENS", help="most of a context (default 1024)")
+    parser.add_argument("--count-from", type=int, default=0, metavar="TOKENS", help="of a window (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
     arguments = parser.parse_args()
     return exit_code_of(lambda: measure(arguments))
@@ -80,6 +83,8 @@ def measure(arguments: argparse.Namespace) -> None:
     """Read the text in every variant and print the table."""
     if arguments.window < 2:
         raise ConfigError(f"--window is {arguments.window}; it must be at least 2")
+    if not 0 <= arguments.count_from <= arguments.window - 2:
+        raise ConfigError(f"--count-from is {arguments.count_from}; allowed: 0 to --window - 2, {arguments.window - 2}")
     if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
         raise ConfigError(f"--json {arguments.json}: its folder is not there")
     try:
@@ -91,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> None:
     rows: list[Row] = []
     first = None
     for variant, config in zip(variants, configs, strict=True):
-        row, first = measure_one(" ".join(variant) or "as configured", config, text, arguments.window, first)
+        row, first = measure_one(" ".join(variant) or "as configured", config, text, arguments, first)
         rows.append(row)
     print(markdown(rows))
     if arguments.json is not None:
@@ -111,14 +116,16 @@ def config_of(arguments: argparse.Namespace, variant: Sequence[str]) -> EngineCo
     return load_config(arguments.config, [*arguments.overrides, *variant, *forced])
 
 
-def measure_one(name: str, config: EngineConfig, text: str, window: int, first: Reading | None) -> tuple[Row, Reading]:
+def measure_one(
+    name: str, config: EngineConfig, text: str, arguments: argparse.Namespace, first: Reading | None
+) -> tuple[Row, Reading]:
     """The variant's line, and the reading to compare the others with: `first`, or if there is none its own."""
     from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
 
     with LLM(config, show_progress=sys.stderr.isatty()) as llm:
         if llm.tokenizer is None:
             raise ConfigError("the weights bring no tokenizer; set model.tokenizer")
-        reading = read(llm, llm.tokenizer.encode(text), window, name)
+        reading = read(llm, llm.tokenizer.encode(text), arguments.window, name, arguments.count_from)
         runner, cache = llm.engine.runner, llm.engine.scheduler.cache
         kv_bytes_per_token = runner.kv_cache_bytes // (cache.pool.num_blocks * cache.block_size)
         weights_mb = runner.weight_bytes / 1e6
@@ -133,15 +140,15 @@ def measure_one(name: str, config: EngineConfig, text: str, window: int, first: 
     return row, first
 
 
-def read(llm, token_ids: Sequence[int], window: int, name: str = "") -> Reading:
+def read(llm, token_ids: Sequence[int], window: int, name: str = "", count_from: int = 0) -> Reading:
     """Let the model read the tokens in windows, past the scheduler: it has row 0 and the first pages to itself."""
-    if len(token_ids) < 2:
-        raise ConfigError("the text has fewer than two tokens")
+    if len(token_ids) < count_from + 2:
+        raise ConfigError(f"the text has fewer than {count_from + 2} tokens: {len(token_ids)}")
     log_probabilities, likeliest = [], []
-    parts = list(windows_of(token_ids, window))
+    parts = [part for part in windows_of(token_ids, window) if len(part) > count_from + 1]
     for part in tqdm(parts, desc=name, unit="window", leave=False, disable=None):
-        expected = logits_of(llm, part)[:-1]
-        following = np.array(part[1:])
+        expected = logits_of(llm, part)[count_from:-1]
+        following = np.array(part[count_from + 1 :])
         shifted = expected - expected.max(axis=1, keepdims=True)
         totals = np.log(np.exp(shifted).sum(axis=1))
         log_probabilities.append(shifted[np.arange(len(following)), following] - totals)

@@ -66,7 +66,7 @@ def test_every_token_but_the_first_of_a_window_counts(script):
     np.testing.assert_allclose(reading.log_probabilities, expected, atol=1e-4)
     np.testing.assert_array_equal(reading.likeliest, likeliest)
     assert reading.perplexity == pytest.approx(np.exp(-np.mean(expected)), rel=1e-4)
-    with pytest.raises(ConfigError, match="fewer than two tokens"):
+    with pytest.raises(ConfigError, match="fewer than 2 tokens: "):
         script.read(llm, [1], 100)
 
 

@@ -108,7 +108,7 @@ BYTES = WeightFormat("bytes", -1, np.dtype(np.uint8))
 ROWS = (
     FLOAT32, FLOAT16, BF16, INT8,
     Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
-    INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128,
+    INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128, FP8_G32, FP8_G128,
 )  # fmt: skip
 """All that the kernels of `custom_ops` read: cpu/linear/formats.h has the same rows."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import gguf
+import ml_dtypes
 import numpy as np
 
 from mindspore_paged.formats.weight_format import BLOCK_FORMATS, WeightFormat
@@ -51,6 +52,9 @@ def random_blocks(rng: np.random.Generator, form: WeightFormat, rows: int, colum
         blocks[:, :4] = rng.normal(size=(count, 1)).astype(np.float32).view(np.uint8).reshape(count, 4)
         if form.name.startswith("INT4"):
             blocks[:, 4] = rng.integers(0, 17, count)
+        if form.name.startswith("FP8"):
+            numbers = blocks[:, 4:]
+            numbers[numbers & 0x7F == 0x7F] = 0  # those that are none
         return weight_of_blocks(form, blocks.reshape(rows, -1))
     layout = LAYOUTS[form.name]
     for start in layout.halves:
@@ -67,6 +71,8 @@ def weight_of_blocks(form: WeightFormat, stored: np.ndarray) -> Weight:
     wide = values.astype(np.float64)
     scale_columns = LAYOUTS[form.name].scale_columns if form.name in LAYOUTS else 32
     parts = (wide,) if minimums is None else (wide - minimums, minimums)
+    if form.name.startswith("FP8"):
+        parts = ()  # multiplied as floats
     return Weight(form, stored, wide, parts, scale_columns=scale_columns)
 
 
@@ -82,6 +88,9 @@ def meaning(form: WeightFormat, stored: np.ndarray) -> tuple[np.ndarray, np.ndar
         return values, gguf.dequantize(zeros.reshape(stored.shape), kind).astype(np.float64)
     blocks = stored.reshape(-1, form.block_bytes)
     scales = blocks[:, :4].copy().view(np.float32)
+    if form.name.startswith("FP8"):
+        numbers = blocks[:, 4:].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        return (scales * numbers).reshape(len(stored), -1), None
     if form.name.startswith("INT8"):
         return (scales * blocks[:, 4:].view(np.int8)).reshape(len(stored), -1), None
     nibbles = blocks[:, 5:].reshape(len(blocks), -1, 1, 16) >> np.array([0, 4], np.uint8)[:, None] & 15

@@ -131,7 +131,7 @@ def product(x: Bounded, weight: Weight) -> Bounded:
     """
     if weight.bias is not None:
         return product(x, replace(weight, bias=None)).plus(weight.bias)
-    if weight.form.block_bytes:
+    if weight.parts:
         return product_with_blocks(x, weight)
     sizes = np.abs(weight.values)
     additions = weight.values.shape[1] + 16

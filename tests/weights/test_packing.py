@@ -61,8 +61,12 @@ def test_shapes_in_memory(name, kind, row_bytes):
         assert packed.dtype == form.dtype
 
 
-def test_a_kind_leads_to_its_blocks():
-    assert BLOCK_FORMATS == {8: INT8, 2: Q4_0, 3: Q4_1}
+def test_a_kind_leads_to_its_blocks_which_are_as_long_as_ggufs():
+    assert (BLOCK_FORMATS[8], BLOCK_FORMATS[2], BLOCK_FORMATS[3]) == (INT8, Q4_0, Q4_1)
+    for kind, form in BLOCK_FORMATS.items():
+        assert FORMATS[form.name] is form
+        if kind < 100:
+            assert (form.group, form.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -75,7 +79,7 @@ def test_rows_that_blocks_do_not_divide(name):
 
 
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FLOATS, "int8", "Q4_1"])
 def test_pack_rounds_as_gguf_and_numpy_do(name, dtype):
     weights = np.random.default_rng(0).normal(size=(6, 64)).astype(dtype)[::2]  # with gaps between the rows
     packed = FORMATS[name].pack(weights)
@@ -93,14 +97,15 @@ def test_formats_that_a_configuration_asks_for(tmp_path):
     }  # fmt: skip
     checkpoint = open_checkpoint(tiny.write_gguf(tmp_path / "a.gguf", tiny.make_weights(), quantize=names))
     stored = formats_of(checkpoint, "stored", "float32")
-    # Q5_1 is of blocks that no kernel reads, the last is stored as float32.
-    assert [stored(name) for name in MATRICES[:5]] == [INT8, Q4_0, Q4_1, FLOAT32, FLOAT32]
+    assert [stored(name) for name in MATRICES[:5]] == [INT8, Q4_0, Q4_1, FORMATS["Q5_1"], FLOAT32]
     assert [stored(name) for name in MATRICES[:5]] == [stored_format(checkpoint, name) for name in MATRICES[:5]]
     for dtype, form in (("float32", FLOAT32), ("float16", FLOAT16), ("bfloat16", BF16)):
-        assert formats_of(checkpoint, "auto", dtype)(MATRICES[0]) == form
+        assert [formats_of(checkpoint, "auto", dtype)(name) for name in MATRICES[3:5]] == [FORMATS["Q5_1"], form]
+        assert formats_of(None, "auto", dtype)(MATRICES[0]) == form
         assert formats_of(None, "stored", dtype)(MATRICES[0]) == form
         assert formats_of(checkpoint, dtype, "float32")(MATRICES[0]) == form
     assert formats_of(checkpoint, "int8", "float32")(MATRICES[4]) == INT8
+    assert formats_of(checkpoint, "int4", "float32")(MATRICES[0]) == Q4_0
 
 
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/linear/add_scaled.h"
+#include "cpu/linear/dot_maddubs.h"
 #include "cpu/linear/linear_input.h"
 #include "cpu/linear/panels.h"
 #include "cpu/linear/tiles.h"
@@ -49,18 +51,6 @@ constexpr int kPairOffset = std::is_same_v<std::decay_t<decltype(Format::Panel::
 // Bytes of a panel's block for each 32 columns.
 template <typename Format>
 constexpr int64_t kUnitBytes = sizeof(typename Format::Panel) / kUnitsOf<Format>;
-
-// Adds what the whole numbers of a token's 32 columns, or 16, are to its sums.
-template <typename Scales, bool kHasMinimum>
-inline void AddScaled(const IntVec whole[kRowVecs], const Scales& scale_of, float token_scale, float token_sum,
-                      Vec tile[kRowVecs]) {
-  const Vec scale = Broadcast(token_scale);
-  PAGED_OPS_UNROLL_TILE
-  for (int v = 0; v < kRowVecs; ++v) {
-    tile[v] = MulAdd(__builtin_convertvector(whole[v], Vec), scale_of.scale(v) * scale, tile[v]);
-    if constexpr (kHasMinimum) tile[v] = MulAdd(scale_of.minimum(v), Broadcast(token_sum), tile[v]);
-  }
-}
 
 // sums[t] = x[t] . panel for the first kTokens tokens, the numbers unpacked as they are multiplied.
 template <int kTokens, typename Format>
@@ -108,17 +98,12 @@ void MultiplyDirect(const TokenNumbers& tokens, int64_t num_columns, const typen
             }
           }
         }
-        struct {
-          const typename Format::Scales& scales;
-          int unit, group;
-          Vec scale(int v) const { return scales.scale(unit, group, v); }
-          Vec minimum(int v) const { return scales.minimum(unit, group, v); }
-        } const of_group{scales, unit, group};
+        const ScalesOfGroup<Format> of_group{scales, unit, group};
         PAGED_OPS_UNROLL_TILE
         for (int t = 0; t < kTokens; ++t) {
           const int64_t place = t * unit_stride + index;
           const float sum = kGroups == 1 ? tokens.sums[place] : tokens.sums_of_halves[place][group];
-          AddScaled<decltype(of_group), Format::kHasMinimum>(whole[t], of_group, tokens.scales[place], sum, tile[t]);
+          AddScaled<Format::kHasMinimum>(whole[t], of_group, tokens.scales[place], sum, tile[t]);
         }
       }
     }
@@ -204,7 +189,7 @@ void MultiplyUnpacked(const TokenNumbers& tokens, int64_t num_columns, int64_t f
       for (int t = 0; t < kTokens; ++t) {
         const int64_t place = t * unit_stride + first_unit + u;
         const float sum = kGroups == 1 ? tokens.sums[place] : tokens.sums_of_halves[place][group];
-        AddScaled<decltype(of_group), kHasMinimum>(whole[t], of_group, tokens.scales[place], sum, tile[t]);
+        AddScaled<kHasMinimum>(whole[t], of_group, tokens.scales[place], sum, tile[t]);
       }
     }
   }
@@ -218,6 +203,15 @@ class BlockWorker {
   template <typename Format>
   void Multiply(const LinearTokens& tokens, const typename Format::Panel* blocks, Tiles&, float (*sums)[kPanelRows]) {
     const int64_t columns = tokens.num_columns;
+#if defined(PAGED_OPS_AVX2)
+    if constexpr (QuadsOfSum<Format>() != 0) {
+      if (tokens.num_tokens <= kByteTokens) {
+        return WithTokens<kByteTokens>(tokens.num_tokens, [&](auto count) {
+          MultiplyByBytes<count.value, Format>(tokens.whole, columns, blocks, sums);
+        });
+      }
+    }
+#endif
     if (tokens.num_tokens <= kBlockTileTokens) {
       return WithTokens<kBlockTileTokens>(tokens.num_tokens, [&](auto count) {
         MultiplyDirect<count.value, Format>(tokens.whole, columns, blocks, sums);

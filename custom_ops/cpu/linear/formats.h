@@ -7,6 +7,7 @@
 // A format has:
 //   kKind, kName, kColumns     GGML's number, its name in files, weights of a block
 //   kOffset                    what the numbers have added, so that none is below 0
+//   kLargest                   the largest number, with that
 //   kScalesOfUnit              1: a scale for 32 columns; 2: one for each 16
 //   kHasMinimum
 //   Stored, Panel              a block of a row, as files have it, and blocks of 16 rows: of the same size, rows aside
@@ -71,7 +72,9 @@ inline Vec FromUnsigned(const uint8_t* source) {
 #endif
 }
 
-struct BlockFormat {};
+struct BlockFormat {
+  static constexpr bool kAreFloats = false;
+};
 
 template <typename T>
 constexpr bool kIsBlock = std::is_base_of_v<BlockFormat, T>;
@@ -99,7 +102,7 @@ struct PlainScales {
 struct Q4_0 : BlockFormat {
   static constexpr int64_t kKind = 2, kColumns = 32;
   static constexpr const char* kName = "Q4_0";
-  static constexpr int kOffset = 8, kScalesOfUnit = 1;
+  static constexpr int kOffset = 8, kLargest = 15, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -121,7 +124,7 @@ struct Q4_0 : BlockFormat {
 struct Q4_1 : BlockFormat {
   static constexpr int64_t kKind = 3, kColumns = 32;
   static constexpr const char* kName = "Q4_1";
-  static constexpr int kOffset = 0, kScalesOfUnit = 1;
+  static constexpr int kOffset = 0, kLargest = 15, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = true;
 
   struct Stored {
@@ -151,7 +154,7 @@ inline void AddFifthBits(const uint8_t bits[4], uint8_t numbers[kUnitColumns]) {
 struct Q5_0 : BlockFormat {
   static constexpr int64_t kKind = 6, kColumns = 32;
   static constexpr const char* kName = "Q5_0";
-  static constexpr int kOffset = 16, kScalesOfUnit = 1;
+  static constexpr int kOffset = 16, kLargest = 31, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -177,7 +180,7 @@ struct Q5_0 : BlockFormat {
 struct Q5_1 : BlockFormat {
   static constexpr int64_t kKind = 7, kColumns = 32;
   static constexpr const char* kName = "Q5_1";
-  static constexpr int kOffset = 0, kScalesOfUnit = 1;
+  static constexpr int kOffset = 0, kLargest = 31, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = true;
 
   struct Stored {
@@ -206,7 +209,7 @@ struct Q5_1 : BlockFormat {
 struct Q8_0 : BlockFormat {
   static constexpr int64_t kKind = 8, kColumns = 32;
   static constexpr const char* kName = "Q8_0";
-  static constexpr int kOffset = 128, kScalesOfUnit = 1;
+  static constexpr int kOffset = 128, kLargest = 255, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -230,7 +233,7 @@ struct Q8_0 : BlockFormat {
 struct Q2_K : BlockFormat {
   static constexpr int64_t kKind = 10, kColumns = 256;
   static constexpr const char* kName = "Q2_K";
-  static constexpr int kOffset = 0, kScalesOfUnit = 2;
+  static constexpr int kOffset = 0, kLargest = 3, kScalesOfUnit = 2;
   static constexpr bool kHasMinimum = true;
 
   struct Stored {
@@ -279,7 +282,7 @@ struct Q2_K : BlockFormat {
 struct Q3_K : BlockFormat {
   static constexpr int64_t kKind = 11, kColumns = 256;
   static constexpr const char* kName = "Q3_K";
-  static constexpr int kOffset = 4, kScalesOfUnit = 2;
+  static constexpr int kOffset = 4, kLargest = 7, kScalesOfUnit = 2;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -372,7 +375,7 @@ class UnpackedSixBitScales {
 struct Q4_K : BlockFormat {
   static constexpr int64_t kKind = 12, kColumns = 256;
   static constexpr const char* kName = "Q4_K";
-  static constexpr int kOffset = 0, kScalesOfUnit = 1;
+  static constexpr int kOffset = 0, kLargest = 15, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = true;
 
   struct Stored {
@@ -396,7 +399,7 @@ struct Q4_K : BlockFormat {
 struct Q5_K : BlockFormat {
   static constexpr int64_t kKind = 13, kColumns = 256;
   static constexpr const char* kName = "Q5_K";
-  static constexpr int kOffset = 0, kScalesOfUnit = 1;
+  static constexpr int kOffset = 0, kLargest = 31, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = true;
 
   struct Stored {
@@ -424,7 +427,7 @@ struct Q5_K : BlockFormat {
 struct Q6_K : BlockFormat {
   static constexpr int64_t kKind = 14, kColumns = 256;
   static constexpr const char* kName = "Q6_K";
-  static constexpr int kOffset = 32, kScalesOfUnit = 2;
+  static constexpr int kOffset = 32, kLargest = 63, kScalesOfUnit = 2;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -470,7 +473,7 @@ inline constexpr uint8_t kMXFP4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 
 struct IQ4_NL : BlockFormat {
   static constexpr int64_t kKind = 20, kColumns = 32;
   static constexpr const char* kName = "IQ4_NL";
-  static constexpr int kOffset = 128, kScalesOfUnit = 1;
+  static constexpr int kOffset = 128, kLargest = 241, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -493,7 +496,7 @@ struct IQ4_NL : BlockFormat {
 struct IQ4_XS : BlockFormat {
   static constexpr int64_t kKind = 23, kColumns = 256;
   static constexpr const char* kName = "IQ4_XS";
-  static constexpr int kOffset = 128, kScalesOfUnit = 1;
+  static constexpr int kOffset = 128, kLargest = 241, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -543,7 +546,7 @@ struct IQ4_XS : BlockFormat {
 struct MXFP4 : BlockFormat {
   static constexpr int64_t kKind = 39, kColumns = 32;
   static constexpr const char* kName = "MXFP4";
-  static constexpr int kOffset = 12, kScalesOfUnit = 1;
+  static constexpr int kOffset = 12, kLargest = 24, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct Stored {
@@ -577,7 +580,7 @@ template <int64_t kKindOfGroup, int kGroup>
 struct Int4Group : BlockFormat {
   static constexpr int64_t kKind = kKindOfGroup, kColumns = kGroup;
   static constexpr const char* kName = kGroup == 32 ? "INT4_G32" : kGroup == 64 ? "INT4_G64" : "INT4_G128";
-  static constexpr int kOffset = 0, kScalesOfUnit = 1;
+  static constexpr int kOffset = 0, kLargest = 15, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = true;  // that of a zero point
 
   struct __attribute__((packed)) Stored {
@@ -611,7 +614,7 @@ template <int64_t kKindOfGroup, int kGroup>
 struct Int8Group : BlockFormat {
   static constexpr int64_t kKind = kKindOfGroup, kColumns = kGroup;
   static constexpr const char* kName = kGroup == 32 ? "INT8_G32" : "INT8_G128";
-  static constexpr int kOffset = 128, kScalesOfUnit = 1;
+  static constexpr int kOffset = 128, kLargest = 255, kScalesOfUnit = 1;
   static constexpr bool kHasMinimum = false;
 
   struct __attribute__((packed)) Stored {
@@ -632,12 +635,50 @@ struct Int8Group : BlockFormat {
   }
 };
 
+// kLanes numbers of E4M3, of four bits of exponent and three of fraction, as float16 has room for: 256 times as small there.
+inline Vec FromE4M3(const uint8_t* source) {
+  Half halves[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    halves[i].bits = static_cast<uint16_t>((source[i] & 0x80) << 8 | (source[i] & 0x7f) << 7);
+  }
+  return Load(halves) * 256.0f;
+}
+
+// Floats of 8 bits, which are multiplied as floats (dot_fp8.h). Source: Micikevicius et al. 2022, "FP8 Formats for Deep
+// Learning"; the kind without infinities, in which all ones is no number: then the scale is none either.
+template <int64_t kKindOfGroup, int kGroup>
+struct Fp8Group : BlockFormat {
+  static constexpr int64_t kKind = kKindOfGroup, kColumns = kGroup;
+  static constexpr const char* kName = kGroup == 32 ? "FP8_G32" : "FP8_G128";
+  static constexpr bool kAreFloats = true;
+
+  struct __attribute__((packed)) Stored {
+    Float scale;
+    uint8_t numbers[kGroup];
+  };
+  struct Panel {
+    Float scales[kPanelRows];
+    uint8_t numbers[kGroup][kPanelRows];
+  };
+  struct Scales : PlainScales<Float> {
+    explicit Scales(const Panel& panel) : PlainScales<Float>{panel.scales, nullptr} {}
+  };
+
+  static void Place(const Stored& stored, int row, Panel& panel) {
+    panel.scales[row] = stored.scale;
+    for (int i = 0; i < kGroup; ++i) {
+      panel.numbers[i][row] = stored.numbers[i];
+      if ((stored.numbers[i] & 0x7f) == 0x7f) panel.scales[row].number = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+};
+
 // All formats of blocks: a new one is a struct above and a name here, and a row in formats/weight_format.py.
 template <typename... Format>
 struct FormatList {};
 using BlockFormats =
     FormatList<Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, Int4Group<100, 32>,
-               Int4Group<101, 64>, Int4Group<102, 128>, Int8Group<103, 32>, Int8Group<104, 128>>;
+               Int4Group<101, 64>, Int4Group<102, 128>, Int8Group<103, 32>, Int8Group<104, 128>, Fp8Group<105, 32>, Fp8Group<106, 128>>;
 
 template <typename... Format>
 constexpr bool PanelsAreOfTheSameSize(FormatList<Format...>) {

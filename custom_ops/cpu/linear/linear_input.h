@@ -33,7 +33,7 @@ inline bool TakesParts(const Weights& weights) {
 // Tokens to be multiplied with these weights, which have the same columns.
 template <typename... OneOfWeights>
 LinearInput InputFor(const float* x, int64_t num_tokens, const OneOfWeights&... weights) {
-  return {x, num_tokens, std::max({weights.num_columns...}), (IsOfBlocks(weights.kind) || ...),
+  return {x, num_tokens, std::max({weights.num_columns...}), (TakesWholeNumbers(weights.kind) || ...),
           (TakesParts(weights) || ...)};
 }
 

@@ -4,6 +4,7 @@
 
 #include "cpu/linear/amx_bf16.h"
 #include "cpu/linear/dot_floats.h"
+#include "cpu/linear/dot_fp8.h"
 #if defined(PAGED_OPS_VNNI)
 #include "cpu/linear/dot_vnni.h"
 #else
@@ -19,7 +20,12 @@ int64_t BytesOfPanel(const LinearTokens& tokens) { return tokens.num_columns * k
 
 }  // namespace
 
-PanelWorker::PanelWorker() : blocks_(std::make_unique<BlockWorker>()) {}
+struct PanelWorker::Memory {
+  BlockWorker blocks;
+  Fp8Worker fp8;
+};
+
+PanelWorker::PanelWorker() : memory_(std::make_unique<Memory>()) {}
 PanelWorker::~PanelWorker() = default;
 
 const LinearTokens& PanelWorker::Take(uint64_t call, const LinearInput& input, int64_t first, int64_t count,
@@ -38,7 +44,12 @@ void PanelWorker::Multiply(const LinearTokens& tokens, const Panel& panel, Sums 
   WithKind(weights.kind, [&](auto of) {
     using T = decltype(of);
     if constexpr (kIsBlock<T>) {
-      blocks_->Multiply<T>(tokens, reinterpret_cast<const typename T::Panel*>(data), tiles_, sums);
+      const auto* blocks = reinterpret_cast<const typename T::Panel*>(data);
+      if constexpr (T::kAreFloats) {
+        memory_->fp8.Multiply<T>(tokens, blocks, sums);
+      } else {
+        memory_->blocks.Multiply<T>(tokens, blocks, tiles_, sums);
+      }
     } else if constexpr (std::is_same_v<T, BFloat16>) {
       OfBFloat16(tokens, reinterpret_cast<const BFloat16*>(data), sums);
     } else {

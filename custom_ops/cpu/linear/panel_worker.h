@@ -24,8 +24,6 @@ struct Panel {
 
 using Sums = float (*)[kPanelRows];  // [tokens][16]
 
-class BlockWorker;
-
 class PanelWorker {
  public:
   PanelWorker();
@@ -45,6 +43,8 @@ class PanelWorker {
   void Release() { tiles_.Release(); }
 
  private:
+  struct Memory;
+
   template <typename T>
   bool MultiplyTwo(const LinearTokens& tokens, const T* const panels[2], const Sums sums[2]);
   void OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, Sums sums);
@@ -54,7 +54,7 @@ class PanelWorker {
   LinearTokens tokens_;
   TokenForms forms_;
   ArrangedPanel arranged_;
-  std::unique_ptr<BlockWorker> blocks_;
+  std::unique_ptr<Memory> memory_;
   Tiles tiles_;
 };
 

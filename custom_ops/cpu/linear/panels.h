@@ -37,12 +37,16 @@ int64_t PlaceOf(int64_t column, int row, int64_t num_columns) {
 // A row's blocks into their place. The panel is zeros before.
 template <typename Format>
 void PlaceBlocks(const typename Format::Stored* row, int64_t num_blocks, int index, typename Format::Panel* panel) {
-  uint8_t numbers[kUnitColumns];
   for (int64_t b = 0; b < num_blocks; ++b) {
-    Format::Take(row[b], index, panel[b]);
-    for (int unit = 0; unit < kUnitsOf<Format>; ++unit) {
-      Format::Numbers(row[b], unit, numbers);
-      panel[b].numbers[unit].Put(index, numbers);
+    if constexpr (Format::kAreFloats) {
+      Format::Place(row[b], index, panel[b]);
+    } else {
+      uint8_t numbers[kUnitColumns];
+      Format::Take(row[b], index, panel[b]);
+      for (int unit = 0; unit < kUnitsOf<Format>; ++unit) {
+        Format::Numbers(row[b], unit, numbers);
+        panel[b].numbers[unit].Put(index, numbers);
+      }
     }
   }
 }
@@ -86,6 +90,17 @@ class ArrangedPanel {
   std::vector<char> memory_;
 };
 
+template <typename Format>
+void CopyFloats(const typename Format::Panel* panel, int row, int64_t num_blocks, float* target) {
+  const int vec = row / kLanes, lane = row % kLanes;
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    const Vec scales = typename Format::Scales(panel[b]).scale(0, 0, vec);
+    for (int64_t column = 0; column < Format::kColumns; ++column, ++target) {
+      *target = FromE4M3(panel[b].numbers[column] + vec * kLanes)[lane] * scales[lane];
+    }
+  }
+}
+
 // A row of blocks as floats: a product and, where there is a minimum, a sum, each rounded, as the GGUF reference has it.
 template <typename Format>
 void CopyBlocks(const typename Format::Panel* panel, int row, int64_t num_blocks, float* target) {
@@ -108,7 +123,12 @@ void CopyBlocks(const typename Format::Panel* panel, int row, int64_t num_blocks
 template <typename T>
 void CopyRow(const char* panel, int row, int64_t columns, float* target) {
   if constexpr (kIsBlock<T>) {
-    CopyBlocks<T>(reinterpret_cast<const typename T::Panel*>(panel), row, columns / T::kColumns, target);
+    const auto* blocks = reinterpret_cast<const typename T::Panel*>(panel);
+    if constexpr (T::kAreFloats) {
+      CopyFloats<T>(blocks, row, columns / T::kColumns, target);
+    } else {
+      CopyBlocks<T>(blocks, row, columns / T::kColumns, target);
+    }
   } else {
     for (int64_t k = 0; k < columns; ++k) {
       target[k] = Number(reinterpret_cast<const T*>(panel)[PlaceOf<T>(k, row, columns)]);

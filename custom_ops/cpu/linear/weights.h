@@ -66,7 +66,13 @@ inline BlockSize BlockSizeOf(int64_t kind) {
       BlockFormats());
 }
 
-inline bool IsOfBlocks(WeightKind kind) { return BlockSizeOf(static_cast<int64_t>(kind)).columns != 0; }
+// Whether a kind's numbers are multiplied with whole numbers of the tokens.
+inline bool TakesWholeNumbers(WeightKind kind) {
+  return WithKind(kind, [](auto of) {
+    if constexpr (kIsBlock<decltype(of)>) return !decltype(of)::kAreFloats;
+    return false;
+  });
+}
 
 // "2 (Q4_0), 3 (Q4_1), …": what a refusal says is allowed.
 template <typename... Format>
