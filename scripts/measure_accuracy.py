@@ -24,9 +24,9 @@ DESCRIPTION = f"""Let a model read a text, as configured and then in each varian
 
 The text is read in windows of --window tokens, {CHUNK} tokens a step, through the pages: every token's keys and values
 are stored as cache.kv_cache_dtype says before anything attends to them, as in the decoding of an answer. Counted is
-each token but the first of a window, and with --count-from only those behind so many others: windows of 512 counted
-from 256 give llama-perplexity's figure. Differences are those of its log-probability, in nats, to the first line's; same
-top is the share of places where both hold the same token for the most probable."""
+each token but the first of a window; with --count-from only those behind so many others, in whole windows: those of 512
+counted from 256 give llama-perplexity's figure. Differences are those of its log-probability, in nats, to the first
+line's; same top is the share of places where both hold the same token for the most probable."""
 EPILOG = """examples:
   measure_accuracy.py --config configs/smollm2_135m.yaml \\
     --variant cache.kv_cache_dtype=bfloat16 --variant cache.kv_cache_dtype=int8
@@ -142,10 +142,11 @@ def measure_one(
 
 def read(llm, token_ids: Sequence[int], window: int, name: str = "", count_from: int = 0) -> Reading:
     """Let the model read the tokens in windows, past the scheduler: it has row 0 and the first pages to itself."""
-    if len(token_ids) < count_from + 2:
-        raise ConfigError(f"the text has fewer than {count_from + 2} tokens: {len(token_ids)}")
+    needed = window if count_from else 2
+    if len(token_ids) < needed:
+        raise ConfigError(f"the text has fewer than {needed} tokens: {len(token_ids)}")
     log_probabilities, likeliest = [], []
-    parts = [part for part in windows_of(token_ids, window) if len(part) > count_from + 1]
+    parts = [part for part in windows_of(token_ids, window) if len(part) == window or not count_from]
     for part in tqdm(parts, desc=name, unit="window", leave=False, disable=None):
         expected = logits_of(llm, part)[count_from:-1]
         following = np.array(part[count_from + 1 :])

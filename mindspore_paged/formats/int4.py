@@ -13,7 +13,7 @@ _GROUPS_OF_CHUNK = 4096  # half a megabyte, and as much for each step: stays in 
 
 
 def quantize_int4(weights: np.ndarray) -> np.ndarray:
-    """Weights float32 [N, K] as blocks of Q4_0, uint8 [N, K / 32 * 18]; 32 must divide K.
+    """Weights float32 [..., K] as blocks of Q4_0, uint8 [..., K / 32 * 18]; 32 must divide K.
 
     Of some ways to round a group's numbers, that which a scale of least squares brings nearest to them. Source:
     least-squares scales as in Frantar et al. 2022, "GPTQ" (round to nearest), and ggml's search over them.
@@ -28,7 +28,7 @@ def quantize_int4(weights: np.ndarray) -> np.ndarray:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of Python's lock
         list(pool.map(quantize, starts))
-    return blocks.reshape(len(weights), -1)
+    return blocks.reshape(*weights.shape[:-1], -1)
 
 
 def _blocks_of(groups: np.ndarray) -> np.ndarray:

@@ -7,13 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_ROLES
-from mindspore_paged.formats.weight_format import FLOAT32, FORMATS
+from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, INT8, Q4_0, Q4_1
 from mindspore_paged.formats.weight_place import values_of_parameters
 from mindspore_paged.models.executions import whole_step
 from mindspore_paged.models.executions.whole_step import Held, PackedLayers
 
 NUM_WEIGHTS = len(LAYER_ROLES)
-MATRICES = st.tuples(st.sampled_from([*FORMATS.values()]), st.tuples(st.integers(1, 20), st.sampled_from([32, 96])))
+MATRICES = st.tuples(
+    st.sampled_from([FLOAT32, FLOAT16, BF16, INT8, Q4_0, Q4_1]),
+    st.tuples(st.integers(1, 20), st.sampled_from([32, 96])),
+)
 NORMS = st.tuples(st.just(FLOAT32), st.tuples(st.integers(1, 50)))
 WEIGHTS = st.lists(MATRICES | NORMS | st.none(), min_size=NUM_WEIGHTS, max_size=NUM_WEIGHTS).filter(any)
 LAYERS = st.lists(WEIGHTS, min_size=1, max_size=4)
