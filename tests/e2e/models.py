@@ -38,7 +38,7 @@ def make_llm_over(other: LLM, cache=None, scheduler=None, **sections) -> LLM:
 
 def _config(weights, name, cache, scheduler, sections) -> EngineConfig:
     runtime = sections.pop("runtime", {})
-    model = {"weights": weights, "name": "tiny" if weights == "random" else name}
+    model = {"weights": weights, "name": "tiny" if weights == "random" else name, **sections.pop("model", {})}
     return config_from_dict(
         {
             "model": model,

@@ -18,13 +18,20 @@ def prompt_of(case):
     return case["messages"] if "messages" in case else case["prompt"]
 
 
+SIZES = {
+    "cache": {"num_blocks": 128},
+    "scheduler": {"max_num_batched_tokens": 128, "token_buckets": [1, 8, 128], "max_model_len": 512},
+}
+
+
 @pytest.fixture(scope="module")
 def llm(demo_model):
-    return make_llm(
-        demo_model,
-        cache={"num_blocks": 128},
-        scheduler={"max_num_batched_tokens": 128, "token_buckets": [1, 8, 128], "max_model_len": 512},
-    )
+    return make_llm(demo_model, **SIZES)
+
+
+@pytest.fixture(scope="module")
+def llm_of_floats(demo_model):
+    return make_llm(demo_model, **SIZES, model={"weight_dtype": "float32"})
 
 
 def test_greedy_tokens_of_a_batch_equal_those_of_transformers(llm):
@@ -37,13 +44,23 @@ def test_greedy_tokens_of_a_batch_equal_those_of_transformers(llm):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_last_logits_equal_those_of_transformers(llm, name, monkeypatch):
+def test_last_logits_equal_those_of_transformers(llm_of_floats, name, monkeypatch):
+    check_last_logits(llm_of_floats, name, monkeypatch, 1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_last_logits_of_weights_as_they_are_stored(llm, name, monkeypatch):
+    """A token's numbers are rounded to 16 bits for them."""
+    check_last_logits(llm, name, monkeypatch, 1e-2)
+
+
+def check_last_logits(llm, name, monkeypatch, bound):
     case, seen = CASES[name], []
     run = llm.engine.runner.run
     monkeypatch.setattr(llm.engine.runner, "run", lambda inputs: seen.append(run(inputs)) or seen[-1])
     llm.generate(prompt_of(case), SamplingParams(max_tokens=1))
     logits, expected = seen[-1][-1], case["last_logits"]
-    np.testing.assert_allclose(logits[expected["indices"]], expected["values"], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(logits[expected["indices"]], expected["values"], rtol=0, atol=bound)
     assert int(logits.argmax()) == expected["top_ids"][0]
 
 
