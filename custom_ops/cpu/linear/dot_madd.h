@@ -199,23 +199,23 @@ void MultiplyUnpacked(const TokenNumbers& tokens, int64_t num_columns, int64_t f
 // One thread's working memory.
 class BlockWorker {
  public:
-  // sums[t][n] = x[t] . row n of the panel. For one tile the numbers are unpacked as it goes, for more once for all.
+  // sums[t][n] = x[t] . row n of the panel. For few tokens the numbers are unpacked as it goes, for more once for all.
   template <typename Format>
   void Multiply(const LinearTokens& tokens, const typename Format::Panel* blocks, Tiles&, float (*sums)[kPanelRows]) {
     const int64_t columns = tokens.num_columns;
-#if defined(PAGED_OPS_AVX2)
-    if constexpr (QuadsOfSum<Format>() != 0) {
-      if (tokens.num_tokens <= kByteTokens) {
-        return WithTokens<kByteTokens>(tokens.num_tokens, [&](auto count) {
-          MultiplyByBytes<count.value, Format>(tokens.whole, columns, blocks, sums);
+    if constexpr (kMostByBytes<Format> != 0) {
+      if (tokens.num_tokens <= kMostByBytes<Format>) {
+        return InTiles<kByteTileTokens>(tokens.num_tokens, [&](int64_t token, auto count, int64_t, int64_t) {
+          MultiplyByBytes<count.value, Format>(tokens.whole.From(token, columns), columns, blocks, sums + token);
         });
       }
     }
-#endif
-    if (tokens.num_tokens <= kBlockTileTokens) {
-      return WithTokens<kBlockTileTokens>(tokens.num_tokens, [&](auto count) {
-        MultiplyDirect<count.value, Format>(tokens.whole, columns, blocks, sums);
-      });
+    if constexpr (kMostByBytes<Format> < kBlockTileTokens) {
+      if (tokens.num_tokens <= kBlockTileTokens) {
+        return WithTokens<kBlockTileTokens>(tokens.num_tokens, [&](auto count) {
+          MultiplyDirect<count.value, Format>(tokens.whole, columns, blocks, sums);
+        });
+      }
     }
     constexpr int64_t kUnits = kUnitsOf<Format>, kBlocksOfChunk = std::max<int64_t>(1, kChunkUnits / kUnits);
     const int64_t num_blocks = columns / Format::kColumns;

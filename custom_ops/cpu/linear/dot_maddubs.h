@@ -1,4 +1,4 @@
-// Products of one token, or two, with a panel of blocks of few bits, by bytes (pmaddubsw): on CPUs with AVX2 alone.
+// Products of few tokens with a panel of blocks of few bits, by bytes (pmaddubsw): on CPUs with AVX2 alone.
 //
 // A token's 16 bits are a high and a low byte. Sums of their products with numbers of few bits fit in 16 bits for some
 // columns, so that numbers are not widened first: of few tokens that is most of the work. The whole numbers, and so the
@@ -12,13 +12,7 @@
 
 namespace paged_ops {
 
-#if defined(PAGED_OPS_AVX2)
-
-inline __m256i BroadcastQuad(const int8_t* source) {
-  int32_t quad;
-  std::memcpy(&quad, source, sizeof quad);
-  return _mm256_set1_epi32(quad);
-}
+constexpr int kByteTileTokens = 2;  // whose sums of both bytes have room in the registers
 
 // Quads of numbers whose products with bytes fit in 16 bits when they are added up; 0: not those of one.
 template <typename Format>
@@ -26,6 +20,18 @@ constexpr int QuadsOfSum() {
   constexpr int kQuadsOfGroup = kUnitQuads / Format::kScalesOfUnit;
   constexpr int kMost = 32767 / (Format::kLargest * 128 * 2);
   return kMost >= kQuadsOfGroup ? kQuadsOfGroup : kMost >= 4 ? 4 : kMost >= 2 ? 2 : 0;
+}
+
+#if defined(PAGED_OPS_AVX2)
+
+// Up to so many tokens bytes are faster: numbers of four bits are widened once for 32 columns, those of more bits often.
+template <typename Format>
+constexpr int64_t kMostByBytes = QuadsOfSum<Format>() == 0 ? 0 : Format::kLargest < 16 ? kByteTokens : kByteTileTokens;
+
+inline __m256i BroadcastQuad(const int8_t* source) {
+  int32_t quad;
+  std::memcpy(&quad, source, sizeof quad);
+  return _mm256_set1_epi32(quad);
 }
 
 // sums[t] = x[t] . panel for the first kTokens tokens.
@@ -103,6 +109,14 @@ void MultiplyByBytes(const TokenNumbers& tokens, int64_t num_columns, const type
   }
   StoreSums<kTokens>(tile, sums);
 }
+
+#else
+
+template <typename Format>
+constexpr int64_t kMostByBytes = 0;
+
+template <int kTokens, typename Format>
+void MultiplyByBytes(const TokenNumbers&, int64_t, const typename Format::Panel*, float (*)[kPanelRows]) {}
 
 #endif
 

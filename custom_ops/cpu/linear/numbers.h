@@ -101,6 +101,8 @@ struct PanelSplitBits {
   int At(int row, int column) const { return low.At(row, column) | high.At(row, column) << kLow; }
 };
 
+using PanelFiveBits = PanelSplitBits<4, 1>;
+
 // Signed bytes; as a quad each has 128 added.
 struct PanelBytes {
   QuadsOfRows bytes[kUnitQuads];

@@ -8,7 +8,7 @@
 
 namespace paged_ops {
 
-constexpr int64_t kByteTokens = 2;  // so few are there as bytes, too
+constexpr int64_t kByteTokens = 8;  // so few are there as bytes, too
 
 // 32 numbers as 256 * high + low.
 struct TokenBytes {
@@ -23,10 +23,10 @@ struct TokenNumbers {
   const int32_t (*totals)[kHalves];          // of 16 numbers
   const TokenBytes* bytes;                   // of the first tokens, in the order of the columns
 
-  // The tokens from `first` on.
+  // The tokens from `first` on; of those that are not there as bytes that pointer is not to be followed.
   TokenNumbers From(int64_t first, int64_t num_columns) const {
     const int64_t weights = first * num_columns, units = weights / kUnitColumns;
-    return {numbers + weights, scales + units, sums + units, sums_of_halves + units, totals + units, nullptr};
+    return {numbers + weights, scales + units, sums + units, sums_of_halves + units, totals + units, bytes + units};
   }
 };
 
