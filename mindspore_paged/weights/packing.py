@@ -32,15 +32,16 @@ class BlockSource(Protocol):
 def formats_of(checkpoint: Checkpoint | None, weight_dtype: str, dtype: str) -> Callable[[str], WeightFormat]:
     """How each of a checkpoint's matrices is held for model.weight_dtype.
 
-    `auto`: blocks as they are stored, where a kernel reads them; the rest as floats of `dtype`. `stored`: floats as
-    they are stored, too. Without a checkpoint, for a graph alone, both are floats of `dtype`.
+    `auto`: what is quantized as it is stored, or as the floats of its scales where no kernel reads it; the rest as
+    floats of `dtype`. `stored`: floats as they are stored, too. Without a checkpoint, for a graph alone, floats of
+    `dtype`.
     """
     if checkpoint is None or weight_dtype not in (AUTO, STORED):
         form = FORMATS[dtype] if weight_dtype in (AUTO, STORED) else form_of_dtype(weight_dtype)
         return lambda name: form
     if weight_dtype == STORED:
         return lambda name: stored_format(checkpoint, name)
-    return lambda name: stored_blocks(checkpoint, name) or FORMATS[dtype]
+    return lambda name: stored_format(checkpoint, name) if _is_quantized(checkpoint, name) else FORMATS[dtype]
 
 
 def form_of_dtype(weight_dtype: str) -> WeightFormat:
@@ -51,6 +52,13 @@ def form_of_dtype(weight_dtype: str) -> WeightFormat:
 def stored_blocks(checkpoint: Checkpoint, name: str) -> WeightFormat | None:
     """The blocks that a checkpoint stores a tensor as; None for floats, and for blocks that no kernel reads."""
     return checkpoint.block_format(name) if isinstance(checkpoint, BlockSource) else None
+
+
+def _is_quantized(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether blocks hold a tensor as it is stored, or its scales say which floats do."""
+    return isinstance(checkpoint, BlockSource) and (
+        checkpoint.block_format(name) is not None or checkpoint.float_dtype(name) != checkpoint.dtype(name)
+    )
 
 
 def stored_format(checkpoint: Checkpoint, name: str) -> WeightFormat:

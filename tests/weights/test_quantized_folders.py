@@ -15,7 +15,6 @@ from mindspore_paged.formats.weight_format import (
     FP8_G32,
     FP8_G128,
     INT4_G32,
-    INT4_G64,
     INT4_G128,
     INT8,
     INT8_G32,
@@ -24,7 +23,7 @@ from mindspore_paged.formats.weight_format import (
 from mindspore_paged.tensor_parallel import TensorParallel
 from mindspore_paged.weights.check import check_weights
 from mindspore_paged.weights.checkpoint import open_checkpoint
-from mindspore_paged.weights.packing import read_packed, stored_format
+from mindspore_paged.weights.packing import formats_of, read_packed, stored_format
 from mindspore_paged.weights.quantized import quantized_files
 from mindspore_paged.weights.quantized.methods import quantization_of
 from mindspore_paged.weights.quantized.stored_tensors import StoredTensors
@@ -45,15 +44,9 @@ from tests.weights.quantized_folders import (
 )
 from tests.weights.quantized_goldens import PACKAGES, tensors_of, write_model
 
-FORMATS = {form.kind: form for form in (INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128, FP8_G32, FP8_G128)}
 LAYER = "model.layers.1."
 Q = f"{LAYER}self_attn.q_proj"
 DOWN, UP, OUT = (f"{LAYER}{cell}.weight" for cell in ("mlp.down_proj", "mlp.up_proj", "self_attn.o_proj"))
-
-
-@pytest.fixture(autouse=True)
-def _kernels_read_all_formats(monkeypatch):
-    monkeypatch.setattr(quantized_files, "BLOCK_FORMATS", FORMATS)
 
 
 def write(folder, name, weights=None):
@@ -189,8 +182,10 @@ def test_columns_of_ranks_at_borders_of_groups_and_between(tmp_path):
 def test_what_no_blocks_hold_is_held_as_the_floats_of_its_scales(tmp_path, name, form):
     floats = write(tmp_path / "model", name)
     checkpoint = open_checkpoint(tmp_path / "model")
-    assert stored_format(checkpoint, DOWN) == form
-    assert stored_format(checkpoint, "lm_head.weight") == FLOAT32
+    for weight_dtype in ("auto", "stored"):
+        assert formats_of(checkpoint, weight_dtype, "bfloat16")(DOWN) == form
+    assert formats_of(checkpoint, "auto", "bfloat16")("lm_head.weight") == BF16
+    assert formats_of(checkpoint, "stored", "bfloat16")("lm_head.weight") == FLOAT32
     np.testing.assert_array_equal(read_packed(checkpoint, DOWN, form), floats[DOWN].astype(np.float16))
 
 
