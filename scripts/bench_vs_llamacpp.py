@@ -20,8 +20,12 @@ from mindspore_paged.errors import ConfigError
 from mindspore_paged.launch.keeper import kept
 from mindspore_paged.script import exit_code_of
 
-WEIGHT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "Q8_0": "int8", "Q4_1": "stored"}
+WEIGHT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "Q8_0": "int8", "Q4_1": "stored"} | dict.fromkeys(
+    ("Q4_0", "Q5_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS"), "stored"
+)
 """How we keep the weights of a file of each precision: model.weight_dtype."""
+PRECISIONS = ["F32", "BF16", "Q8_0", "Q4_1"]
+"""Those that are measured unless others are named."""
 MOST_IDLE_SHARE = 0.02
 """Of a core that our process may take while llama.cpp runs; more would be threads that spin."""
 
@@ -68,7 +72,7 @@ def main() -> int:
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="where files are made; default: beside the demo model"
     )
-    parser.add_argument("--precisions", nargs="+", default=list(WEIGHT_DTYPES), choices=list(WEIGHT_DTYPES))
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=list(WEIGHT_DTYPES))
     parser.add_argument(
         "--weight-dtype", nargs="+", default=[], metavar="PRECISION=VALUE", help="Q8_0=stored, say; see above"
     )
@@ -125,12 +129,10 @@ def make_cases(arguments: argparse.Namespace, tools: LlamaTools) -> list[Case]:
     plans = []
     for precision in dict.fromkeys(arguments.precisions):
         file = model if model.stem.upper().endswith(precision) else folder / f"{_base(model)}.{precision}.gguf"
-        # float32 is what we do with a file anyway.
-        keep = [f"model.weight_dtype={weight_dtypes[precision]}"] if weight_dtypes[precision] != "float32" else []
         overrides = [
             f"model.weights={json.dumps(str(file))}",  # quoted: a path may hold what means something in YAML
             f"cache.kv_cache_dtype={arguments.kv_cache_dtype}",
-            *keep,
+            f"model.weight_dtype={weight_dtypes[precision]}",
             *arguments.overrides,
         ]
         batches = list(dict.fromkeys(arguments.batches))
