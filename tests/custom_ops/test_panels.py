@@ -7,6 +7,8 @@ import subprocess
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mindspore_paged.custom_ops.build import BuildError, find_compiler
 from mindspore_paged.custom_ops.panels import arrange_panels
@@ -69,10 +71,43 @@ def test_rows_that_are_not_contiguous(kernels):
     )
 
 
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "Q4_0"])
+@given(data=st.data())
+@settings(max_examples=25)
+def test_chosen_rows_that_lie_apart_are_arranged_as_if_they_were_alone(kernels, form, data):
+    """What a GGUF file's rows of q and k need, and a rank's columns: no copy of theirs in between."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    num_rows = data.draw(st.integers(1, 70))
+    weight = make_weight(rng, form, num_rows, 128)
+    columns = data.draw(st.sampled_from([slice(0, 128), slice(32, 96), slice(96, 128)]))
+    stored = weight.stored.view(np.uint8).reshape(num_rows, -1)
+    per_column = stored.shape[1] / 128
+    part = stored[:, int(columns.start * per_column) : int(columns.stop * per_column)].view(weight.stored.dtype)
+    order = data.draw(st.none() | st.lists(st.integers(0, num_rows - 1), min_size=1, max_size=70).map(np.array))
+    chosen = part.copy() if order is None else part[order]
+    memory = np.full(chosen.nbytes + 2, 77, np.uint8)
+    target = memory[1:-1].view(chosen.dtype).reshape(chosen.shape)
+    kind, num_columns = weight.form.kind, columns.stop - columns.start
+    part.flags.writeable = False
+    assert arrange_panels(part, kind, num_columns, kernels.path, order, target) is target
+    assert_same_bits(target, arrange_panels(chosen, kind, num_columns, kernels.path))
+    assert memory[0] == memory[-1] == 77
+
+
+def test_rows_that_are_not_there_and_room_that_does_not_fit(kernels):
+    rows = np.zeros((16, 8), np.float32)
+    for order in ([16], [-1], [0, 99]):
+        with pytest.raises(ValueError, match=r"rows .* of 16"):
+            arrange_panels(rows, 0, 8, kernels.path, np.array(order))
+    for target in (np.zeros((15, 8), np.float32), np.zeros((16, 8), np.float16), np.zeros((16, 16), np.float32)[:, :8]):
+        with pytest.raises(ValueError, match="16 rows of 8 float32 into"):
+            arrange_panels(rows, 0, 8, kernels.path, target=target)
+
+
 def test_a_library_without_panels_is_named(tmp_path):
     other = tmp_path / "other.so"
     subprocess.run([*find_compiler(), "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
-    with pytest.raises(BuildError, match=r"other\.so has no PagedOpsArrangePanels: it is of an older version; run"):
+    with pytest.raises(BuildError, match=r"other\.so has no PagedOpsArrangeRows: it is of an older version; run"):
         arrange_panels(np.ones((16, 1), np.float32), 0, 1, other)
 
 
