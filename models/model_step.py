@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from mindspore_paged.custom_ops.panels import arrange_panels
 from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, WeightFormat
-from mindspore_paged.formats.weight_place import WeightPlace
+from mindspore_paged.formats.weight_place import WeightPlace, put
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.decoder import Decoder, DecoderLayer, Head, Positions
 from mindspore_paged.models.executions.layer_operators import (
@@ -75,16 +75,17 @@ class ModelStep(nn.Cell):
         """Where each weight is that a checkpoint must provide, by Hugging Face's names."""
         return self._places
 
-    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
+    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None, order=None, target=None):
         """A weight in the order that the execution takes: rows of a matrix in panels, where operators take those.
 
         library: compiled operators that will read it, each CPU's in an order of their own; default: those used here.
+        order: int64, which of its rows are wanted; default: all. target: where to; default: an array of its own.
         """
         if weight.ndim == 1 or not self._is_fused:
-            return weight
+            return put(weight, order, target)
         form = self.format_of(name)
         columns = form.logical_shape(weight.shape)[1]
-        return arrange_panels(weight, form.kind, columns, library or library_of(self._ops_backend))
+        return arrange_panels(weight, form.kind, columns, library or library_of(self._ops_backend), order, target)
 
     @property
     def compile_phase(self):

@@ -3,6 +3,7 @@
 import math
 import mmap
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +62,12 @@ class GgufTensor:
         dtype = _DTYPES.get(self.tensor_type, np.dtype("u1"))
         numbers = np.frombuffer(self.file, dtype, self.num_bytes // dtype.itemsize, self.start)
         return numbers.reshape(*self.shape[:-1], -1)
+
+    def let_go(self) -> None:
+        """Let the system take back the memory that the file has come into; it comes again when it is looked at."""
+        first = self.start // mmap.PAGESIZE * mmap.PAGESIZE
+        with suppress(OSError):  # a system that does not do it
+            self.file.madvise(mmap.MADV_DONTNEED, first, self.start + self.num_bytes - first)
 
     def rows(self, start: int, stop: int) -> "GgufTensor":
         """Those of its rows as a tensor, for one that has several."""

@@ -63,7 +63,7 @@ class WeightFormat:
             return (
                 quantize_int4(wide) if self.kind == Quantization.Q4_0 else gguf.quantize(wide, Quantization(self.kind))
             )
-        return np.ascontiguousarray(weights).astype(self.dtype)
+        return np.ascontiguousarray(weights).astype(self.dtype, copy=False)
 
 
 def _floats(name: str, kind: Quantization, dtype: type) -> WeightFormat:

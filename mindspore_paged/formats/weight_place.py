@@ -1,6 +1,6 @@
 """Where a model holds a weight: in a Parameter of its own, or beside others in one."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -64,17 +64,32 @@ def whole_lines(num_bytes: int) -> int:
     return -(-num_bytes // LINE_BYTES) * LINE_BYTES
 
 
-def values_of_parameters(
-    places: Iterable[tuple[str, WeightPlace]], read: Callable[[str], np.ndarray], allocate: Callable[[int], np.ndarray]
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """Each Parameter with its value, one at a time, made of the weights that it holds.
+@dataclass(frozen=True)
+class Room:
+    """Memory for a Parameter's value, and in it that of each weight that the Parameter holds, by name."""
 
-    places: by name, those of one Parameter together; read: a weight as it is stored in memory; allocate: bytes ->
-    memory for them, uint8, all zero.
+    parameter: Any
+    value: np.ndarray
+    weights: dict[str, np.ndarray]
+
+
+def rooms_of_parameters(places: dict[str, WeightPlace], allocate: Callable[[int], np.ndarray]) -> Iterator[Room]:
+    """The room of each Parameter, one at a time.
+
+    places: by name, those of one Parameter together; allocate: bytes -> memory for them, uint8, all zero.
     """
-    for _, together in groupby(places, key=lambda item: id(item[1].parameter)):
-        memory = None
-        for name, place in together:
-            memory = allocate(place.parameter.nbytes) if memory is None else memory
-            place.within(memory)[...] = read(name)
-        yield place.parameter, place.within(memory) if place.is_alone else memory
+    for _, items in groupby(places.items(), key=lambda item: id(item[1].parameter)):
+        together = dict(items)
+        first = next(iter(together.values()))
+        memory = allocate(first.parameter.nbytes)
+        weights = {name: place.within(memory) for name, place in together.items()}
+        yield Room(first.parameter, first.within(memory) if first.is_alone else memory, weights)
+
+
+def put(weight: np.ndarray, order: np.ndarray | None, target: np.ndarray | None) -> np.ndarray:
+    """A weight, or those rows of it, as it is: in `target`, where one is given."""
+    rows = weight if order is None else weight[order]
+    if target is None:
+        return rows
+    target[...] = rows
+    return target

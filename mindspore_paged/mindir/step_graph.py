@@ -16,7 +16,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.files import scratch_folder, write_bytes
 from mindspore_paged.formats.weight_format import BYTES, FORMATS
-from mindspore_paged.formats.weight_place import WeightPlace
+from mindspore_paged.formats.weight_place import WeightPlace, put
 from mindspore_paged.mindir.folder import MANIFEST, ExportedWeight, MindIRFolder
 from mindspore_paged.step_inputs import STEP_INPUTS
 from mindspore_paged.wording import one_line, shortened
@@ -47,9 +47,9 @@ class MindIRStep(nn.GraphCell):
             for name, weight in self._weights.items()
         }
 
-    def arranged(self, _name: str, weight: np.ndarray, _library: Path | None = None) -> np.ndarray:
+    def arranged(self, _name: str, weight: np.ndarray, _library=None, order=None, target=None) -> np.ndarray:
         """A weight as the folder has it, which is as the graph takes it."""
-        return weight
+        return put(weight, order, target)
 
     @property
     def key_caches(self) -> list[Parameter]:

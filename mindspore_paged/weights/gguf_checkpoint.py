@@ -9,13 +9,14 @@ from gguf import GGMLQuantizationType as Quantization
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.gguf_file import GgufFile
 from mindspore_paged.formats.gguf_header import GgufTensor
-from mindspore_paged.formats.weight_format import BLOCK_FORMATS, WeightFormat
+from mindspore_paged.formats.weight_format import BLOCK_FORMATS, FORMATS, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.spec import ModelSpec
 from mindspore_paged.weights.bfloat16 import BFLOAT16
 from mindspore_paged.weights.gguf_config import gguf_model_config, spec_of_file
 from mindspore_paged.weights.quantized_tensor import dequantize_part
 from mindspore_paged.weights.rope_config import GGUF_ROPE_TENSORS
+from mindspore_paged.weights.stored_rows import StoredRows
 from mindspore_paged.weights.tensor_source import along, widened
 
 _KEPT_DTYPES = {
@@ -91,6 +92,17 @@ class GgufCheckpoint:
             form = self.block_format(name)
             start, stop = form.row_bytes(start), form.row_bytes(stop)
         return np.array(blocks[along(axis, start, stop)], order="C")
+
+    def stored_rows(self, name: str) -> StoredRows | None:
+        """The rows of the tensor called `name` in the file; None for blocks that no kernel reads."""
+        tensor, shape = self._tensors[name], self.shape(name)
+        is_float = tensor.tensor_type in _KEPT_DTYPES
+        form = FORMATS[self.dtype(name).name] if is_float else BLOCK_FORMATS.get(int(tensor.tensor_type))
+        if form is None or len(shape) > 2:
+            return None
+        rows = tensor.data.view(form.dtype).reshape(*shape[:1], *[-1] * (len(shape) - 1))
+        order = to_rotate_half(np.arange(len(rows)), self._head_dim_of(name)) if self._is_interleaved(name) else None
+        return StoredRows(form, rows, order, tensor.let_go)
 
     def _is_interleaved(self, name: str) -> bool:
         weight = self._spec.find(name) if self._spec.gguf_interleaves else None

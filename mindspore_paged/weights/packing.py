@@ -1,15 +1,20 @@
 """From a checkpoint's tensors to what a model holds of them: each weight in its format, blocks as they are stored."""
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from mindspore_paged.formats.weight_format import FORMATS, Q4_0, WeightFormat
 from mindspore_paged.weights.check import check_dtype
+from mindspore_paged.weights.stored_rows import RowSource
 from mindspore_paged.weights.tensor_source import Checkpoint
 
 AUTO, STORED = "auto", "stored"
+ROWS_TOGETHER = 16
+"""Rows that operators may take together, in an order of their own: a part of a weight has a multiple of them."""
+BYTES_OF_A_PART = 32 * 2**20
+"""Of a weight that is moved in parts, each of some milliseconds."""
 
 
 @runtime_checkable
@@ -27,6 +32,17 @@ class BlockSource(Protocol):
 
     def read_blocks(self, name: str, axis: int, start: int, stop: int) -> np.ndarray:
         """Those blocks from start to stop (weights, not bytes) of one axis, as an array of its own."""
+
+
+class Part(NamedTuple):
+    """Rows of a weight: which of them, and what they are in the format in which it is held.
+
+    order: int64, which of `stored` they are; None: all of them, as they come.
+    """
+
+    rows: slice
+    stored: np.ndarray
+    order: np.ndarray | None = None
 
 
 def formats_of(checkpoint: Checkpoint | None, weight_dtype: str, dtype: str) -> Callable[[str], WeightFormat]:
@@ -77,3 +93,27 @@ def read_packed(checkpoint: Checkpoint, name: str, form: WeightFormat) -> np.nda
     if stored_blocks(checkpoint, name) == form:
         return checkpoint.read_blocks(name, 0, 0, checkpoint.shape(name)[0])
     return form.pack(checkpoint.read(name))
+
+
+def parts_of(checkpoint: Checkpoint, name: str, form: WeightFormat) -> Iterator[Part]:
+    """What `read_packed` gives, some rows at a time, and not copied where a file has them in that format.
+
+    A part is to be used before the next is asked for: of a file no more than one of them stays in memory.
+    """
+    stored = checkpoint.stored_rows(name) if isinstance(checkpoint, RowSource) else None
+    num_rows = checkpoint.shape(name)[0]
+    if stored is not None and stored.form == form:
+        for rows in _slices(num_rows, stored.row_bytes):
+            yield Part(rows, stored.between(rows).rows, stored.between(rows).order)
+            stored.let_go()
+    elif stored_blocks(checkpoint, name) == form:
+        yield Part(slice(0, num_rows), checkpoint.read_blocks(name, 0, 0, num_rows))
+    else:
+        floats = checkpoint.read(name)
+        for rows in _slices(num_rows, floats.nbytes // max(1, num_rows)):
+            yield Part(rows, form.pack(floats[rows]))
+
+
+def _slices(num_rows: int, row_bytes: int) -> Iterator[slice]:
+    step = max(1, BYTES_OF_A_PART // max(1, row_bytes) // ROWS_TOGETHER) * ROWS_TOGETHER
+    return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))

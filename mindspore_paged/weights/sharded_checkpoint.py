@@ -6,6 +6,7 @@ from mindspore_paged.errors import CheckpointError
 from mindspore_paged.formats.weight_format import INT8, WeightFormat
 from mindspore_paged.tensor_parallel import Cut, Cuts
 from mindspore_paged.weights.packing import BlockSource
+from mindspore_paged.weights.stored_rows import RowSource, StoredRows
 from mindspore_paged.weights.tensor_source import Checkpoint, along
 
 
@@ -90,6 +91,12 @@ class ShardedCheckpoint:
         if cut.axis == 0:
             own = np.pad(own, ((0, cut.length - len(own)), (0, 0)))
         return own[start:stop] if axis == 0 else own[:, form.row_bytes(start) : form.row_bytes(stop)]
+
+    def stored_rows(self, name: str) -> StoredRows | None:
+        """The rank's part of the rows that the whole checkpoint can show; None where it is not all there as it is."""
+        stored = self._whole.stored_rows(name) if isinstance(self._whole, RowSource) else None
+        cut = self._cuts.of(name)
+        return stored if stored is None or cut is None else stored.part_of(cut)
 
     def _stored_format(self, name: str) -> WeightFormat | None:
         """The blocks that the whole checkpoint has of the rank's columns; None where these would be cut."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mindspore_paged.custom_ops.layer_ops import ABSENT, LAYER_ROLES
 from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, INT8, Q4_0, Q4_1
-from mindspore_paged.formats.weight_place import values_of_parameters
+from mindspore_paged.formats.weight_place import rooms_of_parameters
 from mindspore_paged.models.executions import whole_step
 from mindspore_paged.models.executions.whole_step import Held, PackedLayers
 
@@ -42,10 +42,11 @@ def test_every_weight_is_read_back_from_where_the_layout_has_it(layers, pack_byt
         name: rng.integers(0, 256, place.nbytes, np.uint8).view(place.form.dtype).reshape(place.stored_shape)
         for name, place in places.items()
     }
-    packs = [
-        memory
-        for _, memory in values_of_parameters(places.items(), stored.__getitem__, lambda size: np.zeros(size, np.uint8))
-    ]
+    rooms = list(rooms_of_parameters(places, lambda size: np.zeros(size, np.uint8)))
+    for room in rooms:
+        for name, target in room.weights.items():
+            target[...] = stored[name]
+    packs = [room.value for room in rooms]
     assert [len(pack) for pack in packs] == [pack.nbytes for pack in packed.packs]
     rows = [row for row in packed.layout.reshape(-1, 5) if tuple(row) != ABSENT]
     for (name, values), (pack, offset, kind, num_rows, num_columns) in zip(stored.items(), rows, strict=True):
@@ -78,9 +79,9 @@ def test_the_beginning_of_a_weight_is_that_of_its_part():
     packed = PackedLayers(named([[(FLOAT32, (2, 32))] * NUM_WEIGHTS]), 1)
     places = packed.places
     values = {name: np.full((2, 32), number, np.float32) for number, name in enumerate(places)}
-    for parameter, memory in values_of_parameters(
-        places.items(), values.__getitem__, lambda size: np.zeros(size, np.uint8)
-    ):
-        parameter.set_data(ms.from_numpy(memory))
+    for room in rooms_of_parameters(places, lambda size: np.zeros(size, np.uint8)):
+        for name, target in room.weights.items():
+            target[...] = values[name]
+        room.parameter.set_data(ms.from_numpy(room.value))
     for name, place in places.items():
         assert place.beginning(3) == place.beginning(3, on_host=True) == values[name][0, :3].tobytes()

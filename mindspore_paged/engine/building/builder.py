@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 from tqdm import tqdm
@@ -49,6 +49,7 @@ from mindspore_paged.engine.scheduling.swap_cost import SwapCost
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.key_file import read_key
 from mindspore_paged.launch import states, supervision
+from mindspore_paged.launch.mindspore_import import collector_paused
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.tokenizer import Tokenizer, load_tokenizer
@@ -72,24 +73,29 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
     show_progress = show_progress and place.is_leader
     progress = partial(tqdm, disable=not show_progress, leave=False)
     page_key = read_key(config.cache.page_key, "cache.page_key") if config.cache.page_key else None
-    set_context(config)
-    checkpoint = open_weights(config, place.parallel)
-    model_config = resolve_model_config(config, checkpoint)
-    plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress)
-    tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
-    capacity = _capacity(config, plan)
-    join_group(place)
-    channel = open_channel(place, plan.common_to_ranks())
-    own = part_of(checkpoint, place.parallel, model_config)
-    if isinstance(checkpoint, ExportedCheckpoint):
-        model, kv_pool = load_exported(checkpoint.folder, plan)
-    else:
-        kv_pool = build_kv_pool(plan)
-        model = build_model(plan, kv_pool, place)
-    supervision.report_state(0, states.LOADING)
-    load_weights(model, own, progress)
-    runner = ModelRunner(model, kv_pool, plan.token_buckets, plan.logits_per_seq)
-    runner = _runner_of_all_ranks(runner, place, channel, model_config, progress)
+    with collector_paused():  # what is made here stays
+        set_context(config)
+        checkpoint = open_weights(config, place.parallel)
+        model_config = resolve_model_config(config, checkpoint)
+        plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress)
+        tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
+        capacity = _capacity(config, plan)
+        join_group(place)
+        channel = open_channel(place, plan.common_to_ranks())
+        own = part_of(checkpoint, place.parallel, model_config)
+        if isinstance(checkpoint, ExportedCheckpoint):
+            model, kv_pool = load_exported(checkpoint.folder, plan)
+        else:
+            kv_pool = build_kv_pool(plan)
+            model = build_model(plan, kv_pool, place)
+        supervision.report_state(0, states.LOADING)
+        with load_weights(model, own, progress):
+            runner = ModelRunner(model, kv_pool, plan.token_buckets, plan.logits_per_seq)
+            supervision.report_state(0, states.COMPILING)
+            with heap_put_aside():
+                runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
+            supervision.report_state(0, states.LOADING)
+    runner = _runner_of_all_ranks(runner, place, channel, model_config)
 
     fingerprint = model_fingerprint(plan, model)
     (page,) = runner.read_pages([NULL_BLOCK])
@@ -137,12 +143,8 @@ def _runner_of_all_ranks(
     place: Place,
     channel: LeaderChannel | FollowerChannel | None,
     model_config: ModelConfig,
-    progress: Callable,
 ) -> Runner:
     """The compiled runner, on the leader together with the others'; a follower stays here until the leader is done."""
-    supervision.report_state(0, states.COMPILING)
-    with heap_put_aside():
-        runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
     move_heap_to_large_pages()  # all that a step needs is there now
     if place.worker.supervised:
         tqdm.write(_memory_line(place, runner), file=sys.stderr)  # msrun puts it into the log of this rank

@@ -13,7 +13,6 @@ def heap_put_aside() -> Iterator[None]:
     modules takes longer than compiling a small graph. Afterwards they are garbage like others where nobody holds them.
     """
     is_ours = gc.get_freeze_count() == 0
-    gc.collect()
     gc.freeze()
     try:
         yield

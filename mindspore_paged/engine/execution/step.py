@@ -14,5 +14,16 @@ class Step(Protocol):
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
 
-    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None) -> np.ndarray:
-        """A weight, in its format, in the order in which the Cell's operators read it: of `library`, or here."""
+    def arranged(
+        self,
+        name: str,
+        weight: np.ndarray,
+        library: Path | None = None,
+        order: np.ndarray | None = None,
+        target: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """A weight, in its format, in the order in which the Cell's operators read it: of `library`, or here.
+
+        Some of its rows will do, if they are a multiple of 16 or the last. order: int64, which rows of `weight` are
+        wanted; default: all. target: where to; default: an array of its own.
+        """
