@@ -1,8 +1,8 @@
 """Tokenizers built from the vocabulary that a GGUF file carries."""
 
-from collections.abc import Iterable
 from enum import IntEnum
 
+import numpy as np
 from pydantic import Field
 from tokenizers import AddedToken, decoders, normalizers
 from tokenizers import Tokenizer as Backend
@@ -74,10 +74,10 @@ def gguf_backend(file: GgufFile) -> Backend | None:
             f"{file.path}: {TOKENIZER} is {shortened(kind.model)}; allowed: {BYTE_LEVEL!r}, {SENTENCEPIECE!r}"
         )
     tokens, types = _tokens_and_types(file)
-    ids = {token: index for index, token in enumerate(tokens)}
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
     try:
         if kind.model == BYTE_LEVEL:
-            backend = _byte_level(ids, _stored_merges(file, ids), _pre_tokenizer(file, kind))
+            backend = _byte_level(file, ids, _pre_tokenizer(file, kind))
         else:
             merges = _merges_by_score(file, tokens, types, ids)
             backend = _sentencepiece(ids, merges, tokens[file.special_token_ids.get("unknown", 0)], kind.adds_space)
@@ -119,15 +119,17 @@ def _pre_tokenizer(file: GgufFile, kind: _Kind) -> PreTokenizer:
 def _tokens_and_types(file: GgufFile) -> tuple[list[str], list[int]]:
     vocabulary = file.metadata.section(_Vocabulary)
     # An empty text is nowhere in a text; as in llama.cpp it gets another, so that ids keep their places.
-    tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(vocabulary.tokens)]
-    types = vocabulary.types
+    tokens, types = vocabulary.tokens, vocabulary.types
+    if "" in tokens:
+        tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
     if not tokens:
         raise CheckpointError(f"{file.path}: {TOKENS} is empty")
     if types is None:
         types = [TokenType.NORMAL] * len(tokens)
     elif len(types) != len(tokens):
         raise CheckpointError(f"{file.path}: {len(tokens)} tokens but {len(types)} token types")
-    if len(longest := max(tokens, key=len)) > LONGEST_TOKEN:
+    if max(map(len, tokens)) > LONGEST_TOKEN:
+        longest = max(tokens, key=len)
         raise CheckpointError(
             f"{file.path}: token {shortened(longest)} has {len(longest)} characters; allowed: {LONGEST_TOKEN}"
         )
@@ -136,13 +138,21 @@ def _tokens_and_types(file: GgufFile) -> tuple[list[str], list[int]]:
         for index, token in enumerate(tokens):
             if ids.setdefault(token, index) != index:
                 raise CheckpointError(f"{file.path}: tokens {ids[token]} and {index} are both {shortened(token)}")
-    # Some converters give the end of a turn another type.
-    return tokens, [TokenType.CONTROL if text in END_TEXTS else kind for text, kind in zip(tokens, types, strict=True)]
+    types = list(types)
+    for index in map(tokens.index, END_TEXTS.intersection(tokens)):
+        types[index] = TokenType.CONTROL  # some converters give the end of a turn another type
+    return tokens, types
 
 
-def _byte_level(ids: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: PreTokenizer) -> Backend:
+def _byte_level(file: GgufFile, ids: dict[str, int], pre_tokenizer: PreTokenizer) -> Backend:
     """Byte-level BPE as in GPT-2."""
-    backend = Backend(BPE(ids, merges, ignore_merges=pre_tokenizer.takes_whole_words))
+    lines = file.metadata.section(_Merges).merges
+    try:
+        merges = [tuple(line.split(" ", 1)) for line in lines]
+        backend = Backend(BPE(ids, merges, ignore_merges=pre_tokenizer.takes_whole_words))
+    except Exception:  # tokenizers raises nothing narrower, and does not say which merge it is
+        _check_merges(file, lines, ids)
+        raise
     if pre_tokenizer.composes:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizer.build()
@@ -164,16 +174,14 @@ def _sentencepiece(ids: dict[str, int], merges: list[tuple[str, str]], unknown: 
     return backend
 
 
-def _stored_merges(file: GgufFile, ids: dict[str, int]) -> list[tuple[str, str]]:
-    merges = []
-    for line in file.metadata.section(_Merges).merges:
+def _check_merges(file: GgufFile, lines: list[str], ids: dict[str, int]) -> None:
+    """Raise CheckpointError that names the first merge of or to a token that is not there."""
+    for line in lines:
         left, _, right = line.partition(" ")
         if left not in ids or right not in ids or left + right not in ids:
             raise CheckpointError(
                 f"{file.path}: merge {shortened(line)} joins or makes a token that the vocabulary lacks"
             )
-        merges.append((left, right))
-    return merges
 
 
 def _merges_by_score(file: GgufFile, tokens: list[str], types: list[int], ids: dict[str, int]) -> list[tuple[str, str]]:
@@ -191,9 +199,10 @@ def _merges_by_score(file: GgufFile, tokens: list[str], types: list[int], ids: d
     ranked = sorted((i for i, kind in enumerate(types) if kind in made), key=lambda i: (-scores[i], i))
     merges = []
     for token in (tokens[index] for index in ranked):
-        cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
-        known = [cut for cut in cuts if cut[0] in ids and cut[1] in ids]
-        merges.extend(sorted(known, key=lambda cut: (ids[cut[0]], ids[cut[1]])))
+        known = [(token[:at], token[at:]) for at in range(1, len(token)) if token[:at] in ids and token[at:] in ids]
+        if len(known) > 1:
+            known.sort(key=lambda cut: (ids[cut[0]], ids[cut[1]]))
+        merges += known
     return merges
 
 
@@ -201,15 +210,16 @@ def _is_phi3(file: GgufFile, kind: _Kind) -> bool:
     return kind.model == SENTENCEPIECE and file.metadata.get("general.architecture") == "phi3"
 
 
-def _add_tokens(backend: Backend, tokens: Iterable[str], types: Iterable[int], takes_blanks: bool) -> None:
+def _add_tokens(backend: Backend, tokens: list[str], types: list[int], takes_blanks: bool) -> None:
     """Make control and user-defined tokens be found in the text whole, whatever stands around them.
 
     takes_blanks: what is blank behind one belongs to it, as in Phi 3's tokenizer.json; a GGUF file does not say so.
     """
     of_kind = {TokenType.CONTROL: [], TokenType.USER_DEFINED: []}
-    for token, kind in zip(tokens, types, strict=True):
-        if kind in of_kind:
+    kinds = np.array(types)
+    for kind, added in of_kind.items():
+        for token in (tokens[index] for index in np.flatnonzero(kinds == kind).tolist()):
             rstrip = takes_blanks and token not in _WITHOUT_BLANKS
-            of_kind[kind].append(AddedToken(token, normalized=False, rstrip=rstrip))
+            added.append(AddedToken(token, normalized=False, rstrip=rstrip))
     backend.add_special_tokens(of_kind[TokenType.CONTROL])
     backend.add_tokens(of_kind[TokenType.USER_DEFINED])
