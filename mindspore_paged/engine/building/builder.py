@@ -4,6 +4,7 @@ import resource
 import sys
 from collections.abc import Iterable
 from functools import partial
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -145,7 +146,8 @@ def _runner_of_all_ranks(
     model_config: ModelConfig,
 ) -> Runner:
     """The compiled runner, on the leader together with the others'; a follower stays here until the leader is done."""
-    move_heap_to_large_pages()  # all that a step needs is there now
+    # All that a step needs is there now. Nobody waits for it to be moved: it may be used meanwhile.
+    Thread(target=move_heap_to_large_pages, name="large pages", daemon=True).start()
     if place.worker.supervised:
         tqdm.write(_memory_line(place, runner), file=sys.stderr)  # msrun puts it into the log of this rank
     if isinstance(channel, FollowerChannel):
