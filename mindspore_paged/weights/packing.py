@@ -49,15 +49,19 @@ def formats_of(checkpoint: Checkpoint | None, weight_dtype: str, dtype: str) -> 
     """How each of a checkpoint's matrices is held for model.weight_dtype.
 
     `auto`: what is quantized as it is stored, or as the floats of its scales where no kernel reads it; the rest as
-    floats of `dtype`. `stored`: floats as they are stored, too. Without a checkpoint, for a graph alone, floats of
-    `dtype`.
+    floats of `dtype`. `stored`: floats as they are stored, too. What is not there, which check_weights refuses, and all
+    of it without a checkpoint, for a graph alone, is floats of `dtype`.
     """
     if checkpoint is None or weight_dtype not in (AUTO, STORED):
         form = FORMATS[dtype] if weight_dtype in (AUTO, STORED) else form_of_dtype(weight_dtype)
         return lambda name: form
-    if weight_dtype == STORED:
-        return lambda name: stored_format(checkpoint, name)
-    return lambda name: stored_format(checkpoint, name) if _is_quantized(checkpoint, name) else FORMATS[dtype]
+    held = set(checkpoint.names())
+
+    def form_of(name: str) -> WeightFormat:
+        is_stored = name in held and (weight_dtype == STORED or _is_quantized(checkpoint, name))
+        return stored_format(checkpoint, name) if is_stored else FORMATS[dtype]
+
+    return form_of
 
 
 def form_of_dtype(weight_dtype: str) -> WeightFormat:
