@@ -108,7 +108,8 @@ def parts_of(checkpoint: Checkpoint, name: str, form: WeightFormat) -> Iterator[
     num_rows = checkpoint.shape(name)[0]
     if stored is not None and stored.form == form:
         for rows in _slices(num_rows, stored.row_bytes):
-            yield Part(rows, stored.between(rows).rows, stored.between(rows).order)
+            some = stored.between(rows)
+            yield Part(rows, some.rows, some.order)
             stored.let_go()
     elif stored_blocks(checkpoint, name) == form:
         yield Part(slice(0, num_rows), checkpoint.read_blocks(name, 0, 0, num_rows))

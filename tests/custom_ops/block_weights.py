@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import gguf
-import ml_dtypes
 import numpy as np
 
 from mindspore_paged.formats.weight_format import BLOCK_FORMATS, WeightFormat
 from tests.custom_ops.layer_reference import Weight
+from tests.weights.block_values import values_of
 
 FORMS = {form.name: form for form in BLOCK_FORMATS.values()}
 OF_GGUF = [name for name, form in FORMS.items() if form.kind < 100]
@@ -86,13 +86,10 @@ def meaning(form: WeightFormat, stored: np.ndarray) -> tuple[np.ndarray, np.ndar
         zeros = stored.reshape(-1, form.block_bytes).copy()
         zeros[:, layout.numbers] = 0
         return values, gguf.dequantize(zeros.reshape(stored.shape), kind).astype(np.float64)
+    if not form.name.startswith("INT4"):
+        return values_of(stored, form), None
     blocks = stored.reshape(-1, form.block_bytes)
     scales = blocks[:, :4].copy().view(np.float32)
-    if form.name.startswith("FP8"):
-        numbers = blocks[:, 4:].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-        return (scales * numbers).reshape(len(stored), -1), None
-    if form.name.startswith("INT8"):
-        return (scales * blocks[:, 4:].view(np.int8)).reshape(len(stored), -1), None
     nibbles = blocks[:, 5:].reshape(len(blocks), -1, 1, 16) >> np.array([0, 4], np.uint8)[:, None] & 15
     minimums = -(scales * blocks[:, 4:5].astype(np.float32))
     values = scales * nibbles.reshape(len(blocks), -1) + minimums

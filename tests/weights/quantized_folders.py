@@ -11,6 +11,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from tests.weights import tiny
+
 FLOAT8 = ml_dtypes.float8_e4m3fn
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -298,3 +300,10 @@ def write_folder(folder: Path, config: Mapping, tensors: Mapping[str, np.ndarray
     (folder / "config.json").write_text(json.dumps({**config, **more}))
     (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     return folder
+
+
+def write(folder, name, weights=None):
+    """The tiny model quantized by a case; its weights as float32."""
+    tensors, floats = quantize_model(CASES[name], weights or tiny.make_weights())
+    write_folder(folder, tiny.HF_CONFIG, tensors, CASES[name].config)
+    return floats
