@@ -5,6 +5,13 @@
 
 namespace paged_ops {
 
+// What `added` to each number of 32 columns, or of the 16 that share a scale, takes from a token's sum of products;
+// totals: those of the token's whole numbers, by 16 columns.
+template <typename Format>
+inline int32_t TakenBack(int32_t added, const int32_t totals[2], int group) {
+  return -added * (Format::kScalesOfUnit == 1 ? totals[0] + totals[1] : totals[group]);
+}
+
 // The scales of 32 columns of a panel, or of 16 where a format has one for these.
 template <typename Format>
 struct ScalesOfGroup {

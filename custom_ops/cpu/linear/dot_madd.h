@@ -76,10 +76,7 @@ void MultiplyDirect(const TokenNumbers& tokens, int64_t num_columns, const typen
         PAGED_OPS_UNROLL_TILE
         for (int t = 0; t < kTokens; ++t) {
           int32_t added = 0;
-          if constexpr (kOffset != 0) {
-            const int32_t* totals = tokens.totals[t * unit_stride + index];
-            added = -kOffset * (kGroups == 1 ? totals[0] + totals[1] : totals[group]);
-          }
+          if constexpr (kOffset != 0) added = TakenBack<Format>(kOffset, tokens.totals[t * unit_stride + index], group);
           PAGED_OPS_UNROLL_TILE
           for (int v = 0; v < kRowVecs; ++v) whole[t][v] = IntVec{} + added;
         }

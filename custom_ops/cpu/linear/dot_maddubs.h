@@ -60,8 +60,7 @@ void MultiplyByBytes(const TokenNumbers& tokens, int64_t num_columns, const type
         for (int t = 0; t < kTokens; ++t) {
           int32_t added = 0;
           if constexpr (Format::kOffset != 0) {
-            const int32_t* totals = tokens.totals[t * num_units + index];
-            added = -Format::kOffset * (kGroups == 1 ? totals[0] + totals[1] : totals[group]);
+            added = TakenBack<Format>(Format::kOffset, tokens.totals[t * num_units + index], group);
           }
           PAGED_OPS_UNROLL_TILE
           for (int v = 0; v < kRowVecs; ++v) whole[t][v] = IntVec{} + added;

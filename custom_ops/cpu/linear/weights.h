@@ -82,16 +82,22 @@ std::string NamesOf(FormatList<Format...>) {
   return names;
 }
 
-// Bytes of a row; 0 for what is no kind. Blocks must divide it.
-inline int64_t BytesOfRow(int64_t kind, int64_t columns) {
+// Bytes of one float; 0 for kinds of blocks, and for what is no kind.
+inline int64_t FloatBytesOf(int64_t kind) {
   switch (static_cast<WeightKind>(kind)) {
-    case WeightKind::kFloat32: return columns * 4;
+    case WeightKind::kFloat32: return 4;
     case WeightKind::kFloat16:
-    case WeightKind::kBFloat16: return columns * 2;
-    default: break;
+    case WeightKind::kBFloat16: return 2;
+    default: return 0;
   }
+}
+
+inline bool IsKind(int64_t kind) { return FloatBytesOf(kind) != 0 || BlockSizeOf(kind).columns != 0; }
+
+// Bytes of a row of a kind, whose blocks divide it.
+inline int64_t BytesOfRow(int64_t kind, int64_t columns) {
   const BlockSize block = BlockSizeOf(kind);
-  return block.columns == 0 ? 0 : columns / block.columns * block.bytes;
+  return block.columns == 0 ? columns * FloatBytesOf(kind) : columns / block.columns * block.bytes;
 }
 
 inline void RequireWholeBlocks(const char* op, const char* name, int64_t kind, int64_t columns) {

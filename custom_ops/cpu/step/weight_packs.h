@@ -16,8 +16,6 @@ struct WeightPlace {
 constexpr int64_t kNoPack = -1;
 constexpr int64_t kPlaceNumbers = sizeof(WeightPlace) / sizeof(int64_t);
 
-constexpr int64_t kMostBlockColumns = 256;
-
 // A layer's weights, each checked when it is asked for; refused in the name of `op`.
 class PackedWeights {
  public:
@@ -29,7 +27,7 @@ class PackedWeights {
   Weights Matrix(Role role, int64_t columns) const {
     const char* name = kRoleNames[role];
     const WeightPlace place = PlaceOfNeeded(role);
-    if (BytesOfRow(place.kind, kMostBlockColumns) == 0) {
+    if (!IsKind(place.kind)) {
       Refuse(op_, name, " has kind ", place.kind, ", allowed: 0 (float32), 1 (float16), 30 (bfloat16), ",
              NamesOf(BlockFormats()));
     }
