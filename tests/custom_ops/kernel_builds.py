@@ -14,7 +14,7 @@ AVX512_FLAGS = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf1
 LESS_THAN_NATIVE = {
     "vnni": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni", "amx_int8"), AVX512_FLAGS[:4]),
     "avx512": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni"), AVX512_FLAGS),
-    "avx2": (("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),
+    "avx2": (("avx2", "fma", "f16c", "avx512f"), ("-mavx2", "-mfma", "-mf16c")),
 }
 """Builds for CPUs that can do less than this one: what this one must have to run them, and the compiler's flags."""
 

@@ -85,21 +85,21 @@ def compile_build(name: str, sources: Path, output_dir: Path) -> Path:
         runtime("libtsan.so")
         flags = tuple(flag for flag in build.CPU_FLAGS if flag not in ("-shared", "-fPIC")) + build.NATIVE_FLAGS
         flags += THREAD_FLAGS
-        text = f'#include "{TEAM_PROGRAM}"\n'
+        text, units = f'#include "{TEAM_PROGRAM}"\n', [sources.resolve() / "linear" / "panel_worker.cc"]
     else:
         features = LESS_THAN_NATIVE[name][0] if name in LESS_THAN_NATIVE else ()
         if features and not cpu_has(*features):
             raise BuildError(f"build {name}: this CPU does not have all of {', '.join(features)}, or no more than that")
         runtime("libasan.so"), runtime("libubsan.so")
         flags = build.CPU_FLAGS + MACHINE_FLAGS[name] + ADDRESS_FLAGS
-        text = whole_source(sources)
+        text, units = whole_source(sources), []
 
     flags += (f"-I{sources.resolve().parent}",)
 
     def compile_text(target: Path) -> None:
         source = target.with_suffix(".cc")
         source.write_text(text)
-        build.compile_sources(compiler, flags, [source], target)
+        build.compile_sources(compiler, flags, [source, *units], target)
 
     stamp = build.build_stamp(compiler, flags, [*files_of(sources), TEAM_PROGRAM])
     library = output_dir / name / (name if name == THREADS else build.CPU_LIBRARY_NAME)

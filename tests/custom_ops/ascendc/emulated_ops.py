@@ -31,3 +31,7 @@ class EmulatedOps(Kernels):
     def report(self):
         """Figures of the newest call, as `custom_ops/ascendc/emulator/ops/chip.cc` names them."""
         return json.loads(self._library.EmulatorReport())
+
+    def number(self, name):
+        """A variable of the library, a C int whose `value` can be set."""
+        return ctypes.c_int.in_dll(self._library, name)

@@ -1,15 +1,17 @@
 """Every synchronisation of paged_attention is needed, and the emulator notices when one is missing."""
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mindspore_paged.custom_ops.build import find_compiler
+from mindspore_paged.custom_ops.build import OPS_ROOT, find_compiler
 from mindspore_paged.custom_ops.build_emulator import ASCENDC_SOURCES
 from tests.custom_ops.ascendc.emulated_ops import CUBE_VARIANT, VECTOR_VARIANT, EmulatedOps
 from tests.custom_ops.ascendc.test_paged_attention_kernel import scene_of, with_padding
@@ -28,7 +30,9 @@ KERNEL_FILES = (
     "cube_matmul.h",
 )
 EMULATOR, OP_KERNEL, KERNEL = ASCENDC_SOURCES / "emulator", ASCENDC_SOURCES / "op_kernel", "paged_attention_custom"
-FLAGS = [*find_compiler(), "-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{EMULATOR}"]
+FLAGS = [*find_compiler(), "-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{EMULATOR}", f"-I{OPS_ROOT}"]
+SWITCH = "left_out_statement"
+"""The library's variable that says which statement does not run: its index in PLACES."""
 CALLED = ("half_half", "half_int8_t")
 TYPES = ("float_half", "float_bfloat16_t", "bfloat16_t_bfloat16_t", "float_int8_t", "bfloat16_t_int8_t")
 """The combinations that the library's entries name and these tests do not call."""
@@ -46,23 +50,26 @@ PLACES = list(places())
 
 
 class Compiler:
-    """Makes a library of a variant of the kernel, without optimization, which takes the compiler longest."""
+    """Makes a library of the kernel, without optimization, which takes the compiler longest."""
 
     def __init__(self, directory: Path):
-        stubs = directory / "stubs.cc"
-        stubs.write_text(f'extern "C" {{{" ".join(f"void {KERNEL}_{types}() {{}}" for types in TYPES)}}}')
-        entries = [EMULATOR / "ops" / f"{name}.cc" for name in ("paged_attention", "chip")]
         self.directory = directory
-        self.shared_objects = [self._compile(source, source.stem) for source in (stubs, *entries)]
 
-    def library(self, op_kernel: Path, name: str) -> Path:
+    def library(self, op_kernel: Path) -> Path:
         """Compile the kernel that stands in the folder `op_kernel`, for queries of float16."""
-        kernels = []
+        stubs = self.directory / "stubs.cc"
+        switch = f'__attribute__((visibility("default"))) int {SWITCH} = -1;'
+        entries_of_types = " ".join(f"void {KERNEL}_{types}() {{}}" for types in TYPES)
+        stubs.write_text(f'extern "C" {{ {switch} {entries_of_types} }}')
+        entries = [EMULATOR / "ops" / f"{name}.cc" for name in ("paged_attention", "chip")]
+        commands = [(source, source.stem) for source in (stubs, *entries)]
         for types in CALLED:
             defines = [f"-D{KERNEL}={KERNEL}_{types}", f"-DDTYPE_KEY_CACHE={types.removeprefix('half_')}"]
-            kernels.append(self._compile(op_kernel / f"{KERNEL}.cpp", f"{name}_{types}", *defines))
-        library = self.directory / f"{name}.so"
-        subprocess.run([*FLAGS, "-shared", *kernels, *self.shared_objects, "-o", library], check=True)
+            commands.append((op_kernel / f"{KERNEL}.cpp", types, *defines))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda command: self._compile(*command), commands))
+        library = self.directory / "kernel.so"
+        subprocess.run([*FLAGS, "-shared", *objects, "-o", library], check=True)
         return library
 
     def _compile(self, source: Path, name: str, *arguments: str) -> Path:
@@ -72,25 +79,28 @@ class Compiler:
 
 
 @pytest.fixture(scope="module")
-def compiler(tmp_path_factory):
-    return Compiler(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module")
-def mutants(compiler, tmp_path_factory):
-    """For each of PLACES, a library without that statement."""
-
-    def make(index):
-        name, number, _ = PLACES[index]
-        op_kernel = tmp_path_factory.mktemp(f"mutant{index}") / "op_kernel"
-        shutil.copytree(OP_KERNEL, op_kernel)
+def switched(catcher, tmp_path_factory):
+    """The operators, of which each statement of PLACES can be left out: all mutants are one library."""
+    folder = tmp_path_factory.mktemp("switched")
+    op_kernel = folder / "op_kernel"
+    shutil.copytree(OP_KERNEL, op_kernel)
+    numbers = itertools.count()
+    for name in KERNEL_FILES:
         text = (op_kernel / name).read_text()
-        start, end = list(SYNCHRONISATION.finditer(text))[number].span()
-        (op_kernel / name).write_text(text[:start] + text[end:])
-        return compiler.library(op_kernel, f"mutant{index}")
+        text = SYNCHRONISATION.sub(lambda match: f"if ({SWITCH} != {next(numbers)}) {match[0].lstrip()}", text)
+        (op_kernel / name).write_text(f'extern "C" int {SWITCH};\n{text}')
+    return EmulatedOps(Compiler(folder).library(op_kernel), catcher)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(make, range(len(PLACES))))
+
+@contextmanager
+def without(ops: EmulatedOps, index: int):
+    """Leave out one statement of PLACES."""
+    left_out = ops.number(SWITCH)
+    left_out.value = index
+    try:
+        yield
+    finally:
+        left_out.value = -1
 
 
 def run_everything(ops: EmulatedOps) -> None:
@@ -105,12 +115,12 @@ def run_everything(ops: EmulatedOps) -> None:
 
 
 @pytest.mark.slow
-def test_the_kernel_as_it_is_passes(catcher, compiler):
-    run_everything(EmulatedOps(compiler.library(OP_KERNEL, "kernel"), catcher))
+def test_the_kernel_as_it_is_passes(switched):
+    run_everything(switched)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(PLACES)), ids=["-".join(map(str, place)) for place in PLACES])
-def test_without_this_statement_the_kernel_is_refused(catcher, mutants, index):
-    with pytest.raises(OpRefusedError, match="the chip would not do this"):
-        run_everything(EmulatedOps(mutants[index], catcher))
+def test_without_this_statement_the_kernel_is_refused(switched, index):
+    with without(switched, index), pytest.raises(OpRefusedError, match="the chip would not do this"):
+        run_everything(switched)
