@@ -277,7 +277,9 @@ class LLMEngine:
         request = sequence.request
         if request.first_token_time is None:
             request.first_token_time = perf_counter()
-            self.metrics.record_first_token(request.first_token_time - request.arrival_time)
+            self.metrics.record_first_token(
+                request.first_token_time - request.arrival_time, len(request.prompt_token_ids)
+            )
         sequence.token_ids.append(token.token_id)
         sequence.sampling_state.observe(token.token_id)
         if request.params.logprobs is not None:

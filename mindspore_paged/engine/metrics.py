@@ -15,6 +15,7 @@ class Metrics:
     num_requests_finished: int = 0
     num_requests_failed: int = 0
     num_response_cache_hits: int = 0
+    num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_sequence_steps: int = 0
     num_draft_tokens: int = 0
@@ -40,8 +41,9 @@ class Metrics:
         self.num_draft_tokens += num_drafts
         self.num_accepted_tokens += num_accepted
 
-    def record_first_token(self, seconds: float) -> None:
-        """Take note of one request's time from arrival to its first token."""
+    def record_first_token(self, seconds: float, num_prompt_tokens: int) -> None:
+        """Take note of one request's time from arrival to its first token, and of the prompt that is done with."""
+        self.num_prompt_tokens += num_prompt_tokens
         self.time_to_first_token_sum += seconds
         self.num_first_tokens += 1
 
@@ -81,7 +83,9 @@ def collect_statistics(
     a second of the time in steps. prefix_cache_hit_rate: share of the tokens of starting (and restarting)
     sequences that were found in the cache. time_to_first_token_s: mean, from arrival. tokens_per_sequence_step: mean
     of the tokens that a step brings a sequence; draft_acceptance_rate: share of the drafts that became tokens. The
-    rest are counts.
+    rest are counts: of now num_running and num_waiting (sequences) and num_used_blocks; since the start
+    num_prompt_tokens, those of prompts that got a first token, and num_prefix_hit_tokens of num_prefix_query_tokens,
+    whose share is prefix_cache_hit_rate.
     """
     num_blocks = scheduler.cache.pool.num_blocks
     return {
@@ -97,7 +101,12 @@ def collect_statistics(
         "draft_acceptance_rate": metrics.draft_acceptance_rate,
         "num_blocks": num_blocks,
         "num_usable_blocks": scheduler.cache.pool.num_usable,
+        "num_used_blocks": scheduler.cache.pool.num_used,
         "fragmentation": scheduler.cache.pool.free_runs.fragmentation,
+        "num_running": len(scheduler.running),
+        "num_waiting": len(scheduler.waiting),
+        "num_prefix_query_tokens": scheduler.num_admitted_tokens,
+        "num_prefix_hit_tokens": scheduler.num_cached_tokens,
         "num_preemptions": scheduler.num_preemptions,
         "num_compactions": mover.num_compactions,
         "num_blocks_moved": mover.num_blocks_moved,
@@ -106,6 +115,7 @@ def collect_statistics(
         "num_response_cache_hits": metrics.num_response_cache_hits,
         "num_steps": metrics.num_steps,
         "num_computed_tokens": metrics.num_computed_tokens,
+        "num_prompt_tokens": metrics.num_prompt_tokens,
         "num_output_tokens": metrics.num_output_tokens,
         "num_draft_tokens": metrics.num_draft_tokens,
         "num_accepted_tokens": metrics.num_accepted_tokens,

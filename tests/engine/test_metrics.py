@@ -45,3 +45,17 @@ def test_before_anything_ran_all_is_zero(engine):
     statistics = engine.get_statistics()
     for name in ("throughput", "time_to_first_token_s", "block_utilization", "prefix_cache_hit_rate"):
         assert statistics[name] == 0
+
+
+def test_counts_of_now_and_of_tokens_since_the_start(engine):
+    submit(engine, 16, 3)
+    submit(engine, 17, 3)
+    engine.step()
+    statistics = engine.get_statistics()
+    counts = ("num_running", "num_waiting", "num_used_blocks", "num_prompt_tokens", "num_prefix_query_tokens")
+    assert [statistics[name] for name in counts] == [1, 1, 2, 0, 16]  # eight tokens in blocks of four
+    run_to_end(engine)
+    statistics = engine.get_statistics()
+    assert [statistics[name] for name in counts] == [0, 0, 0, 33, 33]
+    assert statistics["num_prefix_hit_tokens"] == 16  # of the second, all full blocks of the first
+    assert statistics["prefix_cache_hit_rate"] == pytest.approx(16 / 33)

@@ -65,8 +65,8 @@ class Scheduler:
         self._holder_of_row: dict[int, str] = {}  # to name who leaks
         self.num_steps = 0
         self.num_preemptions = 0
-        self._num_admitted_tokens = 0
-        self._num_cached_tokens = 0
+        self.num_admitted_tokens = 0  # of all sequences that started, or restarted
+        self.num_cached_tokens = 0  # those of them that the cache already held
 
     @property
     def most_blocks_per_seq(self) -> int:
@@ -81,7 +81,7 @@ class Scheduler:
     @property
     def prefix_cache_hit_rate(self) -> float:
         """Share of the tokens of all sequences that started, or restarted, which the cache already held."""
-        return self._num_cached_tokens / self._num_admitted_tokens if self._num_admitted_tokens else 0.0
+        return self.num_cached_tokens / self.num_admitted_tokens if self.num_admitted_tokens else 0.0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that holds no pages; its request is ranked the first time."""
@@ -258,8 +258,8 @@ class Scheduler:
         sequence.num_registered_blocks = sequence.num_computed_tokens // self.cache.block_size
         sequence.num_passed_over = 0
         sequence.is_long_prefill = self._is_long(sequence)
-        self._num_admitted_tokens += sequence.num_tokens
-        self._num_cached_tokens += sequence.num_computed_tokens
+        self.num_admitted_tokens += sequence.num_tokens
+        self.num_cached_tokens += sequence.num_computed_tokens
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_order)
         return True

@@ -277,11 +277,11 @@ def test_statistics_are_sums_maxima_and_means():
         values = [part[name] for part in parts]
         assert found[name] == (max(values) if name in MAXIMA else sum(values)), name
     totals = [engine.metrics for engine in engines]
-    admitted = sum(engine.scheduler._num_admitted_tokens for engine in engines)
+    admitted = sum(engine.scheduler.num_admitted_tokens for engine in engines)
     assert found["block_utilization"] == sum(m.slots_filled for m in totals) / sum(m.slots_held for m in totals)
     assert found["throughput"] == sum(m.num_output_tokens for m in totals) / max(m.busy_seconds for m in totals)
     assert found["time_to_first_token_s"] == pytest.approx(sum(m.time_to_first_token_sum for m in totals) / 30)
-    hits = sum(engine.scheduler._num_cached_tokens for engine in engines)
+    hits = sum(engine.scheduler.num_cached_tokens for engine in engines)
     assert found["prefix_cache_hit_rate"] == pytest.approx(hits / admitted)
     assert all(isinstance(value, int) for name, value in found.items() if name not in MEANS | MAXIMA)
 
