@@ -44,7 +44,7 @@ a line of the prompts file is one of
 messages are as OpenAI's API writes them, and may have beside them: tools, chat_template_kwargs (such as
 {"enable_thinking": false}), continue_final_message (go on where the last message ends), add_generation_prompt.
 A line may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
-ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty; and priority, request_class
+ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias; and priority, request_class
 """
 
 

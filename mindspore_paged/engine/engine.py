@@ -18,6 +18,7 @@ from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
+    check_logit_bias,
     check_prompt,
     checked_priority,
     resolved_stop_token_ids,
@@ -105,6 +106,7 @@ class LLMEngine:
         """
         token_ids = token_ids_of(prompt, self.tokenizer)
         check_prompt(token_ids, self.limits)
+        check_logit_bias(params, self.limits)
         priority = checked_priority(priority)
         stop_token_ids = resolved_stop_token_ids(params, self.tokenizer, self.limits)
         arrival = next(self._arrivals)

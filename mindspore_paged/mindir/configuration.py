@@ -64,7 +64,7 @@ def _check_own_words(folder: Path, config: EngineConfig) -> None:
 def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, num_blocks: int, **scheduler) -> None:
     """Write the file that `load_mindir_config` reads; scheduler: keys that the export has decided."""
     data = TypeAdapter(EngineConfig).dump_python(config, mode="json", exclude_none=True, exclude={"sampling"})
-    data["sampling"] = _plain(asdict(config.sampling))
+    data["sampling"] = _plain(asdict(config.sampling) | {"logit_bias": dict(config.sampling.logit_bias)})
     of_graph = {key: getattr(config.model, key) for key in ("dtype", "weight_dtype")}
     data["model"] = {"weights": ".", **of_graph, "config": _plain(asdict(model_config))}
     if config.model.chat_template_kwargs:

@@ -16,7 +16,8 @@ class SampledToken:
 
     logprob: natural logarithm of its probability, or None when the request did not ask.
     top_logprobs: (token id, logprob) of the most likely tokens, best first, or None when the request did not ask.
-    Both come from the distribution of the model itself, before temperature, penalties and filters.
+    Both come from the distribution of the model itself, before logit_bias, penalties, temperature and filters, as vLLM
+    reports them (its `raw_logprobs`).
     """
 
     token_id: int
@@ -30,9 +31,9 @@ class Sampler:
     def sample(self, logits: np.ndarray, states: Sequence[SamplingState]) -> list[SampledToken | StepError]:
         """One token for each row, or the error that ends that row's request and leaves the others alone.
 
-        The order is that of vLLM: penalties, then either the most likely token (the lowest id among equals), or
-        temperature, min_p, top_k, top_p and a draw. A draw takes one uniform number from the sequence's own stream
-        and inverts the cumulative distribution over token ids, so neighbours in the batch cannot change it.
+        The order is that of vLLM: logit_bias, penalties, then either the most likely token (the lowest id among
+        equals), or temperature, min_p, top_k, top_p and a draw. A draw takes one uniform number from the sequence's own
+        stream and inverts the cumulative distribution over token ids, so neighbours in the batch cannot change it.
 
         logits: [N, vocab_size] float32; not changed.
         states: N, in the order of the rows; advanced by one draw each, counts are left to `observe`.
@@ -49,8 +50,13 @@ class Sampler:
 
 def _sample_row(logits: np.ndarray, peak: int, state: SamplingState) -> SampledToken | StepError:
     params, scores = state.params, logits
-    if state.counts is not None:
-        scores = _penalise(logits, state.counts, params)
+    if params.biases is not None or state.counts is not None:
+        scores = logits.copy()
+        if params.biases is not None:
+            tokens, values = params.biases
+            scores[tokens] += values
+        if state.counts is not None:
+            _penalise(scores, state.counts, params)
         peak = int(scores.argmax())
     if not np.isfinite(scores[peak]):
         return StepError(f"the largest logit is {scores[peak]}; it must be finite")
@@ -60,15 +66,13 @@ def _sample_row(logits: np.ndarray, peak: int, state: SamplingState) -> SampledT
     return _with_logprobs(logits, token, params.logprobs)
 
 
-def _penalise(logits: np.ndarray, counts: TokenCounts, params: SamplingParams) -> np.ndarray:
+def _penalise(scores: np.ndarray, counts: TokenCounts, params: SamplingParams) -> None:
     tokens, generated = counts.tokens, counts.generated
-    scores = logits[tokens].astype(np.float64)
+    seen = scores[tokens].astype(np.float64)
     penalty = params.repetition_penalty
-    scores = np.where(scores > 0, scores / penalty, scores * penalty)
-    scores -= params.frequency_penalty * generated + params.presence_penalty * (generated > 0)
-    penalised = logits.copy()
-    penalised[tokens] = scores
-    return penalised
+    seen = np.where(seen > 0, seen / penalty, seen * penalty)
+    seen -= params.frequency_penalty * generated + params.presence_penalty * (generated > 0)
+    scores[tokens] = seen
 
 
 def _draw(scores: np.ndarray, peak: float, params: SamplingParams, uniform: float) -> int:

@@ -3,11 +3,13 @@
 import math
 import sys
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.logit_bias import LogitBias, logit_bias_pairs
 from mindspore_paged.wording import shortened
 
 MAX_N = 16384
@@ -39,6 +41,8 @@ class SamplingParams:
         None nothing.
     presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
+    logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
+        penalties and temperature; kept as pairs in order of ids. Log-probabilities are reported as they are without it.
     """
 
     max_tokens: int | None = 128
@@ -55,6 +59,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: LogitBias = ()
 
     def __post_init__(self):
         for field in fields(self):
@@ -72,6 +77,7 @@ class SamplingParams:
         self._require("stop_token_ids", "a list of whole numbers", isinstance(self.stop_token_ids, (list, tuple)))
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(map(_plain, self.stop_token_ids)))
+        object.__setattr__(self, "logit_bias", logit_bias_pairs(self.logit_bias))
         self._check_types()
         self._require("max_tokens", "at least 1, or none", self.max_tokens is None or self.max_tokens >= 1)
         self._require("temperature", "0 or more, and finite", 0 <= self.temperature < math.inf)
@@ -94,6 +100,14 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is always taken, so that no draw is needed."""
         return self.temperature == 0
+
+    @cached_property
+    def biases(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """`logit_bias` as the sampler takes it: token ids [B] int64, what to add [B] float32; None if it is empty."""
+        if not self.logit_bias:
+            return None
+        tokens, values = zip(*self.logit_bias, strict=True)
+        return np.array(tokens, dtype=np.int64), np.array(values, dtype=np.float32)
 
     def _check_types(self):
         optional_ints = ("max_tokens", "seed", "logprobs")

@@ -28,6 +28,7 @@ _LINES = (
         "presence_penalty": 1,
         "frequency_penalty": 0.5,
         "repetition_penalty": 1.1,
+        "logit_bias": {"2": -100, "3": 1.5},
     },
 )
 _SAMPLES = [{FILE: b"".join(json.dumps(line).encode() + b"\n" for line in _LINES)}]

@@ -61,6 +61,16 @@ def checked_priority(priority: int | np.integer) -> int:
     return priority
 
 
+def check_logit_bias(params: SamplingParams, limits: ModelLimits) -> None:
+    """Raise RequestError for a bias of what is no token of the model."""
+    for token_id in (pair[0] for pair in (*params.logit_bias[:1], *params.logit_bias[-1:])):  # in order of ids
+        if not 0 <= token_id < limits.vocab_size:
+            raise RequestError(
+                f"logit_bias is given for token {shortened(token_id)}, which is no token of this model; "
+                f"allowed: 0..{limits.vocab_size - 1}"
+            )
+
+
 def resolved_stop_token_ids(params: SamplingParams, tokenizer: Tokenizer | None, limits: ModelLimits) -> frozenset[int]:
     """The tokens that end a text: `params.stop_token_ids`, and stop strings that are special tokens.
 

@@ -86,6 +86,7 @@ def random_requests(seed, count=24):
                 logprobs=rng.choice([None, 2]),
                 stop=rng.choice([(), (LETTERS[rng.randrange(VOCAB)],)]),
                 repetition_penalty=rng.choice([1.0, 1.3]),
+                logit_bias=rng.choice([{}, {rng.randrange(VOCAB): 0.8, rng.randrange(VOCAB): -100}]),
             ),
         )
 

@@ -42,6 +42,7 @@ def test_an_identical_request_gets_everything_back():
         ([1, 2, 3], {"logprobs": 0}),
         ([1, 2, 3], {"n": 2}),
         ([1, 2, 3], {"repetition_penalty": 1.1}),
+        ([1, 2, 3], {"logit_bias": {5: 1}}),
     ],
 )
 def test_any_difference_is_a_miss(prompt, changes):

@@ -85,6 +85,7 @@ def random_requests(rng) -> list[tuple[list[int], SamplingParams]]:
             logprobs=rng.choice([None, 0, 3]),
             frequency_penalty=rng.choice([0.0, 0.0, 1.5]),
             repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
+            logit_bias=rng.choice([{}, {}, {rng.randrange(VOCAB): 3.0, rng.randrange(VOCAB): -100}]),
         )
         requests.append((prompt, params))
     return requests
