@@ -53,6 +53,7 @@ setup(
         "mindformers==1.9.0",
         "numpy<2",
         "setuptools<81",  # mindformers imports pkg_resources
+        "aiohttp>=3.10,<4",  # a load on servers: a third of httpx's time for a streamed chunk
         "gguf==0.19.0",
         "jinja2>=3.1",
         "matplotlib>=3.8,<4",

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.script_runs import TINY, error_of, run_script
+from tests.stub_server import StubServer
 
 
 def test_two_rates(tmp_path):
@@ -29,9 +30,50 @@ def test_two_rates(tmp_path):
     assert (tmp_path / "out.png").stat().st_size > 10_000
 
 
+def test_a_server_by_its_clients(tmp_path):
+    with StubServer(0.02, 0.005) as stub:
+        done = run_script(
+            *("bench_serving.py", "--base-url", stub.url, "--concurrency", 1, 3, "--num-requests", 4),
+            *("--prompt-len", "6", "--output-len", "uniform:2:4", "--shared-prefix-len", 9, "--turns", 2),
+            *("--goodput", "ttft:2000", "e2el:1", "--output", tmp_path / "out"),
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads((tmp_path / "out.json").read_text())
+    one, three = result["runs"]
+    assert (one["concurrency"], one["most_running"], three["concurrency"], three["most_running"]) == (1, 1, 3, 3)
+    for run in (one, three):
+        assert (run["num_requests"], run["num_failed"], run["num_short"]) == (6, 0, 0), "the first one counts apart"
+        assert 20 <= run["first_ttft_ms"] < 2000
+        assert 20 <= run["ttft_ms_p50"] < 2000
+        assert 5 <= run["tpot_ms_p50"] < 500
+        assert run["goodput_per_second"] == 0
+    assert len(stub.requests) == 2 + 2 * 8, "two to wake it"
+    assert len({request["messages"][0]["content"] for request in stub.requests}) == 3, "a system text for each run"
+    assert done.stdout.splitlines() == (tmp_path / "out.md").read_text().splitlines()
+    assert "client's CPU" in done.stdout
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+
+
+def test_a_server_that_refuses(tmp_path):
+    with StubServer(does={"": "refuse"}) as stub:
+        done = run_script(
+            *("bench_serving.py", "--base-url", f"{stub.url}/v1/", "--request-rate", "inf", "--num-requests", 2),
+            *("--output", tmp_path),
+        )
+    assert done.returncode == 0
+    assert done.stderr == "warning: inf requests/s: 2 requests failed; the first: 429: the queue is full\n"
+    assert "| inf | 2 | - |" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
+        (["--turns", "2"], "--turns is for --base-url"),
+        (["--concurrency", "2"], "--concurrency is for --base-url"),
+        (
+            ["--goodput", "fast"],
+            "--goodput has 'fast'; it must be NAME:MILLISECONDS above 0, with a NAME of ttft, tpot, e2el",
+        ),
         (["--num-requests", "0"], "--num-requests is 0; it must be at least 1"),
         (["--request-rate", "0"], "--request-rate is 0.0; it must be above 0"),
         (
@@ -43,6 +85,21 @@ def test_two_rates(tmp_path):
 )
 def test_bad_flags_are_one_line(tmp_path, flags, line):
     assert error_of("bench_serving.py", "--config", TINY, "--output", tmp_path, *flags) == line
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--set", "cache.block_size=32"], "--set is for --config: a server has its own configuration"),
+        (
+            ["--request-rate", "1", "--concurrency", "2"],
+            "--request-rate and --concurrency are given; one of them says when requests come",
+        ),
+        (["--timeout", "0"], "--timeout is 0.0; it must be above 0"),
+    ],
+)
+def test_bad_flags_for_a_server_are_one_line(tmp_path, flags, line):
+    assert error_of("bench_serving.py", "--base-url", "http://127.0.0.1:1", "--output", tmp_path, *flags) == line
 
 
 def test_lengths_that_the_engine_does_not_hold(tmp_path):

@@ -24,14 +24,14 @@ class Lengths:
     second: float = 0.0
     largest: int | None = None
 
-    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """`count` lengths, int64."""
+    def sample(self, rng: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
+        """Lengths, int64, in an array of that shape."""
         if self.kind == "fixed":
-            return np.full(count, int(self.first))
+            return np.full(shape, int(self.first))
         if self.kind == "uniform":
-            return rng.integers(int(self.first), int(self.second), size=count, endpoint=True)
+            return rng.integers(int(self.first), int(self.second), size=shape, endpoint=True)
         # Clipped before it is rounded: a wide sigma gives numbers that no integer holds.
-        drawn = np.clip(rng.lognormal(math.log(self.first), self.second, count), 1, self.largest or 2**31)
+        drawn = np.clip(rng.lognormal(math.log(self.first), self.second, shape), 1, self.largest or 2**31)
         return np.rint(drawn).astype(np.int64)
 
 

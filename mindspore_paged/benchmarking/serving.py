@@ -1,11 +1,12 @@
 """Requests that arrive over time, the engine's step loop that serves them, and what each of them had to wait for."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from mindspore_paged.benchmarking.goodput import Limit, num_good
 from mindspore_paged.benchmarking.lengths import Lengths
 from mindspore_paged.benchmarking.report import percentile
 from mindspore_paged.errors import ConfigError
@@ -36,9 +37,14 @@ class Record:
     error: str | None = None
 
     @property
-    def queued(self) -> float:
-        """From arrival to the first step that it took part in."""
-        return self.started - self.arrival
+    def num_output(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_times)
+
+    @property
+    def queued(self) -> float | None:
+        """From arrival to the first step that it took part in: None where nobody can tell."""
+        return None if self.started is None else self.started - self.arrival
 
     @property
     def ttft(self) -> float:
@@ -49,7 +55,7 @@ class Record:
     def tpot(self) -> float | None:
         """Time per output token after the first: None of an answer of one token."""
         times = self.token_times
-        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+        return (times[-1] - times[0]) / (self.num_output - 1) if self.num_output > 1 else None
 
     @property
     def gaps(self) -> np.ndarray:
@@ -86,10 +92,8 @@ def draw_arrivals(
     Lengths and the shape of the arrivals depend on the seed alone; tokens on `run` too, so that no run finds those of
     an earlier one in the prefix cache. Raises ConfigError for a request that max_model_len does not hold.
     """
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1.0, count)
-    gaps[0] = 0.0
-    num_prompts, num_outputs = prompts.sample(rng, count), outputs.sample(rng, count)
+    times, num_prompts, num_outputs = draw_schedule(rate, count, prompts, outputs, seed)
+    num_prompts, num_outputs = num_prompts[:, 0], num_outputs[:, 0]
     longest = int((num_prompts + num_outputs).max())
     if longest > max_model_len:
         raise ConfigError(
@@ -99,8 +103,22 @@ def draw_arrivals(
     rng = np.random.default_rng((seed, run))
     return [
         Arrival(float(at), rng.integers(vocab_size, size=num_prompt).tolist(), int(num_output))
-        for at, num_prompt, num_output in zip(np.cumsum(gaps) / rate, num_prompts, num_outputs, strict=True)
+        for at, num_prompt, num_output in zip(times, num_prompts, num_outputs, strict=True)
     ]
+
+
+def draw_schedule(
+    rate: float, count: int, prompts: Lengths, outputs: Lengths, seed: int, num_turns: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """When each of `count` users of a Poisson process comes, and how long what each says and is answered will be.
+
+    Times (count,) float64, the first 0; lengths of prompts and of answers (count, num_turns) int64.
+    """
+    rng = np.random.default_rng(seed)
+    gaps = rng.exponential(1.0, count)
+    gaps[0] = 0.0
+    shape = (count, num_turns)
+    return np.cumsum(gaps) / rate, prompts.sample(rng, shape), outputs.sample(rng, shape)
 
 
 def serve(
@@ -157,24 +175,17 @@ def _take_note(output, pending: dict, began: float, ended: float) -> None:
         del pending[finished.request_id]
 
 
-def summary(records: list[Record], load: Load) -> dict:
+def summary(records: Sequence[Record], load: Load, limits: Sequence[Limit] = ()) -> dict:
     """Throughput over the time from the first arrival to the last token, and latencies in ms at P50 and P99.
 
-    Requests that failed count only as num_failed.
+    Requests that failed count only as num_failed. limits: those of goodput, the rate of requests that keep all.
     """
     good = [record for record in records if record.error is None and record.token_times]
     figures = {"num_requests": len(records), "num_failed": len(records) - len(good)}
     if not good:
         return figures
     seconds = max(record.token_times[-1] for record in good)
-    num_output = sum(len(record.token_times) for record in good)
-    samples = {
-        "queued": [record.queued for record in good],
-        "ttft": [record.ttft for record in good],
-        "tpot": [record.tpot for record in good if record.tpot is not None],
-        "itl": np.concatenate([record.gaps for record in good]),
-        "latency": [record.latency for record in good],
-    }
+    num_output = sum(record.num_output for record in good)
     figures |= {
         "seconds": seconds,
         "requests_per_second": len(good) / seconds,
@@ -182,8 +193,15 @@ def summary(records: list[Record], load: Load) -> dict:
         "total_tokens_per_second": (num_output + sum(record.num_prompt for record in good)) / seconds,
         "mean_running": float(np.mean(load.running)),
         "most_running": max(load.running),
-        "most_waiting": max(load.waiting),
+        "most_waiting": max(load.waiting, default=None),
     }
+    if limits:
+        figures["goodput_per_second"] = num_good(good, limits) / seconds
+    samples = {
+        name: [value for record in good if (value := getattr(record, name)) is not None]
+        for name in ("queued", "ttft", "tpot", "latency")
+    }
+    samples["itl"] = np.concatenate([record.gaps for record in good])
     for name, values in samples.items():
         for percent in (50, 99):
             figures[f"{name}_ms_p{percent}"] = 1e3 * percentile(values, percent) if len(values) else None
