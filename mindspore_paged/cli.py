@@ -44,7 +44,8 @@ a line of the prompts file is one of
 messages are as OpenAI's API writes them, and may have beside them: tools, chat_template_kwargs (such as
 {"enable_thinking": false}), continue_final_message (go on where the last message ends), add_generation_prompt.
 A line may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
-ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias; and priority, request_class
+ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias; and priority, request_class,
+cache_salt (who has another one does not find its pages)
 """
 
 
@@ -210,7 +211,7 @@ def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[Prom
 
 def _request(llm, entry: PromptEntry):
     try:
-        return llm.make_request(entry.prompt, entry.params, entry.priority, entry.request_class)
+        return llm.make_request(entry.prompt, entry.params, entry.priority, entry.request_class, entry.cache_salt)
     except RequestError as error:
         raise RequestError(f"{entry.origin}: {error}") from None
 

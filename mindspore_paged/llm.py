@@ -102,13 +102,15 @@ class LLM:
         params: SamplingParams | None = None,
         priority: int = 0,
         request_class: str | None = None,
+        cache_salt: str | None = None,
     ) -> Request:
         """Check a prompt, without running it; raises RequestError that says what is wrong with it.
 
         prompt: text, token ids (NumPy's too), chat messages, or a mapping: `{"prompt": …}`, `{"prompt_token_ids": …}`,
         or `{"messages": …}` with `tools`, `chat_template_kwargs`, `add_generation_prompt`, `continue_final_message`.
         priority: the higher, the sooner, for the policy `priority`. request_class: requests of one class are expected
-        to get answers of like length.
+        to get answers of like length. cache_salt: text without which nobody finds the pages of this prompt, or its
+        answer in the response cache: it keeps tenants apart, who could tell by the time of an answer what others ask.
         """
         params = self.config.sampling if params is None else params
         if not isinstance(request_class, str | None):
@@ -116,7 +118,9 @@ class LLM:
         if not isinstance(params, SamplingParams):
             raise RequestError(f"the sampling params are {shortened(params)}; they must be SamplingParams")
         prompt = text_or_token_ids(prompt, self.tokenizer, self.config.model.chat_template_kwargs)
-        return self.engine.make_request(prompt, params, priority=priority, request_class=request_class)
+        return self.engine.make_request(
+            prompt, params, priority=priority, request_class=request_class, cache_salt=cache_salt
+        )
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None

@@ -12,7 +12,7 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer.messages import checked_messages, checked_tools
 
-REQUEST_KEYS = ("priority", "request_class")
+REQUEST_KEYS = ("priority", "request_class", "cache_salt")
 SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
 _NULL_IS_A_VALUE = ("max_tokens", "seed", "logprobs")
 _KNOWN = (*PROMPT_KEYS, *SAMPLING_KEYS, *REQUEST_KEYS, *CHAT_KEYS)
@@ -30,14 +30,15 @@ class PromptEntry:
     origin: str
     priority: int = 0
     request_class: str | None = None
+    cache_salt: str | None = None
 
 
 def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]:
     """The prompts of the file and their sampling params, `defaults` changed by the keys of each line.
 
     A line is `{"prompt": text}`, `{"prompt_token_ids": [..]}` or `{"messages": [{"role", "content"}, ..]}`, with
-    `priority`, `request_class` and sampling keys if it likes, and for messages CHAT_KEYS; null means that a key is not
-    there. Empty lines are skipped. Raises RequestError that names the file and the line.
+    REQUEST_KEYS and sampling keys if it likes, and for messages CHAT_KEYS; null means that a key is not there. Empty
+    lines are skipped. Raises RequestError that names the file and the line.
     """
     prompts = []
     try:

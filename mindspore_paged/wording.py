@@ -29,6 +29,11 @@ def one_line(text: Any) -> str:
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it is text that can be written down, which half a surrogate pair is not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def shown(name: str) -> str:
     """A name from a file as a message may hold it: as it is, or where it is long or not printable as `shortened`."""
     return name if name.isprintable() and len(name) <= 120 else shortened(name)

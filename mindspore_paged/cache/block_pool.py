@@ -15,6 +15,7 @@ NULL_BLOCK = 0
 """Never handed out: entries of block_table that hold no block point to it, so that every entry is a valid id."""
 
 _ROOT_HASH = b""
+_NO_TOKEN = (-1).to_bytes(4, "little", signed=True)
 
 
 def hash_block(parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
@@ -25,10 +26,20 @@ def hash_block(parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
     return sha256(parent_hash + np.asarray(token_ids, np.int32).tobytes()).digest()
 
 
-def extend_block_hashes(hashes: list[bytes], token_ids: Sequence[int], block_size: int) -> None:
-    """Append to `hashes` the names of the full blocks of `token_ids` that it does not hold yet."""
+def salted_root(cache_salt: str | None) -> bytes:
+    """What stands in place of a parent before a first block: names under one salt are never those under another.
+
+    No text is like the tokens of a block, for it stands behind what is no token.
+    """
+    return _ROOT_HASH if cache_salt is None else sha256(_NO_TOKEN + cache_salt.encode()).digest()
+
+
+def extend_block_hashes(
+    hashes: list[bytes], token_ids: Sequence[int], block_size: int, cache_salt: str | None = None
+) -> None:
+    """Append to `hashes` the names of the full blocks of `token_ids`, under the salt, that it does not hold yet."""
     for index in range(len(hashes), len(token_ids) // block_size):
-        parent = hashes[-1] if hashes else _ROOT_HASH
+        parent = hashes[-1] if hashes else salted_root(cache_salt)
         hashes.append(hash_block(parent, token_ids[index * block_size : (index + 1) * block_size]))
 
 

@@ -20,6 +20,7 @@ from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
     check_logit_bias,
     check_prompt,
+    checked_cache_salt,
     checked_priority,
     resolved_stop_token_ids,
     token_ids_of,
@@ -99,10 +100,11 @@ class LLMEngine:
         request_id: str | None = None,
         priority: int = 0,
         request_class: str | None = None,
+        cache_salt: str | None = None,
     ) -> Request:
         """Check a request and make it ready, without queueing it; raises RequestError that says what is wrong.
 
-        priority, request_class: see `Request`.
+        priority, request_class, cache_salt: see `Request`.
         """
         token_ids = token_ids_of(prompt, self.tokenizer)
         check_prompt(token_ids, self.limits)
@@ -120,6 +122,7 @@ class LLMEngine:
             arrival_time=perf_counter(),
             priority=priority,
             request_class=request_class,
+            cache_salt=checked_cache_salt(cache_salt),
         )
         decoder = self.tokenizer.backend if self.tokenizer is not None else None
         request.sequences = [
@@ -140,7 +143,7 @@ class LLMEngine:
         self._requests[request.request_id] = request
         known = None
         if self.response_cache is not None and not is_computed:
-            known = self.response_cache.get(request.prompt_token_ids, request.params)
+            known = self.response_cache.get(request.prompt_token_ids, request.params, request.cache_salt)
         if known is not None:
             self._known.append((request, known))
         else:
@@ -339,7 +342,9 @@ class LLMEngine:
             self.metrics.num_requests_finished += 1
             output.finished.append(request_output(request))
             if self.response_cache is not None:
-                self.response_cache.put(request.prompt_token_ids, request.params, output.finished[-1].outputs)
+                self.response_cache.put(
+                    request.prompt_token_ids, request.params, output.finished[-1].outputs, request.cache_salt
+                )
 
     def _count(self, plan: StepPlan, seconds: float) -> None:
         self.metrics.num_steps += 1

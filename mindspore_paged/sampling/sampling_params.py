@@ -10,7 +10,7 @@ import numpy as np
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.logit_bias import LogitBias, logit_bias_pairs
-from mindspore_paged.wording import shortened
+from mindspore_paged.wording import is_unicode, shortened
 
 MAX_N = 16384
 """vLLM's bound: each of a prompt's sequences takes memory before it runs."""
@@ -94,7 +94,7 @@ class SamplingParams:
         self._require("stop", f"{MAX_STOPS} strings at most", len(self.stop) <= MAX_STOPS)
         longest = max(map(len, self.stop), default=0)
         self._require("stop", f"strings of at most {MAX_STOP_LENGTH} characters", longest <= MAX_STOP_LENGTH)
-        self._require("stop", "Unicode text, which half a surrogate pair is not", all(map(_is_unicode, self.stop)))
+        self._require("stop", "Unicode text, which half a surrogate pair is not", all(map(is_unicode, self.stop)))
 
     @property
     def greedy(self) -> bool:
@@ -142,7 +142,3 @@ def _plain(value: Any) -> Any:
 
 def _is_number(value, kinds) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)

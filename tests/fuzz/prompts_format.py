@@ -25,6 +25,7 @@ _LINES = (
     {
         "prompt": "c",
         "request_class": "short",
+        "cache_salt": "ours",
         "presence_penalty": 1,
         "frequency_penalty": 0.5,
         "repetition_penalty": 1.1,
@@ -120,7 +121,7 @@ def _made_ready(engine, entry) -> tuple:
     try:
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
             prompt = engine.tokenizer.encode_chat(prompt)
-        request = engine.make_request(prompt, entry.params, None, entry.priority, entry.request_class)
+        request = engine.make_request(prompt, entry.params, None, entry.priority, entry.request_class, entry.cache_salt)
     except RequestError as error:
         raise RequestError(f"{entry.origin}: {error}") from error
     engine.add_request(request)

@@ -72,7 +72,12 @@ class EngineServer:
 
     def _add(self, command: Add) -> None:
         request = self._engine.make_request(
-            command.prompt_token_ids, command.params, command.request_id, command.priority, command.request_class
+            command.prompt_token_ids,
+            command.params,
+            command.request_id,
+            command.priority,
+            command.request_class,
+            command.cache_salt,
         )
         request.arrival_time = perf_counter() - command.waited
         self._engine.add_request(request)

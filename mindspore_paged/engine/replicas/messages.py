@@ -22,6 +22,7 @@ class Add:
     params: SamplingParams
     priority: int
     request_class: str | None
+    cache_salt: str | None
     waited: float
 
 

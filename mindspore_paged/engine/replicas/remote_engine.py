@@ -47,6 +47,7 @@ class RemoteEngine:
                 request.params,
                 request.priority,
                 request.request_class,
+                request.cache_salt,
                 perf_counter() - request.arrival_time,
             )
         )

@@ -69,9 +69,10 @@ class RoutedEngine:
         request_id: str | None = None,
         priority: int = 0,
         request_class: str | None = None,
+        cache_salt: str | None = None,
     ) -> Request:
         """Check a request and make it ready, as `LLMEngine.make_request` does."""
-        return self.local.make_request(prompt, params, request_id, priority, request_class)
+        return self.local.make_request(prompt, params, request_id, priority, request_class, cache_salt)
 
     def add_request(self, request: Request) -> str:
         """Send a request of `make_request` to a replica, and return its id; raises RequestError as LLMEngine does."""

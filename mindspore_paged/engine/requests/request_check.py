@@ -8,10 +8,14 @@ import numpy as np
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
-from mindspore_paged.wording import shortened
+from mindspore_paged.wording import is_unicode, shortened
 
 HIGHEST_PRIORITY = 100
 """Priorities go from minus this to this: waiting makes up for a difference, so differences must be bounded."""
+
+
+MAX_CACHE_SALT = 1024
+"""Characters: a salt is kept with its request."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,16 @@ def checked_priority(priority: int | np.integer) -> int:
             f"{-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
         )
     return priority
+
+
+def checked_cache_salt(cache_salt: str | None) -> str | None:
+    """The salt; raises RequestError for what is no text, or has no or too many characters."""
+    is_text = isinstance(cache_salt, str) and is_unicode(cache_salt)
+    if cache_salt is not None and not (is_text and 1 <= len(cache_salt) <= MAX_CACHE_SALT):
+        raise RequestError(
+            f"cache_salt is {shortened(cache_salt)}; it must be text of 1 to {MAX_CACHE_SALT} characters, or none"
+        )
+    return cache_salt
 
 
 def check_logit_bias(params: SamplingParams, limits: ModelLimits) -> None:

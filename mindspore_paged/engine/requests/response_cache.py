@@ -18,7 +18,7 @@ def is_deterministic(params: SamplingParams) -> bool:
 
 
 class ResponseCache:
-    """The answers to the `capacity` requests used last, by prompt tokens and parameters; `get` and `put` mutate.
+    """The answers to the `capacity` requests used last, by prompt tokens, parameters and salt; `get` and `put` mutate.
 
     Nothing but an identical request is a hit. It belongs to one engine: another model would answer differently.
     Answers are copied on the way in and out, so that what a user does to one reaches nobody else.
@@ -34,9 +34,11 @@ class ResponseCache:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> list[CompletionOutput] | None:
+    def get(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, cache_salt: str | None = None
+    ) -> list[CompletionOutput] | None:
         """The `params.n` completions that the same request got before, or None."""
-        key = _key(prompt_token_ids, params)
+        key = _key(prompt_token_ids, params, cache_salt)
         answer = self._answers.get(key)
         if answer is None:
             return None
@@ -44,7 +46,11 @@ class ResponseCache:
         return _copy(answer)
 
     def put(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, completions: Sequence[CompletionOutput]
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        completions: Sequence[CompletionOutput],
+        cache_salt: str | None = None,
     ) -> None:
         """Keep the answer to a request, unless it is incomplete or would be another next time.
 
@@ -54,15 +60,15 @@ class ResponseCache:
             raise IntegrityError(f"{len(completions)} completions answer a request for {params.n}")
         if not is_deterministic(params) or any(c.finish_reason not in COMPLETE for c in completions):
             return
-        key = _key(prompt_token_ids, params)
+        key = _key(prompt_token_ids, params, cache_salt)
         self._answers[key] = _copy(completions)
         self._answers.move_to_end(key)
         if len(self._answers) > self._capacity:
             self._answers.popitem(last=False)
 
 
-def _key(prompt_token_ids: Sequence[int], params: SamplingParams) -> tuple:
-    return tuple(prompt_token_ids), params
+def _key(prompt_token_ids: Sequence[int], params: SamplingParams, cache_salt: str | None) -> tuple:
+    return tuple(prompt_token_ids), params, cache_salt
 
 
 def _copy(completions: Sequence[CompletionOutput]) -> list[CompletionOutput]:

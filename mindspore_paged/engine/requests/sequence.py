@@ -64,7 +64,7 @@ class Sequence:
 
     def extend_hashes(self, block_size: int) -> list[bytes]:
         """Names of all full blocks of its tokens, for the prefix index."""
-        extend_block_hashes(self.block_hashes, self.token_ids, block_size)
+        extend_block_hashes(self.block_hashes, self.token_ids, block_size, self.request.cache_salt)
         return self.block_hashes
 
 
@@ -74,6 +74,7 @@ class Request:
 
     priority: the higher, the more it matters to policies that ask. request_class: requests of one class are expected
     to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
+    cache_salt: its pages are found by requests with an equal one alone, or without one if it has none.
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
     """
 
@@ -86,6 +87,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     priority: int = 0
     request_class: str | None = None
+    cache_salt: str | None = None
     rank: tuple[float, int] | None = None
     sequences: list[Sequence] = field(default_factory=list)
     first_token_time: float | None = None

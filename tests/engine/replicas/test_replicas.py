@@ -267,6 +267,26 @@ def test_requests_with_a_common_beginning_stay_together_until_their_replica_is_m
         run_to_end(routed, check=False)
 
 
+def test_a_salt_goes_with_its_request_to_the_router_and_to_its_replica():
+    prompt = list(range(24))
+    with replicas(2, max_model_len=80, num_blocks=100) as (routed, engines):
+
+        def hits_of(salt):
+            before = [engine.scheduler.num_cached_tokens for engine in engines]
+            request = routed.make_request(prompt, SamplingParams(max_tokens=1), cache_salt=salt)
+            routed.add_request(request)
+            while not request.is_finished:
+                routed.step()
+            return [engine.scheduler.num_cached_tokens - old for engine, old in zip(engines, before)]
+
+        submit(routed, [60], max_tokens=50)  # keeps replica 0 busier than the other
+        hits_of("mine")
+        assert routed._router.num_requests == [1, 1]
+        assert hits_of("mine") == [0, 20]  # not the last block: the last token's logits are needed
+        assert sum(hits_of("yours")) == sum(hits_of(None)) == 0
+        run_to_end(routed, check=False)
+
+
 def test_statistics_are_sums_maxima_and_means():
     # Room for all, so that nothing is admitted twice and the prompts sent are the tokens admitted.
     with replicas(3, num_blocks=400, max_num_seqs=64) as (routed, engines):
