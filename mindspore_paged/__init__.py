@@ -5,8 +5,12 @@ from importlib import import_module
 from mindspore_paged.launch import mindspore_import, supervision
 from mindspore_paged.launch.worker import is_scheduler
 
-__all__ = ["LLM", "SamplingParams"]
-_MODULES = {"LLM": "mindspore_paged.llm", "SamplingParams": "mindspore_paged.sampling.sampling_params"}
+__all__ = ["LLM", "AsyncLLM", "SamplingParams"]
+_MODULES = {
+    "AsyncLLM": "mindspore_paged.async_llm",
+    "LLM": "mindspore_paged.llm",
+    "SamplingParams": "mindspore_paged.sampling.sampling_params",
+}
 
 # At import, because msrun runs the user's whole script as the scheduler too: that process must become the supervisor
 # before the script loads a model, and a worker must be supervised before MindSpore's slow import can fail or hang.

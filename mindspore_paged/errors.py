@@ -61,6 +61,18 @@ class GroupError(PagedError):
     code = "ERROR_RANK_GROUP"
 
 
+class EngineStoppedError(PagedError):
+    """The engine was closed, or takes no new requests any more."""
+
+    code = "ERROR_ENGINE_STOPPED"
+
+
+class SlowReaderError(PagedError):
+    """Who reads a stream is so far behind that it was ended: what waits for readers is bounded."""
+
+    code = "ERROR_SLOW_READER"
+
+
 class ReplicaError(PagedError):
     """A replica failed or ended: its requests are lost, and the whole job ends."""
 

@@ -1,24 +1,25 @@
 """LLM: the one class that most users touch."""
 
-from collections import deque
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.building.builder import build_engine
-from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.execution.ranks.place import errors_end_the_job
+from mindspore_paged.engine.loop import Engine, EngineLoop
 from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
 from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefix, pin_prefix
-from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.requests.prompt_forms import Prompt, is_one_prompt, text_or_token_ids
 from mindspore_paged.engine.requests.sequence import Request
-from mindspore_paged.errors import RequestError
+from mindspore_paged.errors import EngineStoppedError, RequestError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.sampling.sampling_params import SamplingParams
@@ -32,6 +33,7 @@ class LLM:
     another checkpoint, in place of model.weights; overrides: `section.key=value`; show_progress: bars on long work.
     Raises ConfigError or CheckpointError, one line that says what is wrong.
     Under msrun every worker makes one, and only rank 0 gets it: the others work for it, and end by SystemExit(0).
+    Any thread may call it; `loop` is what drives the engine, which nobody else may touch while requests are under way.
 
         llm = LLM("configs/smollm2_135m.yaml")
         print(llm.generate("The capital of France is", SamplingParams(max_tokens=16))[0].outputs[0].text)
@@ -54,11 +56,10 @@ class LLM:
             size = parallel.resolved_tensor_parallel_size(worker.size)
             self.config = files_of_replica(config, worker.rank // size)
             engine = build_engine(self.config, show_progress)
-            self.engine: LLMEngine | RoutedEngine = serve_or_route(
-                engine, worker.rank, size, parallel.data_parallel_size
-            )
+            self.engine: Engine = serve_or_route(engine, worker.rank, size, parallel.data_parallel_size)
+        self.loop = EngineLoop(self.engine)
+        self._end_of_loop = weakref.finalize(self, self.loop.close)
         self._show_progress = show_progress
-        self._inboxes: dict[str, deque[SequenceUpdate]] = {}  # one for each stream under way
 
     @classmethod
     def from_mindir(
@@ -93,7 +94,8 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Let go of files and threads; nothing may run afterwards."""
+        """End requests under way, let go of files and threads; nothing may run afterwards."""
+        self._end_of_loop()
         self.engine.close()
 
     def make_request(
@@ -164,59 +166,86 @@ class LLM:
 
     def run(self, requests: Sequence[Request]) -> list[RequestOutput]:
         """Run requests made by `make_request` to their end; if this is interrupted, they are aborted."""
+        inbox = _Inbox()
         with tqdm(total=len(requests), desc="Generating", unit="request", disable=not self._show_progress) as bar:
-            submitted = []
-            try:
-                for request in requests:
-                    self.engine.add_request(request)
-                    submitted.append(request)
-                for request in requests:
-                    while not request.is_finished:
-                        self._step()
-                    bar.update()
-                return [request_output(request) for request in requests]
-            finally:
-                for request in submitted:
-                    self.engine.abort(request.request_id)
+            with self._under_way(requests, inbox):
+                num_left = len(requests)
+                while num_left:
+                    _, ended = inbox.get()
+                    num_left -= len(ended)
+                    bar.update(len(ended))
+        return [request_output(request) for request in requests]
 
     def stream(self, prompt: Prompt | Request, params: SamplingParams | None = None) -> Iterator[SequenceUpdate]:
-        """Yield what each step adds, as it comes; several streams may be read in turn, closing one aborts its request.
+        """Yield what each step adds, as it comes; closing a stream aborts its request.
 
-        The request is checked at once; it runs when the first piece is asked for.
+        The request is checked at once; it runs from when the first piece is asked for, and waits for no reader.
         """
         return self._stream(prompt if isinstance(prompt, Request) else self.make_request(prompt, params))
 
+    def abort(self, request_id: str) -> None:
+        """End a request now, with `abort` as the reason; whoever waits for it gets what it has so far."""
+        self.loop.call(_abort, request_id).result()
+
     def pin_prefix(self, prompt: str | Sequence[int]) -> int:
         """Compute a text that many prompts begin with, and keep its pages; returns the tokens kept."""
-        return pin_prefix(self.engine, prompt)
+        return self.loop.call(pin_prefix, prompt).result()
 
     def export_prefix(self, prompt: str | Sequence[int], path: str | Path | None = None) -> bytes:
         """The pages of a text, to be imported by another engine of the same model; also written to `path`."""
-        return export_prefix(self.engine, prompt, path)
+        return self.loop.call(export_prefix, prompt, path).result()
 
     def import_prefix(self, source: bytes | str | Path) -> int:
         """Take pages that `export_prefix` gave; returns their tokens. Raises CheckpointError if they do not fit."""
-        return import_prefix(self.engine, source)
+        return self.loop.call(import_prefix, source).result()
 
     def get_statistics(self) -> dict[str, float | int]:
         """Memory, block utilization, throughput and the like since the engine was built (see `LLMEngine`)."""
-        return self.engine.get_statistics()
+        return self.loop.call(_statistics).result()
 
     def _stream(self, request: Request) -> Iterator[SequenceUpdate]:
-        self.engine.add_request(request)
-        inbox = self._inboxes[request.request_id] = deque()
-        try:
-            while inbox or not request.is_finished:
-                if inbox:
-                    yield inbox.popleft()
-                else:
-                    self._step()
-        finally:
-            self.engine.abort(request.request_id)
-            del self._inboxes[request.request_id]
+        inbox = _Inbox()
+        with self._under_way([request], inbox):
+            ended: list[Request] = []
+            while not ended:
+                updates, ended = inbox.get()
+                yield from updates
 
-    def _step(self) -> None:
-        """One step of the engine; what it brought goes to the streams that wait for it."""
-        for update in self.engine.step().updates:
-            if update.request_id in self._inboxes:
-                self._inboxes[update.request_id].append(update)
+    @contextmanager
+    def _under_way(self, requests: Sequence[Request], inbox: "_Inbox") -> Iterator[None]:
+        """Queue requests, whose news come to the inbox; what has not ended with the block is aborted."""
+        added = self.loop.add(requests, inbox)
+        try:
+            added.result()
+            yield
+        finally:
+            with suppress(EngineStoppedError):
+                self.loop.abort(requests, inbox).result()
+
+
+class _Inbox:
+    """What one caller hears of its requests: a Subscriber that a thread can wait for."""
+
+    def __init__(self):
+        self._news: SimpleQueue[tuple[list[SequenceUpdate], list[Request]] | BaseException] = SimpleQueue()
+
+    def deliver(self, updates: list[SequenceUpdate], ended: list[Request]) -> None:
+        self._news.put((updates, ended))
+
+    def fail(self, requests: list[Request], error: BaseException) -> None:
+        self._news.put(error)
+
+    def get(self) -> tuple[list[SequenceUpdate], list[Request]]:
+        """The next news, and which requests have ended with it; raises what ended the engine."""
+        news = self._news.get()
+        if isinstance(news, BaseException):
+            raise news
+        return news
+
+
+def _abort(engine: Engine, request_id: str) -> None:
+    engine.abort(request_id)
+
+
+def _statistics(engine: Engine) -> dict[str, float | int]:
+    return engine.get_statistics()

@@ -31,6 +31,7 @@ from mindspore_paged.engine.scheduling.scheduler import Scheduler
 from mindspore_paged.engine.scheduling.speculation import verified_tokens
 from mindspore_paged.engine.scheduling.step_plan import StepPlan
 from mindspore_paged.errors import IntegrityError, RequestError, StepError
+from mindspore_paged.launch import supervision
 from mindspore_paged.sampling.sampler import SampledToken, Sampler
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
@@ -184,6 +185,13 @@ class LLMEngine:
             self.check_integrity()
         return output
 
+    def rest(self) -> None:
+        """Say that there is nothing to do until another request comes."""
+        supervision.report_state(self.metrics.num_steps, "idle")
+
+    def wake(self) -> None:
+        """Nothing: no step here waits for others."""
+
     def get_statistics(self) -> dict[str, float | int]:
         """Figures since the engine was built; see `collect_statistics`. tensor_parallel_size: ranks of the model."""
         figures = collect_statistics(self.metrics, self.scheduler, self.mover, self.runner)
@@ -269,7 +277,10 @@ class LLMEngine:
             num_accepted = sum(token_id == draft for token_id, draft in zip(token_ids, drafts, strict=False))
             self.metrics.record_tokens(len(token_ids), len(drafts), num_accepted)
             reason = sequence.finish_reason
-            output.updates.append(SequenceUpdate(request.request_id, sequence.index, text, token_ids, reason))
+            logprobs = None if request.params.logprobs is None else sequence.logprobs[-len(token_ids) :]
+            output.updates.append(
+                SequenceUpdate(request.request_id, sequence.index, text, token_ids, reason, logprobs=logprobs)
+            )
         if isinstance(token, StepError):
             self._fail(request, token, output)
             return
@@ -362,7 +373,14 @@ class LLMEngine:
             for sequence, known in zip(request.sequences, completions, strict=True):
                 sequence.finish_reason = known.finish_reason
                 output.updates.append(
-                    SequenceUpdate(request.request_id, sequence.index, known.text, known.token_ids, known.finish_reason)
+                    SequenceUpdate(
+                        request.request_id,
+                        sequence.index,
+                        known.text,
+                        known.token_ids,
+                        known.finish_reason,
+                        logprobs=known.logprobs,
+                    )
                 )
             self.metrics.num_response_cache_hits += 1
             self._retire(request, output)

@@ -1,15 +1,17 @@
-"""What a replica's process does: it steps its engine, at the word of the process that routes."""
+"""What a replica's process does: it runs its engine, at the word of the process that routes."""
 
+import os
+import socket
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from threading import Thread
 from time import perf_counter
-from typing import Any
 
-from mindspore_paged.engine.engine import LLMEngine
+from mindspore_paged.engine.engine import LLMEngine, StepOutput
+from mindspore_paged.engine.loop import EngineLoop
 from mindspore_paged.engine.replicas.messages import Add, Call, Failed, Reply, Stepped
 from mindspore_paged.errors import PagedError
-from mindspore_paged.launch import supervision
 
 BURST_SECONDS = 0.005
 """After a call the router often has another (who interrupts a run aborts all of it): that must not cost a step each."""
@@ -21,16 +23,17 @@ class EngineServer:
     def __init__(self, engine: LLMEngine, connection: Connection):
         self._engine = engine
         self._connection = connection
+        self._loop = EngineLoop(engine, own_thread=False, on_step=self._tell, linger_seconds=BURST_SECONDS)
 
     def serve(self) -> None:
         """Run what comes, until the router says that it is enough or is gone; an error of ours is told, and raised.
 
         Requests that are under way then end with their engine.
         """
+        reader = Thread(target=self._read, name="router", daemon=True)
+        reader.start()
         try:
-            while self._take_commands():
-                if self._engine.has_unfinished:
-                    self._step()
+            self._loop.run()
         except _RouterIsGone:
             pass
         except BaseException as error:
@@ -38,37 +41,23 @@ class EngineServer:
                 self._connection.send(Failed(_one_line(error)))
             raise
         finally:
+            self._end_reading()
+            reader.join()  # its file descriptor may otherwise become another file's under its hands
             self._connection.close()
 
-    def _step(self) -> None:
-        output = self._engine.step()
-        if output.updates or output.finished:
-            self._send(Stepped(output.updates, [replace(a, prompt=None, prompt_token_ids=[]) for a in output.finished]))
+    def _read(self) -> None:
+        """Hand the router's commands to the loop, in their order."""
+        with suppress(EOFError, OSError):  # the end, whoever brought it about
+            while (command := self._connection.recv()) is not None:
+                if isinstance(command, Add):
+                    self._loop.post(self._add, command)
+                else:
+                    self._loop.post(self._perform, command, lingers=True)
+        self._loop.close()
 
-    def _take_commands(self) -> bool:
-        """Do all that is there, waiting for it if there is nothing else to do; False: the router wants no more."""
-        wait: float | None = 0.0
-        if not self._engine.has_unfinished:
-            supervision.report_state(self._engine.metrics.num_steps, "idle")
-            wait = None
-        while self._connection.poll(wait):
-            command = self._receive()
-            if command is None:
-                return False
-            wait = self._perform(command)
-        return True
-
-    def _perform(self, command: Add | Call) -> float:
-        """Do it; returns the seconds that the next command is worth waiting for."""
-        if isinstance(command, Add):
-            self._add(command)
-            return 0.0
-        try:
-            reply = Reply(command.number, command.function(self._engine, *command.arguments))
-        except PagedError as error:
-            reply = Reply(command.number, None, error)
-        self._send(reply)
-        return BURST_SECONDS
+    def _end_reading(self) -> None:
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RD)
 
     def _add(self, command: Add) -> None:
         request = self._engine.make_request(
@@ -82,13 +71,18 @@ class EngineServer:
         request.arrival_time = perf_counter() - command.waited
         self._engine.add_request(request)
 
-    def _receive(self) -> Any:
+    def _perform(self, command: Call) -> None:
         try:
-            return self._connection.recv()
-        except (EOFError, OSError):
-            raise _RouterIsGone from None
+            reply = Reply(command.number, command.function(self._engine, *command.arguments))
+        except PagedError as error:
+            reply = Reply(command.number, None, error)
+        self._send(reply)
 
-    def _send(self, message: Any) -> None:
+    def _tell(self, output: StepOutput) -> None:
+        if output.updates or output.finished:
+            self._send(Stepped(output.updates, [replace(a, prompt=None, prompt_token_ids=[]) for a in output.finished]))
+
+    def _send(self, message: Reply | Stepped) -> None:
         try:
             self._connection.send(message)
         except OSError:

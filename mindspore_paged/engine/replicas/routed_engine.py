@@ -14,16 +14,16 @@ from mindspore_paged.engine.replicas.messages import Stepped
 from mindspore_paged.engine.replicas.remote_engine import Inbox, RemoteEngine
 from mindspore_paged.engine.replicas.router import ReplicaRouter
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.response_cache import COMPLETE
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.errors import ConfigError, RequestError
-from mindspore_paged.launch import supervision
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
 WAIT_SECONDS = 0.1
-"""How long a step waits for other replicas at most, so that whoever steps can be interrupted."""
+"""How long a step waits for other replicas at most, unless it is woken."""
 
 
 class RoutedEngine:
@@ -44,6 +44,7 @@ class RoutedEngine:
         self._predictor = LengthPredictor()
         self._requests: dict[str, tuple[Request, int]] = {}  # under way, with the replica of each
         self._put_off: deque[tuple[int, Stepped | None]] = deque()  # came before what is in the inbox
+        self._waits = False  # for other replicas, in a step
         self._updates: list[SequenceUpdate] = []  # what the step hands over
         self._finished: list[RequestOutput] = []
         try:
@@ -56,6 +57,11 @@ class RoutedEngine:
     def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer, or None if its files hold none."""
         return self.local.tokenizer
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What requests are checked against."""
+        return self.local.limits
 
     @property
     def has_unfinished(self) -> bool:
@@ -119,12 +125,23 @@ class RoutedEngine:
         if self.local.has_unfinished:
             self._take_local(self.local.step())
         elif self._requests:
-            supervision.report_state(self.local.metrics.num_steps, "idle")
+            self.rest()
+            self._waits = True
             self._receive(WAIT_SECONDS)
+            self._waits = False
         self._receive()
         output = StepOutput(self._updates, self._finished)
         self._updates, self._finished = [], []
         return output
+
+    def rest(self) -> None:
+        """Say that the replica here has nothing to do."""
+        self.local.rest()
+
+    def wake(self) -> None:
+        """Let a step that waits for other replicas return; any thread may call it."""
+        if self._waits:
+            self._inbox.put((0, Stepped([], [])))
 
     def get_statistics(self) -> dict[str, float | int]:
         """Figures of all replicas since they were built; see `merge_figures`."""
@@ -232,6 +249,7 @@ def _end(request: Request, answer: RequestOutput) -> None:
     """Let a request end here as it ended in another replica."""
     request.error = answer.error
     request.answer = answer.outputs
+    request.num_cached_tokens = answer.num_cached_tokens
     for sequence, completion in zip(request.sequences, answer.outputs, strict=True):
         sequence.finish_reason = completion.finish_reason
 

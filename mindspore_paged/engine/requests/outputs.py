@@ -1,6 +1,6 @@
 """What the engine gives back: pieces of text while it runs, whole answers when it is done."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.sampling.sampler import SampledToken
@@ -12,6 +12,7 @@ class SequenceUpdate:
 
     text is safe to show: no half characters, nothing of a stop string; it may be empty while tokens arrive.
     finish_reason: None while it goes on, then `stop`, `length`, `abort` or `error`, and for the last `error` says why.
+    logprobs: one entry for each of token_ids, if they were asked for.
     """
 
     request_id: str
@@ -20,6 +21,7 @@ class SequenceUpdate:
     token_ids: list[int]
     finish_reason: str | None
     error: str | None = None
+    logprobs: list[SampledToken] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,17 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A finished request; `error` says why if it ended by an error of its own."""
+    """A finished request; `error` says why if it ended by an error of its own.
+
+    num_cached_tokens: how many of the prompt's tokens were found in the prefix cache when it first ran.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     error: str | None = None
+    num_cached_tokens: int = field(default=0, compare=False)  # an answer is the same, whatever was in the cache
 
 
 def request_output(request: Request) -> RequestOutput:
@@ -56,7 +62,14 @@ def request_output(request: Request) -> RequestOutput:
         )
         for sequence in request.sequences
     ]
-    return RequestOutput(request.request_id, request.prompt, list(request.prompt_token_ids), completions, request.error)
+    return RequestOutput(
+        request_id=request.request_id,
+        prompt=request.prompt,
+        prompt_token_ids=list(request.prompt_token_ids),
+        outputs=completions,
+        error=request.error,
+        num_cached_tokens=request.num_cached_tokens,
+    )
 
 
 def as_interrupted(output: RequestOutput) -> RequestOutput:

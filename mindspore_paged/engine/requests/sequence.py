@@ -76,6 +76,8 @@ class Request:
     to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
     cache_salt: its pages are found by requests with an equal one alone, or without one if it has none.
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
+    first_scheduled_time, first_token_time: when it first got a row, and its first token; None until then.
+    num_cached_tokens: how many of the prompt's tokens were in the prefix cache when it first got a row.
     """
 
     request_id: str
@@ -90,7 +92,9 @@ class Request:
     cache_salt: str | None = None
     rank: tuple[float, int] | None = None
     sequences: list[Sequence] = field(default_factory=list)
+    first_scheduled_time: float | None = None
     first_token_time: float | None = None
+    num_cached_tokens: int = 0
     error: str | None = None
     answer: list | None = None  # the completions, where they were known without running it
 

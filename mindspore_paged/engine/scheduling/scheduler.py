@@ -2,6 +2,7 @@
 
 from bisect import insort
 from itertools import chain, islice
+from time import perf_counter
 
 from mindspore_paged.cache.cache_manager import CacheManager
 from mindspore_paged.engine.requests.sequence import Sequence
@@ -260,6 +261,9 @@ class Scheduler:
         sequence.is_long_prefill = self._is_long(sequence)
         self.num_admitted_tokens += sequence.num_tokens
         self.num_cached_tokens += sequence.num_computed_tokens
+        if sequence.request.first_scheduled_time is None:
+            sequence.request.first_scheduled_time = perf_counter()
+            sequence.request.num_cached_tokens = sequence.num_computed_tokens
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_order)
         return True
