@@ -14,14 +14,15 @@ def catcher(tmp_path_factory):
 
 @pytest.fixture(
     scope="session",
-    params=["native", *(pytest.param(name, marks=pytest.mark.slow) for name in (*LESS_THAN_NATIVE, "portable"))],
+    params=["native", *(pytest.param(name, marks=pytest.mark.slow) for name in LESS_THAN_NATIVE)],
 )
 def kernels(request, catcher, tmp_path_factory):
-    """The operators in each of the vector widths, and ways to multiply, that the source knows."""
+    """The operators in each of the vector widths, and ways to multiply, that the source knows.
+
+    The build for any CPU of an architecture passes the same tests under the sanitizers (test_sanitizers.py).
+    """
     if request.param == "native":
         library = native_library()
-    elif request.param == "portable":
-        library = build.build_cpu(tmp_path_factory.mktemp("portable"), portable=True)
     else:
         features, flags = LESS_THAN_NATIVE[request.param]
         if not cpu_has(*features):
