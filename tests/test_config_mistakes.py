@@ -24,8 +24,8 @@ from tests.test_config import TINY_SHAPE, message_of, write
             {"model": {"name": "tiny", "config": {"rope_scaling": {"typ": "linear"}}}},
             "unknown key model.config.rope_scaling.typ; did you mean model.config.rope_scaling.type?",
         ),
-        ({"zzz": 1}, "unknown key zzz; known keys: model, cache, scheduler, runtime, parallel, sampling"),
-        ({1: 1}, "unknown key 1; known keys: model, cache, scheduler, runtime, parallel, sampling"),
+        ({"zzz": 1}, "unknown key zzz; known keys: model, cache, scheduler, runtime, parallel, server, sampling"),
+        ({1: 1}, "unknown key 1; known keys: model, cache, scheduler, runtime, parallel, server, sampling"),
     ],
 )
 def test_unknown_key_names_the_nearest_right_one(data, message):

@@ -11,6 +11,7 @@ from mindspore_paged.config.sections import (
     RuntimeSection,
     SchedulerSection,
 )
+from mindspore_paged.config.server_section import ServerSection
 
 __all__ = [
     "DEMO_WEIGHTS",
@@ -21,6 +22,7 @@ __all__ = [
     "ParallelSection",
     "RuntimeSection",
     "SchedulerSection",
+    "ServerSection",
     "config_from_dict",
     "load_config",
 ]

@@ -20,6 +20,7 @@ from mindspore_paged.config.sections import (
     RuntimeSection,
     SchedulerSection,
 )
+from mindspore_paged.config.server_section import ServerSection
 from mindspore_paged.config.yaml_file import MAX_DEPTH, parse_value, read_mapping
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, RopeScaling
@@ -34,6 +35,7 @@ _KEYS = {
         "scheduler": SchedulerSection,
         "runtime": RuntimeSection,
         "parallel": ParallelSection,
+        "server": ServerSection,
         "sampling": SamplingParams,
         "model.config": ModelConfig,
         "model.config.rope_scaling": RopeScaling,
@@ -46,6 +48,9 @@ _PATHS = (
     ("cache", "page_files"),
     ("cache", "page_key"),
     ("runtime", "event_log"),
+    ("server", "api_key_file"),
+    ("server", "tls_certificate"),
+    ("server", "tls_key"),
 )
 _SECTIONS = [key.name for key in fields(EngineConfig)]
 

@@ -15,14 +15,14 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
-    TypeAdapter,
-    ValidationError,
     create_model,
     field_validator,
 )
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from mindspore_paged.config.server_section import ServerSection
+from mindspore_paged.config.values import SECTION, byte_size, path
 from mindspore_paged.custom_ops.backends import BACKENDS
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.model_config import ModelConfig, RopeScaling
@@ -37,32 +37,11 @@ DEFAULT_MEMORY_BUDGET = 256 * 2**20
 SENTENCE = "sentence"
 UNKNOWN_SAMPLING_KEY = "unknown_sampling_key"
 
-_SECTION = ConfigDict(extra="forbid", validate_default=True)
 _CLOSED = ConfigDict(extra="forbid", strict=True)
 
 
-def _path(value: Any) -> Any:
-    if isinstance(value, str) and value:
-        value = Path(value)
-    if not isinstance(value, Path) or "\0" in str(value):
-        raise ValueError("a path")
-    try:
-        return value.expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"a path whose home folder exists ({error})") from None
-
-
 def _weights(value: Any) -> Any:
-    return value if value in (DEMO_WEIGHTS, RANDOM_WEIGHTS) else _path(value)
-
-
-def _byte_size(value: Any) -> ByteSize:
-    try:
-        if not isinstance(value, bool):
-            return TypeAdapter(ByteSize).validate_python(value)
-    except ValidationError:
-        pass
-    raise ValueError("a size such as 512MiB, or a whole number of bytes")
+    return value if value in (DEMO_WEIGHTS, RANDOM_WEIGHTS) else path(value)
 
 
 def _block_size(value: Any) -> int | str:
@@ -93,7 +72,7 @@ _RopeScalingKeys = _keys_of("RopeScalingKeys", RopeScaling)
 _ModelConfigKeys = _keys_of("ModelConfigKeys", ModelConfig, rope_scaling=_RopeScalingKeys)
 
 
-@dataclass(frozen=True, config=_SECTION)
+@dataclass(frozen=True, config=SECTION)
 class ModelSection:
     """Which model runs: a known name, dimensions of its own, or what the weights say of themselves.
 
@@ -110,9 +89,9 @@ class ModelSection:
     name: Literal[tuple(MODEL_CONFIGS)] | None = None
     config: _ModelConfigKeys | None = None
     weights: Annotated[str | Path, BeforeValidator(_weights)] | None = None
-    tokenizer: Annotated[Path, BeforeValidator(_path)] | None = None
+    tokenizer: Annotated[Path, BeforeValidator(path)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    verify_key: Annotated[Path, BeforeValidator(_path)] | None = None
+    verify_key: Annotated[Path, BeforeValidator(path)] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4", "stored"] = "auto"
     seed: StrictInt = Field(0, ge=0)
@@ -165,7 +144,7 @@ def _dimensions(name: str | None, described: ModelConfig | None, config: Any) ->
     return ModelConfig(**given) if base is None else replace(base, **given)
 
 
-@dataclass(frozen=True, config=_SECTION)
+@dataclass(frozen=True, config=SECTION)
 class CacheSection:
     """The pool of KV pages: its size by `num_blocks` or by `memory_budget` (bytes), not both; and what lies below it.
 
@@ -183,13 +162,13 @@ class CacheSection:
 
     block_size: Annotated[int | str, BeforeValidator(_block_size)] = 16
     num_blocks: Annotated[StrictInt, Field(ge=2)] | None = None
-    memory_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
+    memory_budget: Annotated[ByteSize, PlainValidator(byte_size), Field(gt=0)] | None = None
     kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
     enable_prefix_caching: StrictBool = True
-    host_memory: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] | None = None
-    page_files: Annotated[Path, BeforeValidator(_path)] | None = None
-    page_key: Annotated[Path, BeforeValidator(_path)] | None = None
-    page_files_budget: Annotated[ByteSize, PlainValidator(_byte_size), Field(gt=0)] = ByteSize(4 * 2**30)
+    host_memory: Annotated[ByteSize, PlainValidator(byte_size), Field(gt=0)] | None = None
+    page_files: Annotated[Path, BeforeValidator(path)] | None = None
+    page_key: Annotated[Path, BeforeValidator(path)] | None = None
+    page_files_budget: Annotated[ByteSize, PlainValidator(byte_size), Field(gt=0)] = ByteSize(4 * 2**30)
     swap: Literal["auto", "always", "never"] = "auto"
     contiguous_priority: StrictInt | None = None
     compaction: StrictBool = False
@@ -224,7 +203,7 @@ class CacheSection:
         return None if self.num_blocks is not None else (self.memory_budget or DEFAULT_MEMORY_BUDGET)
 
 
-@dataclass(frozen=True, config=_SECTION)
+@dataclass(frozen=True, config=SECTION)
 class SchedulerSection:
     """How much runs in one step.
 
@@ -347,7 +326,7 @@ def _unchunked_limit(longest: int, tokens: int) -> str:
     return f"true where max_model_len ({longest}) exceeds scheduler.max_num_batched_tokens ({tokens})"
 
 
-@dataclass(frozen=True, config=_SECTION)
+@dataclass(frozen=True, config=SECTION)
 class RuntimeSection:
     """Where and how the graphs run.
 
@@ -363,7 +342,7 @@ class RuntimeSection:
     device_target: Literal["CPU", "Ascend"] | None = None
     jit_level: Literal["O0", "O1"] = "O0"
     fused_ops: StrictBool | Literal["auto"] = "auto"
-    event_log: Annotated[Path, BeforeValidator(_path)] | None = None
+    event_log: Annotated[Path, BeforeValidator(path)] | None = None
     local_kernels: StrictBool = False
     debug: StrictBool = False
 
@@ -380,7 +359,7 @@ def _size_or_auto(value: Any) -> int | str:
     return value
 
 
-@dataclass(frozen=True, config=_SECTION)
+@dataclass(frozen=True, config=SECTION)
 class ParallelSection:
     """How many processes share a model, and how many such groups answer requests side by side.
 
@@ -428,7 +407,7 @@ def _sampling(value: Any) -> SamplingParams:
         raise _sentence(f"sampling.{error}") from None
 
 
-@dataclass(frozen=True, config=_SECTION)
+@dataclass(frozen=True, config=SECTION)
 class EngineConfig:
     """Everything that an engine is built from; `sampling` holds the defaults of requests that leave a key out."""
 
@@ -437,6 +416,7 @@ class EngineConfig:
     scheduler: SchedulerSection = field(default_factory=SchedulerSection)
     runtime: RuntimeSection = field(default_factory=RuntimeSection)
     parallel: ParallelSection = field(default_factory=ParallelSection)
+    server: ServerSection = field(default_factory=ServerSection)
     sampling: Annotated[SamplingParams, PlainValidator(_sampling)] = field(default_factory=SamplingParams)
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter
 
-from mindspore_paged.config import EngineConfig, load_config
+from mindspore_paged.config import EngineConfig, ServerSection, load_config
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.files import write_text
 from mindspore_paged.key_file import read_key
@@ -59,11 +59,13 @@ def _check_own_words(folder: Path, config: EngineConfig) -> None:
         for key in keys:
             if getattr(getattr(config, section), key):
                 raise CheckpointError(f"{folder / CONFIG}: {section}.{key} is set; only who runs the model may set it")
+    if config.server != ServerSection():
+        raise CheckpointError(f"{folder / CONFIG}: server has keys; only who runs the model may set them")
 
 
 def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, num_blocks: int, **scheduler) -> None:
     """Write the file that `load_mindir_config` reads; scheduler: keys that the export has decided."""
-    data = TypeAdapter(EngineConfig).dump_python(config, mode="json", exclude_none=True, exclude={"sampling"})
+    data = TypeAdapter(EngineConfig).dump_python(config, mode="json", exclude_none=True, exclude={"sampling", "server"})
     data["sampling"] = _plain(asdict(config.sampling) | {"logit_bias": dict(config.sampling.logit_bias)})
     of_graph = {key: getattr(config.model, key) for key in ("dtype", "weight_dtype")}
     data["model"] = {"weights": ".", **of_graph, "config": _plain(asdict(model_config))}
