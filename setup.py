@@ -54,21 +54,23 @@ setup(
         "numpy<2",
         "setuptools<81",  # mindformers imports pkg_resources
         "aiohttp>=3.10,<4",  # a load on servers: a third of httpx's time for a streamed chunk
+        "fastapi>=0.132,<1",
         "gguf==0.19.0",
         "jinja2>=3.1",
         "matplotlib>=3.8,<4",
         "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy; 0.6 asks for NumPy 2
         "protobuf>=4",
-        "pydantic>=2.10,<3",
+        "pydantic>=2.12,<3",
         "pyyaml>=6",
         "safetensors>=0.5",
         "sentencepiece>=0.2,<0.3",
         "tokenizers>=0.22,<0.23",
         "tqdm>=4.66",
         "transformers==4.57.1",  # as mindformers has it: for tokenizers of Hugging Face folders
+        "uvicorn>=0.40,<1",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1", "openai>=2"],
     },
     entry_points={"console_scripts": ["mindspore-paged = mindspore_paged.cli:kept_main"]},
     cmdclass={"build_py": BuildWithKernels},

@@ -60,8 +60,14 @@ def main(argv: Sequence[str] | None = None, of_mindir: bool = False) -> int:
 
 
 def kept_main() -> int | None:
-    """The installed command."""
-    return kept(main)
+    """The installed command: `serve …` is scripts/run_server.py, anything else scripts/run_generate.py."""
+    return kept(_serve if sys.argv[1:2] == ["serve"] else main)
+
+
+def _serve() -> int:
+    from mindspore_paged.serving.run import main as serve
+
+    return serve(sys.argv[2:])
 
 
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:

@@ -7,6 +7,9 @@ run, and has by then put a handler of its own in SIGINT's place, which sends its
     signal -> overseer -> `interrupt` in a thread here -> last words -> overseer
                        -> this process killed, if it has not ended within GRACE_SECONDS
 
+A script that has to bring something to its end first, as a server has its clients' requests, says so with
+`ends_by_itself`: it is asked to end instead, and has as long as it said that it needs.
+
 No exception is raised in the main thread: MindSpore would make another of it, or lose it, and write files about it.
 Nothing here does anything in a process where no script has called `begin`.
 """
@@ -25,18 +28,21 @@ GRACE_SECONDS = 3.5
 
 _pass_on: Callable[[int], None] | None = None
 _tell: Callable[[str], None] | None = None
+_ask_for_time: Callable[[float], None] | None = None
 _last_words: Callable[[], str] | None = None
+_ask_to_end: Callable[[], None] | None = None
 _interrupted = False
 _speaking = threading.Lock()
 
 
-def begin(pass_on: Callable[[int], None], tell: Callable[[str], None]) -> None:
+def begin(pass_on: Callable[[int], None], tell: Callable[[str], None], ask_for_time: Callable[[float], None]) -> None:
     """Let this process end by its overseer's word; for the main thread of a script.
 
     pass_on: tells the overseer the number of a signal that came to this process. tell: gives it the last words.
+    ask_for_time: tells it how many seconds the end may take from now on.
     """
-    global _pass_on, _tell
-    _pass_on, _tell = pass_on, tell
+    global _pass_on, _tell, _ask_for_time
+    _pass_on, _tell, _ask_for_time = pass_on, tell, ask_for_time
     for number in SIGNALS:
         signal.signal(number, lambda number, _frame: pass_on(number))
 
@@ -67,6 +73,23 @@ def last_words(say: Callable[[], str]) -> Iterator[None]:
             _last_words = None
 
 
+@contextmanager
+def ends_by_itself(ask_to_end: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `ask_to_end` if the process is interrupted in this block, which then ends within so many seconds.
+
+    `ask_to_end` runs in another thread and returns at once; the script ends as it does by itself, with an exit code of
+    its own. The second signal ends it at once.
+    """
+    global _ask_to_end
+    _ask_to_end = ask_to_end
+    if _ask_for_time is not None:
+        _ask_for_time(seconds)
+    try:
+        yield
+    finally:
+        _ask_to_end = None
+
+
 def interrupt(number: int) -> None:
     """End this process: with its last words at the first call, at once at the second; for any thread but the main."""
     global _interrupted
@@ -80,6 +103,9 @@ def interrupt(number: int) -> None:
 
 def _speak_and_end(number: int) -> None:
     with _speaking:
+        if _ask_to_end is not None:
+            _ask_to_end()
+            return
         if _last_words is not None:
             try:
                 words = _last_words()

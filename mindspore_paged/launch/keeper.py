@@ -17,10 +17,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mindspore_paged.launch import interruption, processes, supervision
+from mindspore_paged.launch.messages import Lines, ProtocolError, encode
 from mindspore_paged.launch.worker import current_worker
 
 _SECOND_SIGNAL_SECONDS = 0.3
-_LONGEST_WORDS = 4096
+_LONGEST_NEWS = 4096
 _FOR_EVER = 1e9
 
 
@@ -46,7 +47,11 @@ def kept(main: Callable[[], int | None]) -> int | None:
     processes.die_with_parent()
     if os.getppid() != keeper:
         os._exit(1)
-    interruption.begin(lambda number: os.kill(keeper, number), lambda words: there.sendall(words.encode()))
+    interruption.begin(
+        lambda number: os.kill(keeper, number),
+        lambda words: there.sendall(encode(words=words)),
+        lambda seconds: there.sendall(encode(seconds=seconds)),
+    )
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     threading.Thread(target=_listen, args=(there,), name="keeper", daemon=True).start()
     return main()
@@ -79,6 +84,8 @@ class Keeper:
         self._ignored = ignored  # by whoever started us: then Ctrl-C is not meant for us, a signal sent to us is
         self._number: int | None = None
         self._deadline = _FOR_EVER
+        self._lines = Lines()
+        self._said = {"seconds": interruption.GRACE_SECONDS, "words": ""}
 
     def keep(self) -> None:
         """End this process as the child ends."""
@@ -89,7 +96,7 @@ class Keeper:
         if self._number is not None and code != 0:
             processes.kill_children()
             with suppress(OSError):
-                os.write(2, f"{interruption.line(self._number, self._words())}\n".encode())
+                os.write(2, f"{interruption.line(self._number, self._last_said('words'))}\n".encode())
             os._exit(interruption.exit_code(self._number))
         if code < 0:
             _die_of(-code)
@@ -107,7 +114,7 @@ class Keeper:
             return
         elif self._number is None:
             self._number = news.si_signo
-            self._tell(interruption.GRACE_SECONDS)
+            self._tell(self._last_said("seconds"))
         elif news.si_pid != self._child:  # which only hears by itself what we have heard
             self._tell(_SECOND_SIGNAL_SECONDS)
 
@@ -116,10 +123,13 @@ class Keeper:
         with suppress(OSError):
             self._line.send(bytes([self._number]))
 
-    def _words(self) -> str:
-        with suppress(OSError):
-            return self._line.recv(_LONGEST_WORDS, socket.MSG_DONTWAIT).decode(errors="replace")
-        return ""
+    def _last_said(self, what: str) -> str | float:
+        """The last that the child said of its words or of the seconds that it needs."""
+        with suppress(OSError, ProtocolError):
+            while data := self._line.recv(_LONGEST_NEWS, socket.MSG_DONTWAIT):
+                for message in self._lines.feed(data):
+                    self._said |= message
+        return self._said[what]
 
 
 def _die_of(number: int) -> None:

@@ -70,7 +70,7 @@ def fail(message: str, exit_code: int = 1) -> None:
 def allow_interruptions() -> None:
     """Let signals end this process's script, by way of the supervisor; see `interruption`."""
     if _line is not None:
-        interruption.begin(_line.pass_on, _line.say)
+        interruption.begin(_line.pass_on, _line.say, _line.ask_for_time)
 
 
 def leave() -> None:

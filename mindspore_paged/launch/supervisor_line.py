@@ -76,6 +76,10 @@ class SupervisorLine:
         """Tell the supervisor the last words of a script that is interrupted."""
         self._send(words=words)
 
+    def ask_for_time(self, seconds: float) -> None:
+        """Tell the supervisor how long the end of the job may take after a signal."""
+        self._send(seconds=seconds)
+
     def leave(self, exiting: bool) -> None:
         """Say goodbye, unless this rank has failed; `exiting`: the interpreter is about to end."""
         if self._failed:

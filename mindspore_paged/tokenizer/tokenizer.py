@@ -91,12 +91,13 @@ class Tokenizer:
         )
         write_text(folder / SAVED, facts.model_dump_json(indent=1))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a raw prompt; BOS and EOS are added only where the model's own files say so.
 
         Special tokens that are spelled out in `text` become those tokens, as in Hugging Face transformers.
+        add_special_tokens: false adds neither of them in any case.
         """
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, add_special_tokens)
 
     def encode_chat(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any

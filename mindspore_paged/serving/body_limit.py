@@ -1,0 +1,72 @@
+"""How much of a request's body is taken, and how long it may take to come."""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mindspore_paged.serving.errors import ApiError, error_response
+
+
+class BodyLimit:
+    """Refuses bodies of more than `max_bytes` (413), and clients that stop in the middle of one (408).
+
+    seconds: that the next piece of a body may take to come.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float):
+        self._app = app
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be the ASGI application that counts."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            self._check_stated_length(Headers(scope=scope))
+            await self._app(scope, self._counting(receive), send_and_note)
+        except ApiError as error:  # from a place where no handler of errors stands between
+            if begun:
+                raise
+            await error_response(error, scope["path"])(scope, receive, send)
+
+    def _check_stated_length(self, headers: Headers) -> None:
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self._max_bytes:
+            raise self._too_large()
+
+    def _counting(self, receive: Receive) -> Receive:
+        num_bytes, is_complete = 0, False
+
+        async def counted() -> Message:
+            nonlocal num_bytes, is_complete
+            if is_complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self._seconds)
+            except (TimeoutError, asyncio.TimeoutError):
+                raise ApiError(408, "the body did not come", code="request_timeout", headers=_CLOSE) from None
+            if message["type"] == "http.request":
+                num_bytes += len(message.get("body", b""))
+                is_complete = not message.get("more_body", False)
+                if num_bytes > self._max_bytes:
+                    raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> ApiError:
+        message = f"the body is larger than {self._max_bytes} bytes"
+        return ApiError(413, message, code="request_too_large", headers=_CLOSE)
+
+
+_CLOSE = {"Connection": "close"}

@@ -1,0 +1,31 @@
+"""GET /v1/models: what clients may call the model."""
+
+from fastapi import APIRouter, Request
+
+from mindspore_paged.serving.schemas.models import ModelCard, ModelList
+from mindspore_paged.serving.service import Service
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models")
+async def list_models(http: Request) -> ModelList:
+    """All names of the model."""
+    service = http.app.state.service
+    return ModelList(data=[_card(service, name) for name in service.model_names])
+
+
+@router.get("/v1/models/{model:path}")
+async def retrieve_model(http: Request, model: str) -> ModelCard:
+    """One of the names."""
+    service = http.app.state.service
+    return _card(service, service.checked_model(model))
+
+
+def _card(service: Service, name: str) -> ModelCard:
+    return ModelCard(
+        id=name,
+        created=service.created,
+        root=service.model_names[0],
+        max_model_len=service.engine.limits.max_model_len,
+    )

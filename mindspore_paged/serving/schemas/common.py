@@ -1,0 +1,177 @@
+"""What the bodies of several paths have in common: sampling parameters, options of streams, usage."""
+
+from dataclasses import fields, replace
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.serving.errors import bad_request
+from mindspore_paged.wording import shortened
+
+MAX_N = 128
+"""Answers to one prompt: OpenAI's bound."""
+
+MAX_LOGPROBS = 20
+"""Most likely tokens that are told for each position: OpenAI's bound for chats."""
+
+LONGEST_SALT = 256
+
+MAX_NAMED = 16
+"""Unknown keys that a warning names."""
+
+_SAMPLING_KEYS = (
+    *("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stop_token_ids", "ignore_eos"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+_NOTHING_DEPENDS_ON = frozenset(
+    {
+        *("metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
+        *("service_tier", "store"),
+    }
+)
+"""Keys of OpenAI's that no answer of ours could show the effect of."""
+
+_NOT_SERVED: dict[str, tuple] = {
+    "audio": (),
+    "best_of": (1,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "use_beam_search": (False,),
+    "web_search_options": (),
+}
+"""Keys that would change the answer and cannot yet, with the values that ask for nothing."""
+
+
+def _texts(value: Any) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return value
+    raise ValueError("text, or a list of texts")
+
+
+_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+
+
+class OpenSchema(BaseModel):
+    """A body that may have keys we do not know: they are ignored, and told in a header."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    def warning_headers(self) -> dict[str, str]:
+        """A header that names the unknown keys, if there are any; raises ApiError for what cannot be done."""
+        ignored = self._ignored_keys()
+        if not ignored:
+            return {}
+        names = shortened(", ".join(ignored[:MAX_NAMED])).encode("ascii", "backslashreplace").decode()
+        return {"Warning": f'299 - "unknown keys were ignored: {names.strip(chr(39))}"'.replace("\\", "/")}
+
+    def _ignored_keys(self) -> list[str]:
+        extra = self.model_extra or {}
+        for key, value in extra.items():
+            if key in _NOT_SERVED and value is not None and value not in _NOT_SERVED[key]:
+                raise bad_request(f"{key} is not supported by this server", key, "unsupported_parameter")
+        return [key for key in extra if key not in _NOTHING_DEPENDS_ON and key not in _NOT_SERVED]
+
+
+class StreamOptions(OpenSchema):
+    """include_usage: a last chunk without choices tells the tokens that were counted."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(OpenSchema):
+    """How tokens are chosen, and when the answer ends; what is left out, or null, comes from the config's `sampling`.
+
+    priority: the higher, the sooner. cache_salt: prompts with different ones do not share pages.
+    return_token_ids: tell the token ids, too (vLLM's).
+    """
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    seed: int | None = None
+    stop: Annotated[Any, PlainValidator(_texts), WithJsonSchema(_TEXTS)] = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    priority: int | None = None
+    user: str | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=LONGEST_SALT)] | None = None
+    return_token_ids: bool | None = None
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with a chunk that tells the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def admission(self) -> dict[str, Any]:
+        """What `Service.prepare` wants to know beside prompts and parameters."""
+        return {"priority": self.priority, "cache_salt": self.cache_salt}
+
+    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams:
+        """The parameters, `defaults` where neither the body nor `others` says otherwise.
+
+        Raises RequestError for values out of range, ApiError for what the streaming options contradict.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise bad_request("stream_options needs stream to be true", "stream_options")
+        given = {key: getattr(self, key) for key in _SAMPLING_KEYS} | {"max_tokens": self.max_tokens}
+        given = {key: value for key, value in given.items() if value is not None} | others
+        if self.logit_bias:
+            given["logit_bias"] = self._bias_of_tokens()
+        return replace(defaults, **given)
+
+    def _bias_of_tokens(self) -> dict[int, float]:
+        if "logit_bias" not in {key.name for key in fields(SamplingParams)}:
+            raise bad_request("logit_bias is not supported by this server", "logit_bias", "unsupported_parameter")
+        try:
+            return {int(key): value for key, value in self.logit_bias.items()}
+        except ValueError:
+            raise bad_request("logit_bias must map token ids to numbers", "logit_bias") from None
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+LEFT_OUT_IF_NONE = Field(default=None, exclude_if=_is_none)
+"""For a key that answers have only where there is something to tell."""
+
+OptionalIds = Annotated[list[int] | None, LEFT_OUT_IF_NONE]
+
+
+class PromptTokensDetails(BaseModel):
+    """cached_tokens: of the prompt, found in pages that were computed before."""
+
+    cached_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens that were counted; those of a prompt once, however many answers it got."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails

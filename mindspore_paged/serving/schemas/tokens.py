@@ -1,0 +1,44 @@
+"""Bodies of /tokenize and /detokenize, as vLLM has them."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from mindspore_paged.serving.schemas.chat import ChatMessage
+from mindspore_paged.serving.schemas.common import OpenSchema
+
+
+class TokenizeRequest(OpenSchema):
+    """A prompt, or messages that go through the chat template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class TokenizeResponse(BaseModel):
+    """Token ids, and their names in the vocabulary if these were asked for."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str | None] | None = None
+
+
+class DetokenizeRequest(OpenSchema):
+    """Token ids that are to become text."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class DetokenizeResponse(BaseModel):
+    """The text."""
+
+    prompt: str

@@ -1,0 +1,123 @@
+"""What every route works with: the engine, the model's names, and whether another request is taken."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mindspore_paged.async_llm import AsyncLLM
+from mindspore_paged.config import EngineConfig, ServerSection
+from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.serving.errors import ApiError, as_api_error, try_later
+from mindspore_paged.serving.token_texts import TokenTexts
+from mindspore_paged.wording import shortened
+
+
+class Service:
+    """The engine behind the routes; lives in the event loop's thread.
+
+    model_names: what clients may call the model, the first in answers. is_draining: nothing new is taken any more.
+    """
+
+    def __init__(self, engine: AsyncLLM, options: ServerSection, model_names: Sequence[str]):
+        self.engine = engine
+        self.options = options
+        self.model_names = tuple(model_names)
+        self.created = int(time.time())
+        self.is_draining = False
+        self.token_texts = TokenTexts(engine.tokenizer)
+        self._num_preparing = 0
+        self._under_way: dict[str, Request] = {}
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """What a request gets that does not say otherwise."""
+        return self.engine.config.sampling
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not had a step yet."""
+        return self._num_preparing + sum(request.first_scheduled_time is None for request in self._under_way.values())
+
+    @property
+    def num_under_way(self) -> int:
+        """Requests that have not been answered to their end."""
+        return self._num_preparing + len(self._under_way)
+
+    def checked_model(self, name: str | None) -> str:
+        """The name that answers give the model; raises ApiError for one that is not served, None is the first."""
+        if name is None or name in self.model_names:
+            return name or self.model_names[0]
+        served = ", ".join(self.model_names)
+        raise ApiError(404, f"the model {shortened(name)} is not served; served: {served}", code="model_not_found")
+
+    def check_open(self) -> None:
+        """Raise ApiError while no further request is taken."""
+        if self.is_draining:
+            raise try_later(503, "the server is about to end, and takes no further requests", "draining")
+        if self.num_waiting >= self.options.max_queued_requests:
+            raise try_later(429, f"{self.num_waiting} requests are waiting already; try again", "queue_full")
+
+    async def prepare(
+        self,
+        prompts: Sequence[Any],
+        params: SamplingParams,
+        *,
+        priority: int | None = None,
+        cache_salt: str | None = None,
+        tenant: str | None = None,
+        param: str = "prompt",
+    ) -> list[Request]:
+        """Requests for prompts in any form that the engine takes; checked, but not begun.
+
+        tenant: who asks, where keys are told apart. param: the body's key that holds the prompts.
+        Raises ApiError where they cannot be run, or not now.
+        """
+        self.check_open()
+        salt = self._salt(cache_salt, tenant)
+        options = {} if salt is None else {"cache_salt": salt}
+        requests = []
+        with self._preparing(len(prompts)):
+            for index, prompt in enumerate(prompts):
+                try:
+                    requests.append(await self.engine.make_request(prompt, params, priority=priority or 0, **options))
+                except RequestError as error:
+                    raise as_api_error(error, param if len(prompts) == 1 else f"{param}[{index}]") from None
+        return requests
+
+    @contextmanager
+    def under_way(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Count these requests as waiting or running in this block."""
+        self._under_way |= {request.request_id: request for request in requests}
+        try:
+            yield
+        finally:
+            for request in requests:
+                del self._under_way[request.request_id]
+
+    @contextmanager
+    def _preparing(self, count: int) -> Iterator[None]:
+        self._num_preparing += count
+        try:
+            yield
+        finally:
+            self._num_preparing -= count
+
+    def _salt(self, cache_salt: str | None, tenant: str | None) -> str | None:
+        if tenant is None or not self.options.cache_salt_from_key:
+            return cache_salt
+        return hashlib.sha256(f"{tenant}\0{cache_salt or ''}".encode()).hexdigest()
+
+
+def names_of(config: EngineConfig) -> tuple[str, ...]:
+    """What clients call the model: `server.served_model_names`, else the name of its weights."""
+    if config.server.served_model_names:
+        return config.server.served_model_names
+    weights = config.model.weights
+    if weights is None or isinstance(weights, str):  # demo, random
+        return (config.model.name or weights or "model",)
+    path = weights.resolve()
+    return (path.stem if path.is_file() else path.name,)

@@ -1,0 +1,33 @@
+"""One server on loopback for all tests of this folder, over a model whose tokens are single bytes."""
+
+import pytest
+
+from mindspore_paged import LLM
+from tests import cli_runs
+from tests.serving.running import RunningServer
+
+SIZES = [
+    *("scheduler.max_num_seqs=8", "scheduler.max_num_batched_tokens=32", "scheduler.token_buckets=[8,32]"),
+    *("scheduler.max_model_len=128", "cache.num_blocks=65", "runtime.debug=true"),
+    *("server.max_body_bytes=100000", "server.connection_timeout=2.0", "server.max_queued_requests=64"),
+]
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """The model as a GGUF file."""
+    return cli_runs.write_gguf(tmp_path_factory.mktemp("served") / "tiny-model.gguf")
+
+
+@pytest.fixture(scope="session")
+def shared_server(model_file):
+    llm = LLM(weights=model_file, overrides=SIZES, show_progress=False)
+    with RunningServer(llm, llm.config.server) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server):
+    """The server, of which a test must leave nothing behind: no request, no page."""
+    yield shared_server
+    shared_server.assert_idle()
