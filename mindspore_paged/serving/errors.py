@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mindspore_paged.errors import PagedError, RequestError
+from mindspore_paged.errors import EngineStoppedError, PagedError, RequestError, SlowReaderError
 from mindspore_paged.wording import one_line, shortened
 
 RETRY_AFTER_SECONDS = 1
@@ -85,6 +85,11 @@ def try_later(status: int, message: str, code: str) -> ApiError:
     return ApiError(status, message, code=code, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
+def draining() -> ApiError:
+    """What a server that is about to end tells whoever asks for something new."""
+    return try_later(503, "the server is about to end, and takes no further requests", "draining")
+
+
 def as_api_error(error: Exception, param: str | None = None) -> ApiError:
     """Any error as one for clients; param: what it is about, where its own words do not begin with a key."""
     if isinstance(error, ApiError):
@@ -96,6 +101,10 @@ def as_api_error(error: Exception, param: str | None = None) -> ApiError:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_starlette(error)
+    if isinstance(error, EngineStoppedError):
+        return draining()
+    if isinstance(error, SlowReaderError):
+        return ApiError(503, "the answer was not read fast enough, and ended", code="slow_reader")
     if isinstance(error, PagedError):
         return ApiError(500, f"the engine failed: {one_line(error)}", code="engine_failed")
     return ApiError(500, "the server failed to answer this request", code="internal_error")

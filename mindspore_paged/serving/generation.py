@@ -55,8 +55,6 @@ class Generation:
                 async for index, update in updates:
                     if update.finish_reason == "error":
                         raise ApiError(500, f"the request failed: {one_line(update.error)}", code="request_failed")
-                    if update.finish_reason == "abort":
-                        raise try_later(503, "the server ended the request before it was answered", "aborted")
                     self._num_output_tokens += len(update.token_ids)
                     yield index, update
 
@@ -91,6 +89,8 @@ class Generation:
             while update is not None:
                 yield first + update.index, update
                 update = await _next_of(updates, deadline)
+        if any(sequence.finish_reason == "abort" for sequence in request.sequences):
+            raise try_later(503, "the server ended the request before it was answered", "aborted")
 
     async def _side_by_side(self) -> AsyncGenerator[tuple[int, SequenceUpdate]]:
         # One place: what the client has not taken yet waits in the engine's buffers, which are bounded.

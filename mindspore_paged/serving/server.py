@@ -45,8 +45,7 @@ async def _serve(llm: LLM, listener: socket.socket, options: ServerSection, api_
         print(f"serving {service.model_names[0]} at {address_of(listener, scheme)}", flush=True)
         await asyncio.wait({serving, failing, asking}, return_when=asyncio.FIRST_COMPLETED)
         if asking.done() and not failing.done():
-            service.is_draining = True
-            draining = asyncio.create_task(engine.drain(options.drain_seconds))
+            draining = asyncio.create_task(service.drain(options.drain_seconds))
             await asyncio.wait({draining, failing}, return_when=asyncio.FIRST_COMPLETED)
         reason = one_line(failing.result()) if failing.done() else None
         if reason is not None:
@@ -54,9 +53,9 @@ async def _serve(llm: LLM, listener: socket.socket, options: ServerSection, api_
             supervision.fail(f"the engine failed: {reason}", EXIT_FAILED)
         server.should_exit = True
         await serving
-        await engine.close()
         for task in (failing, asking):
             task.cancel()
+    llm.close()
     return 0 if reason is None else EXIT_FAILED
 
 

@@ -8,18 +8,22 @@ from typing import Any
 
 from mindspore_paged.async_llm import AsyncLLM
 from mindspore_paged.config import EngineConfig, ServerSection
+from mindspore_paged.engine.loop import Engine
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
-from mindspore_paged.serving.errors import ApiError, as_api_error, try_later
+from mindspore_paged.serving.errors import ApiError, as_api_error, draining, try_later
 from mindspore_paged.serving.token_texts import TokenTexts
 from mindspore_paged.wording import shortened
+
+ABORT_SECONDS = 2.0
+"""That clients may take to read how their requests ended."""
 
 
 class Service:
     """The engine behind the routes; lives in the event loop's thread.
 
-    model_names: what clients may call the model, the first in answers. is_draining: nothing new is taken any more.
+    model_names: what clients may call the model, the first in answers.
     """
 
     def __init__(self, engine: AsyncLLM, options: ServerSection, model_names: Sequence[str]):
@@ -27,7 +31,6 @@ class Service:
         self.options = options
         self.model_names = tuple(model_names)
         self.created = int(time.time())
-        self.is_draining = False
         self.token_texts = TokenTexts(engine.tokenizer)
         self._num_preparing = 0
         self._under_way: dict[str, Request] = {}
@@ -36,6 +39,11 @@ class Service:
     def defaults(self) -> SamplingParams:
         """What a request gets that does not say otherwise."""
         return self.engine.config.sampling
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing new is taken any more."""
+        return self.engine.is_draining
 
     @property
     def num_waiting(self) -> int:
@@ -57,7 +65,7 @@ class Service:
     def check_open(self) -> None:
         """Raise ApiError while no further request is taken."""
         if self.is_draining:
-            raise try_later(503, "the server is about to end, and takes no further requests", "draining")
+            raise draining()
         if self.num_waiting >= self.options.max_queued_requests:
             raise try_later(429, f"{self.num_waiting} requests are waiting already; try again", "queue_full")
 
@@ -77,13 +85,12 @@ class Service:
         Raises ApiError where they cannot be run, or not now.
         """
         self.check_open()
-        salt = self._salt(cache_salt, tenant)
-        options = {} if salt is None else {"cache_salt": salt}
+        options = {"priority": priority or 0, "cache_salt": self._salt(cache_salt, tenant)}
         requests = []
         with self._preparing(len(prompts)):
             for index, prompt in enumerate(prompts):
                 try:
-                    requests.append(await self.engine.make_request(prompt, params, priority=priority or 0, **options))
+                    requests.append(await self.engine.make_request(prompt, params, **options))
                 except RequestError as error:
                     raise as_api_error(error, param if len(prompts) == 1 else f"{param}[{index}]") from None
         return requests
@@ -98,6 +105,15 @@ class Service:
             for request in requests:
                 del self._under_way[request.request_id]
 
+    async def drain(self, seconds: float) -> int:
+        """Take nothing new, let what is under way end, and abort the rest after so many seconds; returns how many."""
+        if await self.engine.drain(seconds):
+            return 0
+        rest = list(self._under_way)
+        await self.engine.call(_abort_all, rest)
+        await self.engine.drain(ABORT_SECONDS)  # their clients are told
+        return len(rest)
+
     @contextmanager
     def _preparing(self, count: int) -> Iterator[None]:
         self._num_preparing += count
@@ -110,6 +126,11 @@ class Service:
         if tenant is None or not self.options.cache_salt_from_key:
             return cache_salt
         return hashlib.sha256(f"{tenant}\0{cache_salt or ''}".encode()).hexdigest()
+
+
+def _abort_all(engine: Engine, request_ids: Sequence[str]) -> None:
+    for request_id in request_ids:
+        engine.abort(request_id)
 
 
 def names_of(config: EngineConfig) -> tuple[str, ...]:

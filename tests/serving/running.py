@@ -40,6 +40,7 @@ class RunningServer:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
+        self.llm.close()
 
     async def _serve(self):
         self._loop = asyncio.get_running_loop()
@@ -51,7 +52,6 @@ class RunningServer:
             await asyncio.sleep(0.01)
         self._ready.set()
         await serving
-        await self.engine.close()
 
     def _stop(self):
         self._server.should_exit = True

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from mindspore_paged.serving.errors import try_later
+from mindspore_paged.serving.errors import draining
 
 router = APIRouter(tags=["health"])
 
@@ -32,7 +32,7 @@ async def health() -> Health:
 async def ready(http: Request) -> Health:
     """200 as long as requests are taken, 503 while the server starts or drains: for load balancers."""
     if http.app.state.service.is_draining:
-        raise try_later(503, "the server is about to end, and takes no further requests", "draining")
+        raise draining()
     return Health()
 
 

@@ -1,6 +1,6 @@
 """What the bodies of several paths have in common: sampling parameters, options of streams, usage."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -22,7 +22,7 @@ MAX_NAMED = 16
 
 _SAMPLING_KEYS = (
     *("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stop_token_ids", "ignore_eos"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
 )
 _NOTHING_DEPENDS_ON = frozenset(
     {
@@ -139,17 +139,7 @@ class SamplingFields(OpenSchema):
             raise bad_request("stream_options needs stream to be true", "stream_options")
         given = {key: getattr(self, key) for key in _SAMPLING_KEYS} | {"max_tokens": self.max_tokens}
         given = {key: value for key, value in given.items() if value is not None} | others
-        if self.logit_bias:
-            given["logit_bias"] = self._bias_of_tokens()
         return replace(defaults, **given)
-
-    def _bias_of_tokens(self) -> dict[int, float]:
-        if "logit_bias" not in {key.name for key in fields(SamplingParams)}:
-            raise bad_request("logit_bias is not supported by this server", "logit_bias", "unsupported_parameter")
-        try:
-            return {int(key): value for key, value in self.logit_bias.items()}
-        except ValueError:
-            raise bad_request("logit_bias must map token ids to numbers", "logit_bias") from None
 
 
 def _is_none(value: Any) -> bool:
