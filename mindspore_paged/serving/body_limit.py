@@ -7,6 +7,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mindspore_paged.serving.errors import ApiError, error_response
 
+DISCARDED_BODIES = 4
+DISCARD_SECONDS = 1.0
+"""Of a body that is too large: what is taken and thrown away, in times the limit, and the wait for its next piece."""
+
 
 class BodyLimit:
     """Refuses bodies of more than `max_bytes` (413), and clients that stop in the middle of one (408).
@@ -37,6 +41,8 @@ class BodyLimit:
         except ApiError as error:  # from a place where no handler of errors stands between
             if begun:
                 raise
+            if error.status_code == 413:
+                await self._discard(receive)
             await error_response(error, scope["path"])(scope, receive, send)
 
     def _check_stated_length(self, headers: Headers) -> None:
@@ -63,6 +69,17 @@ class BodyLimit:
             return message
 
         return counted
+
+    async def _discard(self, receive: Receive) -> None:
+        """Take what still comes, up to a bound: a client that is sending does not hear an answer."""
+        num_bytes, more = 0, True
+        while more and num_bytes < DISCARDED_BODIES * self._max_bytes:
+            try:
+                message = await asyncio.wait_for(receive(), DISCARD_SECONDS)
+            except (TimeoutError, asyncio.TimeoutError):
+                return
+            num_bytes += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
     def _too_large(self) -> ApiError:
         message = f"the body is larger than {self._max_bytes} bytes"

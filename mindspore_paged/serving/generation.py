@@ -10,6 +10,7 @@ import anyio
 
 from mindspore_paged.engine.requests.outputs import SequenceUpdate
 from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.errors import PagedError
 from mindspore_paged.sampling.sampler import SampledToken
 from mindspore_paged.serving.errors import ApiError, try_later
 from mindspore_paged.serving.schemas.common import PromptTokensDetails, Usage
@@ -84,11 +85,16 @@ class Generation:
         options = self._service.options
         waited = perf_counter() - request.arrival_time
         deadline = _later(options.request_timeout, waited)
-        async with aclosing(self._service.engine.generate(request)) as updates:
-            update = await _first_of(updates, request, _later(options.queue_timeout, waited), deadline)
-            while update is not None:
-                yield first + update.index, update
-                update = await _next_of(updates, deadline)
+        try:
+            async with aclosing(self._service.engine.generate(request)) as updates:
+                update = await _first_of(updates, request, _later(options.queue_timeout, waited), deadline)
+                while update is not None:
+                    yield first + update.index, update
+                    update = await _next_of(updates, deadline)
+        except (ApiError, PagedError):
+            raise
+        except Exception as error:
+            raise ApiError(500, f"the engine failed: {one_line(error)}", code="engine_failed") from error
         if any(sequence.finish_reason == "abort" for sequence in request.sequences):
             raise try_later(503, "the server ended the request before it was answered", "aborted")
 

@@ -19,8 +19,8 @@ from mindspore_paged.serving.starting import configuration
 from mindspore_paged.wording import one_line
 
 EXIT_FAILED = 1
-FAREWELL_SECONDS = 5.0
-"""Beside the drain, for answers that are written and clients that read the last of theirs."""
+FAREWELL_SECONDS = 10.0
+"""Beside the drain: for clients that read the last of their answers, and for MindSpore, which takes its time to end."""
 
 
 def serve(llm: LLM, listener: socket.socket, options: ServerSection, api_keys: Sequence[bytes] = ()) -> int:

@@ -32,6 +32,8 @@ class Service:
         self.model_names = tuple(model_names)
         self.created = int(time.time())
         self.token_texts = TokenTexts(engine.tokenizer)
+        config = engine.config
+        self._num_running_at_most = config.scheduler.max_num_seqs * config.parallel.data_parallel_size
         self._num_preparing = 0
         self._under_way: dict[str, Request] = {}
 
@@ -63,10 +65,13 @@ class Service:
         raise ApiError(404, f"the model {shortened(name)} is not served; served: {served}", code="model_not_found")
 
     def check_open(self) -> None:
-        """Raise ApiError while no further request is taken."""
+        """Raise ApiError while no further request is taken.
+
+        Those that came together and have not had a step yet do not wait, as long as there is room for them to run.
+        """
         if self.is_draining:
             raise draining()
-        if self.num_waiting >= self.options.max_queued_requests:
+        if self.num_under_way >= self.options.max_queued_requests + self._num_running_at_most:
             raise try_later(429, f"{self.num_waiting} requests are waiting already; try again", "queue_full")
 
     async def prepare(

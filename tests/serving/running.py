@@ -1,6 +1,7 @@
 """A server in a thread of the test's process, its official client, and raw HTTP for what no client would send."""
 
 import asyncio
+import dataclasses
 import http.client
 import json
 import socket
@@ -27,8 +28,13 @@ class RunningServer:
     def __init__(self, llm, options, api_keys=()):
         self.llm, self.options, self._api_keys = llm, options, api_keys
 
+    def beside(self, api_keys=(), **options):
+        """Another server over the same LLM, with some options changed."""
+        return RunningServer(self.llm, dataclasses.replace(self.options, **options), api_keys)
+
     def __enter__(self):
         self._listener = listen("127.0.0.1", 0, self.options.connection_timeout)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)  # so that slow readers are noticed soon
         self.port = self._listener.getsockname()[1]
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -40,7 +46,6 @@ class RunningServer:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
-        self.llm.close()
 
     async def _serve(self):
         self._loop = asyncio.get_running_loop()
@@ -86,6 +91,11 @@ class RunningServer:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(20)
 
+    @property
+    def num_connections(self):
+        """TCP connections that the server holds."""
+        return len(self._server.server_state.connections)
+
     def assert_idle(self):
         """Nothing is under way a moment later, every page is free, and all books agree."""
         self.wait_until(lambda: self.service.num_under_way == 0 and self.engine.num_unfinished == 0)
@@ -123,3 +133,9 @@ def request_bytes(path, **body):
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data
+
+
+def answer_on(connection):
+    """Status and JSON of what the server sends before it closes the connection."""
+    head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.serving.running import HI, JSON, MODEL
+from tests.serving.running import HI, JSON, MODEL, answer_on
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 START = f'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hi"}}], '
@@ -161,9 +161,8 @@ def test_paths_and_methods_that_there_are_not(server, method, path, status, code
 def test_bytes_that_are_no_http_are_told_so_in_the_same_form(server):
     with server.connect() as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00 no http\r\n\r\n")
-        answer = connection.recv(1000)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+        status, answer = answer_on(connection)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_a_header_without_end_is_refused(server):

@@ -7,23 +7,9 @@ import time
 
 import pytest
 
-from tests.serving.running import HI, MODEL, request_bytes
+from tests.serving.running import HI, MODEL, answer_on, request_bytes
 
 LONG = {"model": MODEL, "prompt": "Hello", "max_tokens": 120, "ignore_eos": True}
-
-
-@pytest.fixture
-def slow(server, monkeypatch):
-    """Steps of 20 ms, so that an answer of 120 tokens takes 2.4 s."""
-    runner = server.llm.engine.runner
-    run = runner.run
-
-    def run_slowly(inputs):
-        time.sleep(0.02)
-        return run(inputs)
-
-    monkeypatch.setattr(runner, "run", run_slowly)
-    return server
 
 
 def num_steps(server) -> int:
@@ -100,12 +86,43 @@ def test_a_connection_on_which_nothing_comes_is_let_go(server):
     for beginning in (b"", b"GET /health HTTP/1.1\r\nHost:"):
         with server.connect() as connection:
             connection.sendall(beginning)
-            assert connection.recv(100) == b""  # within two times the fixture's 2 s, or the socket's own 10 s
+            assert connection.recv(100) == b""  # within two times the fixture's 1 s, or the socket's own 10 s
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(server):
     with server.connect() as connection:
         connection.sendall(request_bytes("/v1/completions", **LONG)[:-10])
-        answer = connection.recv(1000)
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+        status, answer = answer_on(connection)
+    assert (status, answer["error"]["code"]) == (408, "request_timeout")
+
+
+def test_a_reader_that_takes_nothing_is_cut_off_and_nobody_waits_for_it(server):
+    many = {"model": MODEL, "prompt": "Hi", "n": 8, "max_tokens": 120, "logprobs": 20, "ignore_eos": True}
+    with server.beside(max_buffered_updates=16) as bounded, bounded.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(request_bytes("/v1/completions", **many, stream=True))
+        bounded.wait_until(lambda: bounded.engine.num_unfinished == 1)
+        server.call(lambda engine: None)  # between two steps, while that one runs
+        used = None
+        while used != 0:  # its pages come back long before its connection ends
+            used = server.call(lambda engine: engine.scheduler.cache.pool.num_used)
+        assert bounded.num_connections == 1
+        answer = server.client.completions.create(model=MODEL, prompt="Hi", max_tokens=3)
+        assert answer.usage.completion_tokens == 3
+        bounded.wait_until(lambda: bounded.num_connections == 0, seconds=10)  # the fixture's 1 s, by the kernel's clock
+        assert bounded.service.num_under_way == 0
+
+
+def test_a_reader_that_falls_behind_hears_why_it_was_cut_off(server):
+    many = {"model": MODEL, "prompt": "Hi", "n": 8, "max_tokens": 120, "logprobs": 20, "ignore_eos": True}
+    with server.beside(max_buffered_updates=16, connection_timeout=30.0) as bounded, bounded.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(request_bytes("/v1/completions", **many, stream=True))
+        bounded.wait_until(lambda: bounded.engine.num_unfinished == 1)
+        while server.call(lambda engine: engine.scheduler.cache.pool.num_used):
+            time.sleep(0.01)
+        data = b""
+        while b"[DONE]" not in data:
+            data += connection.recv(1 << 16)
+    events = [line for line in data.decode().splitlines() if line.startswith("data: ")]
+    assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "slow_reader"

@@ -1,0 +1,192 @@
+"""The server as its user starts it: one line when it is ready, and ends that nobody has to wait for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+
+import pytest
+
+from mindspore_paged.serving.run import main
+from tests.cli_runs import SMALL
+from tests.script_runs import ROOT
+from tests.serving.running import MODEL
+
+LONG = {"model": MODEL, "prompt": "Hello", "max_tokens": 55, "ignore_eos": True}
+
+SLOW_SERVER = """
+import sys, time
+from mindspore_paged.launch.keeper import kept
+
+def run():
+    from mindspore_paged.engine.execution.model_runner import ModelRunner
+    from mindspore_paged.serving.run import main
+    compute = ModelRunner.run
+    def run_slowly(self, inputs):
+        time.sleep(0.02)
+        if 99 in inputs.input_ids:
+            raise RuntimeError("the device is gone")
+        return compute(self, inputs)
+    ModelRunner.run = run_slowly
+    return main()
+
+if __name__ == "__main__":
+    sys.exit(kept(run))
+"""
+"""scripts/run_server.py with steps of 20 ms, and a token that ends the engine."""
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, script, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments), "--port", "0", "--set", *SMALL],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.line = self.process.stdout.readline()
+        self.url = self.line.split()[-1] if self.line else None
+
+    def ask(self, path, **body):
+        """Status and JSON."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def in_background(self, **body):
+        """Ask for a completion in a thread; returns the thread, and the list that the answer will be in."""
+        answers = []
+
+        def ask():
+            with suppress(OSError):  # of a server that was ended at once
+                answers.append(self.ask("/v1/completions", **body))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.3)
+        return answers, thread
+
+    def end(self):
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def started(model_file, tmp_path):
+    """Starts a slow server with further arguments, and leaves none running."""
+    script = tmp_path / "slow_server.py"
+    script.write_text(SLOW_SERVER)
+    servers = []
+
+    def start(*arguments):
+        servers.append(Server(script, "--weights", model_file, *arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.process.kill()
+        server.process.communicate()
+
+
+def test_sigterm_lets_what_runs_end_and_takes_nothing_new(started):
+    server = started("--served-model-name", "one", MODEL)
+    assert server.line.startswith("serving one at http://127.0.0.1:")
+    assert [card["id"] for card in server.ask("/v1/models")[1]["data"]] == ["one", MODEL]
+    answers, thread = server.in_background(**LONG)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert server.ask("/ready")[0] == 503
+    assert server.ask("/health")[0] == 200
+    assert server.ask("/v1/completions", **LONG)[1]["error"]["code"] == "draining"
+    assert server.end() == (0, "", "")
+    thread.join()
+    ((status, answer),) = answers
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 55)
+
+
+@pytest.mark.slow
+def test_what_takes_longer_than_the_drain_is_told_so(started):
+    server = started("--set", "server.drain_seconds=0.2")
+    answers, thread = server.in_background(**LONG)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.end()[:2] == (0, "")
+    thread.join()
+    ((status, answer),) = answers
+    assert (status, answer["error"]["code"]) == (503, "aborted")
+
+
+@pytest.mark.slow
+def test_the_second_signal_ends_it_at_once(started):
+    server = started()
+    _, thread = server.in_background(**LONG, n=2)
+    begin = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    server.process.send_signal(signal.SIGINT)
+    assert server.end() == (130, "", "interrupted by SIGINT\n")
+    assert time.monotonic() - begin < 0.9
+    thread.join()
+
+
+@pytest.mark.slow
+def test_an_engine_that_fails_ends_the_server_with_one_line(started):
+    server = started()
+    answers, thread = server.in_background(**LONG)
+    status, answer = server.ask("/v1/completions", model=MODEL, prompt=[99], max_tokens=2)
+    assert (status, answer["error"]["code"]) == (500, "engine_failed")
+    assert server.end() == (1, "", "error: the engine failed: the device is gone\n")
+    thread.join()
+    assert answers[0][0] == 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no model: give --config FILE, --weights PATH, or --model DIR"),
+        (["--model", "x", "--weights", "y"], "--model is a whole model; --config and --weights do not go with it"),
+        (["--weights", "x", "--local-kernels"], "--verify-key and --local-kernels are of an exported model"),
+        (["--weights", "x", "--port", "70000"], "server.port is 70000; it must be less than or equal to 65535"),
+        (["--weights", "x", "--host", "256.1.1.1"], "server.host 256.1.1.1, server.port 8000: cannot listen there"),
+        (["--weights", "x", "--api-key-file", "/nowhere"], "server.api_key_file is /nowhere: cannot read the keys"),
+        (
+            ["--weights", "x", "--set", "server.tls_certificate=/nowhere", "server.tls_key=/nowhere"],
+            "server.tls_certificate /nowhere, server.tls_key /nowhere: No such file",
+        ),
+        (["--weights", "x", "--set", "server.prot=1"], "unknown key server.prot; did you mean server.port?"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_before_anything_is_loaded(arguments, message, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_port_that_is_taken(shared_server, capsys):
+    assert main(["--weights", "x", "--port", str(shared_server.port)]) == 2
+    port = f"server.host 127.0.0.1, server.port {shared_server.port}"
+    assert capsys.readouterr().err.startswith(f"error: {port}: cannot listen there: Address already in use")
+
+
+def test_the_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for part in ("curl http://127.0.0.1:8000/v1/chat/completions", "OpenAI(base_url=", "--api-key-file", "SIGTERM"):
+        assert part in text
