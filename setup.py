@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.resolve()
 BENEATH = ("custom_ops", "models")
 """Folders at the top of the repository that are packages of `mindspore_paged`."""
 
+TRACING = ["opentelemetry-sdk>=1.30,<2", "opentelemetry-exporter-otlp-proto-http>=1.30,<2"]
+
 PACKAGES = find_packages(ROOT, include=["mindspore_paged", "mindspore_paged.*"])
 for name in BENEATH:
     within = [f"{name}.{package}" for package in find_packages(ROOT / name)]
@@ -47,7 +49,10 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=PACKAGES,
     package_dir={f"mindspore_paged.{name}": name for name in BENEATH},
-    package_data={"mindspore_paged.custom_ops": ["**/*.cc", "**/*.h", "**/*.cpp"]},
+    package_data={
+        "mindspore_paged.custom_ops": ["**/*.cc", "**/*.h", "**/*.cpp"],
+        "mindspore_paged.serving.page": ["*.html", "*.css", "*.js", "*.svg"],
+    },
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",
@@ -59,6 +64,7 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.8,<4",
         "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy; 0.6 asks for NumPy 2
+        "prometheus-client>=0.21,<1",
         "protobuf>=4",
         "pydantic>=2.12,<3",
         "pyyaml>=6",
@@ -70,7 +76,11 @@ setup(
         "uvicorn>=0.40,<1",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1", "openai>=2"],
+        "dev": [
+            *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"),
+            *("httpx>=0.27,<1", "openai>=2", "playwright>=1.50,<2", "axe-playwright-python>=0.1.4", *TRACING),
+        ],
+        "tracing": TRACING,
     },
     entry_points={"console_scripts": ["mindspore-paged = mindspore_paged.cli:kept_main"]},
     cmdclass={"build_py": BuildWithKernels},
