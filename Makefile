@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install kernels test test-slow sanitize lint clean
+.PHONY: demo install kernels browser test test-slow sanitize lint clean
 
 demo: install
 	$(BIN)/python scripts/fetch_demo_model.py
@@ -27,11 +27,18 @@ kernels: install
 	$(BIN)/python -m mindspore_paged.custom_ops.build
 	$(BIN)/python -m mindspore_paged.custom_ops.build --backend ascend_emulator
 
+# What the tests of the server's page look at it with: CHROMIUM, or one that is installed, or Debian's.
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
+browser:
+	@[ -n "$$CHROMIUM" ] || [ -n "$$(for name in $(BROWSERS); do command -v $$name; done)" ] \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } \
+	  || { echo "error: no Chromium: install it, or name another browser of its kind in CHROMIUM" >&2; exit 1; }
+
 test: lint kernels
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-test-slow: kernels
+test-slow: kernels browser
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python -m pytest $(WORKERS) -m slow
 
