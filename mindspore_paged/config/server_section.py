@@ -33,6 +33,8 @@ class ServerSection:
     connection_timeout: a client that sends nothing, or takes nothing, for so long is let go.
     max_buffered_updates: steps' results that wait for a client that reads slowly; more of them end its request.
     drain_seconds: how long requests under way may go on after SIGTERM.
+    access_log: a line of JSON on standard output for each request. otlp_traces_endpoint: the URL of a collector that
+    gets OpenTelemetry's spans by HTTP; None asks OTEL_EXPORTER_OTLP_ENDPOINT.
     """
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -50,6 +52,8 @@ class ServerSection:
     connection_timeout: Seconds = 30.0
     max_buffered_updates: StrictInt = Field(4096, ge=1)
     drain_seconds: Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)] = 30.0
+    access_log: StrictBool = True
+    otlp_traces_endpoint: Annotated[str, Field(pattern=r"^https?://[!-~]+$")] | None = None
 
     @field_validator("tls_key")
     @classmethod

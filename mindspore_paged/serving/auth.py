@@ -11,8 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mindspore_paged.bounded_file import read_bounded
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.serving.errors import ApiError, error_response
+from mindspore_paged.serving.page import PATHS
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/version", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics"}) | PATHS
 """What is answered without a key: nothing of it tells what anyone asked."""
 
 MOST_BYTES = 2**20

@@ -1,7 +1,6 @@
 """How much of a request's body is taken, and how long it may take to come."""
 
-import asyncio
-
+import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,8 +57,9 @@ class BodyLimit:
             if is_complete:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self._seconds)
-            except (TimeoutError, asyncio.TimeoutError):
+                with anyio.fail_after(self._seconds):  # asyncio.wait_for may swallow a cancellation before 3.12
+                    message = await receive()
+            except TimeoutError:
                 raise ApiError(408, "the body did not come", code="request_timeout", headers=_CLOSE) from None
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
@@ -75,8 +75,9 @@ class BodyLimit:
         num_bytes, more = 0, True
         while more and num_bytes < DISCARDED_BODIES * self._max_bytes:
             try:
-                message = await asyncio.wait_for(receive(), DISCARD_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError):
+                with anyio.fail_after(DISCARD_SECONDS):
+                    message = await receive()
+            except TimeoutError:
                 return
             num_bytes += len(message.get("body", b""))
             more = message.get("more_body", False)

@@ -15,11 +15,13 @@ class ObservedLLM:
     """Has the face of `llm`, whose `generate` alone is watched.
 
     on_end: called once for each request, when its stream has ended, in the event loop.
+    names: of the engine's requests under way, the ids of the HTTP requests that they are part of.
     """
 
     def __init__(self, llm: AsyncLLM, on_end: Callable[[AnswerRecord], None]):
         self._llm = llm
         self._on_end = on_end
+        self.names: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
@@ -30,6 +32,7 @@ class ObservedLLM:
         record = current_record()
         if record is not None:
             record.answers.append(answer)
+            self.names[request.request_id] = record.request_id
         try:
             async with aclosing(self._llm.generate(request)) as updates:
                 async for update in updates:
@@ -39,5 +42,6 @@ class ObservedLLM:
             failed = True
             raise
         finally:
+            self.names.pop(request.request_id, None)
             answer.end(failed)
             self._on_end(answer)

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from itertools import chain
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from mindspore_paged.async_llm import AsyncLLM
 from mindspore_paged.cache.block_table import NO_BLOCK
@@ -14,6 +17,8 @@ from mindspore_paged.cache.event_log import CACHED, FREE, NULL, PINNED, REQUEST,
 from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
 from mindspore_paged.engine.requests.sequence import Sequence
+from mindspore_paged.serving.errors import try_later
+from mindspore_paged.serving.streams import event_stream
 
 SECONDS_BETWEEN = 0.25
 """Between two pictures, at least; and FEWEST_TIMES as long as one takes to make, so that steps hardly wait for it."""
@@ -21,6 +26,12 @@ SECONDS_BETWEEN = 0.25
 FEWEST_TIMES = 50
 MOST_CELLS = 2048
 MOST_REQUESTS = 64
+MOST_WATCHERS = 32
+SILENCE_SECONDS = 15.0
+"""After so long without a change a comment is sent: proxies end connections on which nothing comes."""
+
+LONGEST_SLEEP = 0.5
+"""How long a watcher may take to see that it is over."""
 
 _BY_IMPORTANCE = (NULL, FREE, WITHHELD, CACHED, PINNED, SHARED)
 """What a cell of several blocks shows is the last of these among them, and a request's before all."""
@@ -67,36 +78,64 @@ def pool_picture(engine: LLMEngine) -> dict[str, Any]:
 
 
 class PoolEvents:
-    """Pictures of the pool for any number of watchers, made only while somebody watches, and once for all of them."""
+    """Pictures of the pool for any number of watchers, made only while somebody watches, and once for all of them.
 
-    def __init__(self, llm: AsyncLLM, seconds_between: float = SECONDS_BETWEEN):
+    names: of the engine's requests, the ids of the HTTP requests that they are part of, which pictures tell too.
+    """
+
+    def __init__(self, llm: AsyncLLM, names: Mapping[str, str] | None = None, seconds_between: float = SECONDS_BETWEEN):
         self._llm = llm
+        self._names = {} if names is None else names
         self._seconds_between = seconds_between
         self._lock = asyncio.Lock()
         self._due = 0.0
         self._picture = ""
+        self._num_watchers = 0
 
-    async def pictures(self, is_over: Callable[[], bool] = lambda: False) -> AsyncIterator[str]:
-        """The pool now, and each time that it has changed, as JSON: a list of `pool_picture`, one a replica.
+    async def events(self, is_over: Callable[[], bool] = lambda: False) -> AsyncIterator[str]:
+        """The pool now, and each time that it has changed: events of a JSON list of `pool_picture`, one a replica.
 
-        is_over: asked between two pictures; when it says so, there are no more. Raises what ended the engine.
+        is_over: asked between two pictures; when it says so, there are no more. Raises ApiError where MOST_WATCHERS
+        watch already, and what ended the engine.
         """
-        shown = None
-        while not is_over():
-            picture = await self._newest()
-            if picture is not shown:
-                yield picture
-                shown = picture
-            await asyncio.sleep(max(0.0, self._due - perf_counter()))
+        if self._num_watchers >= MOST_WATCHERS:
+            raise try_later(429, f"{MOST_WATCHERS} clients watch the pool already; try again", "too_many_watchers")
+        self._num_watchers += 1
+        try:
+            shown, spoken = None, 0.0
+            while not is_over():
+                picture, now = await self._newest(), perf_counter()
+                if picture is not shown:
+                    yield f"data: {picture}\n\n"
+                    shown, spoken = picture, now
+                elif now - spoken > SILENCE_SECONDS:
+                    yield ": nothing changed\n\n"
+                    spoken = now
+                await asyncio.sleep(min(LONGEST_SLEEP, max(0.0, self._due - perf_counter())))
+        finally:
+            self._num_watchers -= 1
 
     async def _newest(self) -> str:
         async with self._lock:
             if perf_counter() >= self._due:
                 pictures, seconds = await self._llm.call(_timed_pictures)
+                for request in chain.from_iterable(picture["requests"] for picture in pictures):
+                    request["http_request_id"] = self._names.get(request["id"])
                 text = json.dumps(pictures, separators=(",", ":"))
                 self._picture = self._picture if text == self._picture else text
                 self._due = perf_counter() + max(self._seconds_between, FEWEST_TIMES * seconds)
             return self._picture
+
+
+def pool_router(llm: AsyncLLM, names: Mapping[str, str], is_over: Callable[[], bool]) -> APIRouter:
+    """The route `/pool/events`, whose streams end when `is_over` says so; names: see `PoolEvents`."""
+    router, pool = APIRouter(include_in_schema=False), PoolEvents(llm, names)
+
+    @router.get("/pool/events")
+    async def get_events(http: Request) -> Response:
+        return await event_stream(http, pool.events(is_over), {}, last="")
+
+    return router
 
 
 def _timed_pictures(engine: LLMEngine | RoutedEngine) -> tuple[list[dict[str, Any]], float]:

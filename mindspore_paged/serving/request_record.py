@@ -9,11 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 from mindspore_paged.serving.answer_record import AnswerRecord
+from mindspore_paged.serving.errors import CLIENT_GONE
 
 REQUEST_ID_HEADER = "X-Request-Id"
-
-CLIENT_LEFT = 499
-"""The status of a request whose client went away before there was one, as nginx writes it."""
 
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _CURRENT: ContextVar["RequestRecord | None"] = ContextVar("request_record", default=None)
@@ -25,7 +23,7 @@ class RequestRecord:
 
     request_id: the client's, if it sent a sane one. path: without the query, which may hold what nobody should log.
     route: the path's pattern, None where no route has it. trace_headers: `traceparent` and `tracestate`, as they came.
-    started: seconds of perf_counter(); started_at: of the clock, since 1970. status: CLIENT_LEFT without an answer.
+    started: seconds of perf_counter(); started_at: of the clock, since 1970. status: CLIENT_GONE without an answer.
     answers: what the engine did for it, in the order in which it began.
     """
 
@@ -36,7 +34,7 @@ class RequestRecord:
     started: float = field(default_factory=perf_counter)
     started_at: float = field(default_factory=time)
     route: str | None = None
-    status: int = CLIENT_LEFT
+    status: int = CLIENT_GONE
     seconds: float = 0.0
     answers: list[AnswerRecord] = field(default_factory=list)
 
@@ -75,7 +73,7 @@ class RecordRequests:
         try:
             await self._app(scope, receive, send_named)
         except Exception:
-            record.status = 500 if record.status == CLIENT_LEFT else record.status
+            record.status = 500 if record.status == CLIENT_GONE else record.status
             raise
         finally:
             _CURRENT.reset(token)

@@ -86,11 +86,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from mindspore_paged.serving.auth import read_api_keys
     from mindspore_paged.serving.connections import listen
+    from mindspore_paged.serving.tracing import tracer_provider
 
     api_keys = read_api_keys(options.api_key_file)
     _check_tls(options)
-    listener = None
+    listener = provider = None
     if current_worker().rank == 0:  # before the model is loaded: that the port is taken shows at once
+        provider = tracer_provider(options.otlp_traces_endpoint)
         listener = listen(options.host, options.port, options.connection_timeout)
 
     from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
@@ -102,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     with answered_while_starting(listener, options):
         llm = LLM(config, show_progress=sys.stderr.isatty())
-    return serve(llm, listener, options, api_keys)
+    return serve(llm, listener, options, api_keys, provider)
 
 
 def _config(arguments: argparse.Namespace) -> EngineConfig:

@@ -4,7 +4,8 @@ import asyncio
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -13,6 +14,7 @@ from mindspore_paged.config import ServerSection
 from mindspore_paged.launch import supervision
 from mindspore_paged.launch.interruption import ends_by_itself
 from mindspore_paged.llm import LLM
+from mindspore_paged.serving.access_log import AccessLog
 from mindspore_paged.serving.app import create_app
 from mindspore_paged.serving.connections import address_of
 from mindspore_paged.serving.starting import configuration
@@ -23,18 +25,31 @@ FAREWELL_SECONDS = 10.0
 """Beside the drain: for clients that read the last of their answers, and for MindSpore, which takes its time to end."""
 
 
-def serve(llm: LLM, listener: socket.socket, options: ServerSection, api_keys: Sequence[bytes] = ()) -> int:
+def serve(
+    llm: LLM,
+    listener: socket.socket,
+    options: ServerSection,
+    api_keys: Sequence[bytes] = (),
+    tracer_provider: Any = None,
+) -> int:
     """Serve until a signal comes, then drain and return 0; 1, and one line on stderr, if the engine fails.
 
-    listener: where clients connect. api_keys: digests, see `read_api_keys`.
+    listener: where clients connect. api_keys: digests, see `read_api_keys`. tracer_provider: shut down in the end.
     """
-    return asyncio.run(_serve(llm, listener, options, api_keys))
+    with ExitStack() as stack:
+        if tracer_provider is not None:
+            stack.callback(tracer_provider.shutdown)
+        if options.access_log:
+            stack.enter_context(closing(AccessLog(sys.stdout)))
+        return asyncio.run(_serve(llm, listener, options, api_keys, tracer_provider))
 
 
-async def _serve(llm: LLM, listener: socket.socket, options: ServerSection, api_keys: Sequence[bytes]) -> int:
+async def _serve(
+    llm: LLM, listener: socket.socket, options: ServerSection, api_keys: Sequence[bytes], tracer_provider: Any
+) -> int:
     loop, asked_to_end = asyncio.get_running_loop(), asyncio.Event()
     engine = AsyncLLM(llm, max_buffered_updates=options.max_buffered_updates)
-    app = create_app(engine, options, api_keys=api_keys)
+    app = create_app(engine, options, api_keys=api_keys, tracer_provider=tracer_provider)
     server = HttpServer(configuration(app, options))
     with ends_by_itself(lambda: loop.call_soon_threadsafe(asked_to_end.set), options.drain_seconds + FAREWELL_SECONDS):
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -22,7 +22,7 @@ SERVICE_NAME = "mindspore_paged"
 
 
 class Tracing:
-    """Makes spans of requests that have ended, and hands them to `provider`; `close` sends what is left.
+    """Makes spans of requests that have ended, and hands them to `provider`.
 
     model_name: as clients know it.
     """
@@ -30,7 +30,6 @@ class Tracing:
     def __init__(self, provider: "TracerProvider", model_name: str):
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._provider = provider
         self._tracer = provider.get_tracer("mindspore_paged.serving")
         self._propagator = TraceContextTextMapPropagator()
         self._model_name = model_name
@@ -65,10 +64,6 @@ class Tracing:
             self._write_answer(answer, within, on_clock)
         span.end(on_clock(record.started + record.seconds))
 
-    def close(self) -> None:
-        """Send the spans that are left."""
-        self._provider.shutdown()
-
     def _write_answer(self, answer: AnswerRecord, within: object, on_clock: Callable[[float], int]) -> None:
         from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
@@ -98,11 +93,11 @@ class Tracing:
         span.end(on_clock(answer.ended if answer.ended is not None else request.arrival_time))
 
 
-def tracing_to(endpoint: str | None, model_name: str) -> Tracing | None:
-    """Spans to a collector, by OTLP over HTTP, sent by a thread of their own; None where no endpoint is configured.
+def tracer_provider(endpoint: str | None) -> "TracerProvider | None":
+    """What sends spans to a collector, by OTLP over HTTP and in a thread of its own; None where no endpoint is known.
 
     endpoint: the URL that takes traces; None asks the variables of OpenTelemetry's SDK, all of which it reads.
-    Raises ConfigError if the extra `tracing` is not installed.
+    `shutdown` sends what is left. Raises ConfigError if the extra `tracing` is not installed.
     """
     if endpoint is None and not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
@@ -119,7 +114,7 @@ def tracing_to(endpoint: str | None, model_name: str) -> Tracing | None:
     resource = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": SERVICE_NAME})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
-    return Tracing(provider, model_name)
+    return provider
 
 
 def _phases(answer: AnswerRecord) -> Iterator[tuple[str, float, float]]:

@@ -1,8 +1,11 @@
 """What is logged of a request, and what never is."""
 
 import asyncio
+import io
 import json
 import logging
+import threading
+import time
 
 import pytest
 from fastapi import FastAPI
@@ -10,7 +13,8 @@ from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
 from mindspore_paged import SamplingParams
-from mindspore_paged.serving.access_log import write_access_line
+from mindspore_paged.serving import access_log
+from mindspore_paged.serving.access_log import AccessLog, log, write_access_line
 from mindspore_paged.serving.observed_llm import ObservedLLM
 from mindspore_paged.serving.request_record import RecordRequests
 from tests.serving.stepped_llm import SteppedLLM
@@ -148,3 +152,44 @@ def test_a_client_that_leaves_before_there_is_an_answer(lines):
 
     asyncio.run(leave())
     assert lines()[0]["status"] == 499
+
+
+def test_lines_go_to_the_stream_as_they_are():
+    stream = io.StringIO()
+    handler = AccessLog(stream)
+    log.info('{"a": 1}')
+    log.info('{"b": 100%}')
+    handler.close()
+    assert stream.getvalue() == '{"a": 1}\n{"b": 100%}\n'
+    log.info("afterwards")
+    assert "afterwards" not in stream.getvalue()
+
+
+class Stuck(io.StringIO):
+    """A stream whose reader has stopped reading."""
+
+    def __init__(self):
+        super().__init__()
+        self.freed = threading.Event()
+
+    def write(self, text):
+        self.freed.wait(20)
+        return super().write(text)
+
+
+def test_a_stream_that_nobody_reads_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(access_log, "MOST_WAITING_LINES", 5)
+    monkeypatch.setattr(access_log, "FAREWELL_SECONDS", 0.1)
+    stream = Stuck()
+    handler = access_log.AccessLog(stream)
+    started = time.monotonic()
+    for number in range(100):
+        log.info(str(number))
+    handler.close()
+    assert time.monotonic() - started < 10
+    stream.freed.set()
+    deadline = time.monotonic() + 10
+    while stream.getvalue().count("\n") < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert stream.getvalue().startswith("0\n1\n2\n3\n4\n")

@@ -145,7 +145,7 @@ def test_all_watchers_see_the_same_made_once_and_only_when_it_changed():
     over = False
 
     async def watch():
-        return [json.loads(text) async for text in events.pictures(lambda: over)]
+        return [json.loads(text.removeprefix("data: ")) async for text in events.events(lambda: over)]
 
     async def run():
         nonlocal over
@@ -168,7 +168,7 @@ def test_nobody_watches_nothing_is_made():
 
     async def run():
         events = PoolEvents(llm, seconds_between=0.01)
-        async for _ in events.pictures():
+        async for _ in events.events():
             break
         before = llm.num_calls
         await asyncio.sleep(0.1)
@@ -184,7 +184,7 @@ def test_pictures_that_take_long_are_rare(monkeypatch):
 
     async def run():
         async def watch():
-            async for _ in events.pictures():
+            async for _ in events.events():
                 pass
 
         with pytest.raises(asyncio.TimeoutError):

@@ -14,7 +14,7 @@ from mindspore_paged import SamplingParams
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.serving.observed_llm import ObservedLLM
 from mindspore_paged.serving.request_record import RecordRequests
-from mindspore_paged.serving.tracing import ENDPOINT_VARIABLES, Tracing, tracing_to
+from mindspore_paged.serving.tracing import ENDPOINT_VARIABLES, Tracing, tracer_provider
 from tests.serving.stepped_llm import SteppedLLM
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -117,7 +117,7 @@ def unconfigured(monkeypatch):
 
 def test_without_an_endpoint_nothing_is_traced(unconfigured):
     unconfigured.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    assert tracing_to(None, "tiny") is None
+    assert tracer_provider(None) is None
 
 
 @pytest.mark.parametrize("by", ["option", *ENDPOINT_VARIABLES])
@@ -126,4 +126,4 @@ def test_an_endpoint_without_the_extra_is_refused_in_one_line(unconfigured, by):
     if by != "option":
         unconfigured.setenv(by, "http://127.0.0.1:4318")
     with pytest.raises(ConfigError, match=r"pip install 'mindspore_paged\[tracing\]'"):
-        tracing_to("http://127.0.0.1:4318/v1/traces" if by == "option" else None, "tiny")
+        tracer_provider("http://127.0.0.1:4318/v1/traces" if by == "option" else None)

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const messages = []; // {role, content}, as the API takes them
-const own = new Set(); // ids of the answers that this page asked for
+const own = new Set(); // ids of the requests that this page has made
 let key = ""; // in this variable alone
 let writing = null; // the AbortController of the answer under way
 
@@ -102,9 +102,11 @@ async function send(text) {
   answer.item.classList.add("writing");
   $("spoken").textContent = "The model is answering.";
   try {
+    const id = `page-${Math.random().toString(36).slice(2)}`;
+    own.add(id);
     const response = await fetch("v1/chat/completions", {
       method: "POST",
-      headers: headers({ "Content-Type": "application/json" }),
+      headers: headers({ "Content-Type": "application/json", "X-Request-Id": id }),
       body: JSON.stringify(bodyOf()),
       signal: controller.signal,
     });
@@ -151,7 +153,6 @@ function bodyOf() {
 
 function takeChunk(chunk, state) {
   if (chunk.error) throw new Error(chunk.error.message);
-  if (chunk.id) own.add(chunk.id);
   if (chunk.usage) state.usage = chunk.usage;
   const choice = chunk.choices?.[0];
   if (!choice) return;
@@ -378,7 +379,7 @@ function showRequests(pictures) {
     swatch.className = "swatch";
     swatch.style.background = colourOf(request.number);
     name.append(swatch, nameOf(request));
-    if (isOwn(request.id)) {
+    if (own.has(request.http_request_id)) {
       const yours = document.createElement("span");
       yours.className = "yours";
       yours.textContent = "yours";
@@ -399,10 +400,6 @@ function showRequests(pictures) {
 // The engine's own names are request-0, request-1, …
 function nameOf(request) {
   return request.id.replace(/^request-(?=\d+$)/, "#");
-}
-
-function isOwn(id) {
-  return [...own].some((one) => one === id || one.endsWith(`-${id}`));
 }
 
 // ---- Drawing
