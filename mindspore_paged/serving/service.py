@@ -2,8 +2,10 @@
 
 import hashlib
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from mindspore_paged.async_llm import AsyncLLM
@@ -15,6 +17,8 @@ from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import ApiError, as_api_error, draining, try_later
 from mindspore_paged.serving.token_texts import TokenTexts
 from mindspore_paged.wording import shortened
+
+PACKAGE = "mindspore_paged"
 
 ABORT_SECONDS = 2.0
 """That clients may take to read how their requests ended."""
@@ -31,6 +35,7 @@ class Service:
         self.options = options
         self.model_names = tuple(model_names)
         self.created = int(time.time())
+        self.fingerprint = _fingerprint(engine.llm.engine)
         self.token_texts = TokenTexts(engine.tokenizer)
         config = engine.config
         self._num_running_at_most = config.scheduler.max_num_seqs * config.parallel.data_parallel_size
@@ -63,6 +68,15 @@ class Service:
             return name or self.model_names[0]
         served = ", ".join(self.model_names)
         raise ApiError(404, f"the model {shortened(name)} is not served; served: {served}", code="model_not_found")
+
+    def head(self, kind: str, model: str) -> dict[str, Any]:
+        """What every answer, and each of its chunks, begins with; kind: the beginning of its id."""
+        return {
+            "id": f"{kind}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": self.fingerprint,
+        }
 
     def check_open(self) -> None:
         """Raise ApiError while no further request is taken.
@@ -147,3 +161,8 @@ def names_of(config: EngineConfig) -> tuple[str, ...]:
         return (config.model.name or weights or "model",)
     path = weights.resolve()
     return (path.stem if path.is_file() else path.name,)
+
+
+def _fingerprint(engine: Engine) -> str:
+    """Names what computes the answers, as OpenAI's `system_fingerprint`: the model and this program's version."""
+    return f"fp_{hashlib.sha256(f'{version(PACKAGE)} {engine.model_fingerprint}'.encode()).hexdigest()[:10]}"

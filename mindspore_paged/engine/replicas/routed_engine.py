@@ -64,6 +64,11 @@ class RoutedEngine:
         return self.local.limits
 
     @property
+    def model_fingerprint(self) -> str:
+        """Equal for engines that can exchange pages."""
+        return self.local.model_fingerprint
+
+    @property
     def has_unfinished(self) -> bool:
         """Whether any request is still under way."""
         return bool(self._requests)

@@ -1,7 +1,5 @@
 """POST /v1/chat/completions."""
 
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -50,7 +48,7 @@ class _Chat:
         self._texts = service.token_texts
         self._generation = generation
         self._body = body
-        self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._shared = service.head("chatcmpl", model)
         self._num_answers = generation.requests[0].params.n
 
     async def whole(self) -> ChatCompletion:

@@ -1,7 +1,5 @@
 """POST /v1/completions."""
 
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -42,7 +40,7 @@ class _Completion:
         self._service = service
         self._generation = generation
         self._body = body
-        self._shared = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._shared = service.head("cmpl", model)
         self._per_prompt = generation.requests[0].params.n
         self._lengths: dict[int, int] = {}  # characters of each answer that were sent
 

@@ -108,6 +108,7 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    annotations: list[Any] = []
 
 
 class ChatChoice(BaseModel):
@@ -129,7 +130,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str | None = None
+    system_fingerprint: str
     prompt_token_ids: OptionalIds
 
 
@@ -159,5 +160,5 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
+    system_fingerprint: str
     prompt_token_ids: OptionalIds
