@@ -179,11 +179,19 @@ interrupt() {  # SIGNAL EXIT_CODE
     ! grep -qzxF MS_ROLE=MS_WORKER "/proc/$process/environ" 2>/dev/null || ranks+=("$process")
   done
   ((${#supervisor[@]})) || supervisor=("${ranks[@]}")
+  local tenths=42 asked
+  asked=$(sed -n 's/^a signal ends this job within \([0-9]\{1,6\}\) s$/\1/p' "$log_dir/scheduler.log" 2>/dev/null | tail -n 1 || true)
+  [[ -z $asked ]] || tenths=$((10 * asked + 30))
   if ((${#supervisor[@]})) && kill -s "$1" "${supervisor[@]}" 2>/dev/null; then
-    for _ in {1..42}; do
+    for ((; tenths > 0; tenths--)); do
       kill -0 "$msrun_pid" 2>/dev/null || break
       sleep 0.1
     done
+    # A job that was given time may have come to its end, as a server does that has answered all it had to.
+    if [[ -n $asked ]] && ((tenths > 0)) && wait "$msrun_pid"; then
+      msrun_pid=""
+      exit 0
+    fi
   fi
   local line
   line=$(interruption)

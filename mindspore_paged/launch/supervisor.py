@@ -4,6 +4,7 @@ MindSpore's own scheduler runs in a child of it. Workers connect over TCP; a bro
 what workers say goes to the Judge. At a verdict every worker is told, and all processes of the job end.
 """
 
+import math
 import os
 import selectors
 import signal
@@ -31,6 +32,7 @@ TICK_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 1.0
 _FAREWELL_SECONDS = 2.0
 _INTERRUPTION_SECONDS = 2.5
+_TIME_TO_END = "a signal ends this job within {} s"
 
 _DIE_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9)\n"  # PR_SET_PDEATHSIG, SIGKILL
 _MINDSPORE_SCHEDULER = "from mindspore.communication import init; init()"
@@ -79,6 +81,7 @@ class _Peer:
         self.rank: int | None = None
         self.lookups: set[str] = set()
         self.interrupted = False
+        self.seconds: float | None = None  # that it has asked for, to end by itself after a signal
 
     def send(self, **fields) -> None:
         try:
@@ -106,6 +109,7 @@ class Supervisor:
         self._interrupted_by: int | None = None
         self._interruption_ends = 0.0
         self._words = ""
+        self._enders: list[_Peer] = []  # those that end by themselves, in a time that they have asked for
         self._peers: set[_Peer] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
@@ -134,14 +138,21 @@ class Supervisor:
                 self._judge.local_workers(workers is None or bool(workers), now)
 
     def interrupt(self, number: int, _frame: object = None) -> None:
-        """End the job by a signal: workers may save what is finished, and say so, before they are ended."""
+        """End the job by a signal: workers may save what is finished, and say so, before they are ended.
+
+        Where some have asked for time they alone are told: the others work for them, and end with them.
+        """
         if self._interrupted_by is None:
-            self._interrupted_by, self._interruption_ends = number, time.monotonic() + _INTERRUPTION_SECONDS
+            self._enders = [peer for peer in self._peers if peer.seconds is not None]
+            seconds = max((peer.seconds for peer in self._enders), default=_INTERRUPTION_SECONDS)
+            self._interrupted_by, self._interruption_ends = number, time.monotonic() + seconds
 
     def _interruption(self, now: float) -> Verdict | None:
         number, workers = self._interrupted_by, [peer for peer in self._peers if peer.rank is not None]
+        if self._enders and (verdict := self._judge.verdict(now)) is not None:
+            return verdict
         if workers and now < self._interruption_ends:
-            for peer in workers:
+            for peer in [peer for peer in self._enders if peer in self._peers] if self._enders else workers:
                 if not peer.interrupted:
                     peer.interrupted = True
                     peer.send(interrupt=number)
@@ -209,6 +220,9 @@ class Supervisor:
             self.interrupt(signal.Signals(message["interrupt"]))
         elif "words" in message:
             self._words = self._words or str(message["words"])
+        elif "seconds" in message:
+            peer.seconds = float(message["seconds"])
+            print(_TIME_TO_END.format(math.ceil(peer.seconds)), flush=True)  # for the launcher, which would not wait
         elif "goodbye" in message:
             self._judge.said_goodbye(peer.rank, bool(message["exiting"]), now)
         elif "group" in message:

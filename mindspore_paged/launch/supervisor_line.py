@@ -78,6 +78,7 @@ class SupervisorLine:
 
     def ask_for_time(self, seconds: float) -> None:
         """Tell the supervisor how long the end of the job may take after a signal."""
+        self._wait(lambda: self._connection is not None, start_limit())
         self._send(seconds=seconds)
 
     def leave(self, exiting: bool) -> None:

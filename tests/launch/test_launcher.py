@@ -296,6 +296,31 @@ def test_what_the_supervisor_says_of_an_interruption_is_shown(launch, seconds):
     assert time.monotonic() - begin < 6
 
 
+DRAINS = """
+import subprocess, sys
+log = pathlib.Path(options["log_dir"])
+code = '''
+import pathlib, signal, sys, time
+def end(number, _):
+    time.sleep(5)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path(sys.argv[1], "scheduler.log").write_text("a signal ends this job within 20 s")
+print("up", file=open(pathlib.Path(sys.argv[1]) / "worker_0.log", "w"), flush=True)
+signal.pause()
+'''
+sys.exit(subprocess.run([sys.executable, "-c", code, log], env=os.environ | {"MS_ROLE": "MS_SCHED"}).returncode)
+"""
+
+
+def test_a_job_that_has_asked_for_time_ends_by_itself(launch):
+    process = launch.start("job.py", 2, does=DRAINS)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_msrun_is_told(launch, number):
     does = """

@@ -50,6 +50,31 @@ def test_a_killed_worker_takes_the_job_down_with_its_name(start):
     assert job.worker_ends() == [(1, line), (-signal.SIGKILL, "")]
 
 
+ENDS_BY_ITSELF = """
+import threading
+from mindspore_paged.launch import interruption
+supervision.allow_interruptions()
+asked = threading.Event()
+with interruption.ends_by_itself(asked.set, 20.0):
+    print("there", flush=True)
+    asked.wait()
+    time.sleep(4.0)
+    print("done", flush=True)
+"""
+HELPS = 'supervision.allow_interruptions(); print("there", flush=True); time.sleep(8.0); print("done", flush=True)'
+
+
+def test_a_worker_that_asked_for_time_ends_the_job_by_itself_and_the_others_help_it(start):
+    job = start(ENDS_BY_ITSELF, HELPS)
+    for worker in job.workers:
+        await_there(worker)
+    time.sleep(0.5)
+    os.kill(job.supervisor.pid, signal.SIGTERM)
+    code, output, _ = job.wait()
+    assert (code, output) == (0, "a signal ends this job within 20 s\n")
+    assert job.worker_ends() == [(0, "done\n")] * 2
+
+
 def test_a_stopped_worker_is_named_and_killed(start):
     job = start(WAIT, WAIT)
     for worker in job.workers:
