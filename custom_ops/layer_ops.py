@@ -15,11 +15,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindspore_paged.custom_ops.layer_roles import ABSENT, ACTIVATIONS, LAYER_ROLES, OPTIONAL_ROLES
+from mindspore_paged.custom_ops.layer_roles import ABSENT, ACTIVATIONS, LAYER_ROLES, NO_HEAD, OPTIONAL_ROLES
 from mindspore_paged.custom_ops.targets import library_op, writes_caches
 
 __all__ = [
-    "ABSENT", "ACTIVATIONS", "LAYER_ROLES", "OPTIONAL_ROLES",
+    "ABSENT", "ACTIVATIONS", "LAYER_ROLES", "NO_HEAD", "OPTIONAL_ROLES",
     "AttentionLayer", "DecoderStep", "Embedding", "FeedForwardLayer", "NormLinear",
 ]  # fmt: skip
 
@@ -120,6 +120,9 @@ class FeedForwardLayer(nn.Cell):
 
 class DecoderStep(nn.Cell):
     """A whole step of a model of L layers, each AttentionLayer and then FeedForwardLayer: logits float32 [N, V].
+
+    With NO_HEAD for head_kind, and norm_weight again for `head`, it gives the tokens wanted behind the last norm,
+    float32 [N, C], and no logits.
 
     layout: int64 [L, 20, 5]: of each of a layer's LAYER_ROLES the pack that its weight is in, its first byte there,
     kind, rows and columns, or ABSENT; kinds of floats are 0 float32, 1 float16, 30 bfloat16. A norm or a bias is

@@ -14,5 +14,8 @@ OPTIONAL_ROLES = tuple(
 ABSENT = (-1, 0, 0, 0, 0)
 """What DecoderStep's layout says of a weight that a layer lacks."""
 
+NO_HEAD = -1
+"""The head_kind of a DecoderStep that makes no logits."""
+
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 """What a feed forward layer may do to its gate: silu(a) = a / (1 + e^-a), or GELU by its tanh approximation."""

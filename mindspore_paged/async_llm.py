@@ -69,6 +69,10 @@ class AsyncLLM:
         """As `LLM.make_request`, in another thread: templates and tokenizers take their time."""
         return await asyncio.to_thread(self.llm.make_request, prompt, params, **options)
 
+    async def make_embedding_request(self, prompt: Prompt, pooling: str = "mean", **options) -> Request:
+        """As `LLM.make_embedding_request`, in another thread."""
+        return await asyncio.to_thread(self.llm.make_embedding_request, prompt, pooling, **options)
+
     async def generate(
         self, prompt: Prompt | Request, params: SamplingParams | None = None
     ) -> AsyncIterator[SequenceUpdate]:
@@ -104,6 +108,13 @@ class AsyncLLM:
             async for _ in updates:
                 pass
         return request_output(request)
+
+    async def embed(self, prompt: Prompt, pooling: str = "mean", **options) -> RequestOutput:
+        """The embedding of one prompt, as `LLM.embed` has it; cancelling this aborts it.
+
+        options: as of `LLM.make_embedding_request`. Raises RequestError as that does, and what `generate` raises.
+        """
+        return await self.run(await self.make_embedding_request(prompt, pooling, **options))
 
     async def call(self, function: Callable[..., Any], *arguments) -> Any:
         """What `function(engine, *arguments)` returns or raises, done between two steps."""

@@ -283,6 +283,7 @@ def _as_json(output: RequestOutput) -> dict:
     for completion in document["outputs"]:
         if completion["logprobs"] is None:
             del completion["logprobs"]
+    del document["embedding"]  # a prompts file asks for none
     if document["error"] is None:
         del document["error"]
     return document

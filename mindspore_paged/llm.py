@@ -124,6 +124,15 @@ class LLM:
             prompt, params, priority=priority, request_class=request_class, cache_salt=cache_salt
         )
 
+    def make_embedding_request(
+        self, prompt: Prompt, pooling: str = "mean", *, priority: int = 0, cache_salt: str | None = None
+    ) -> Request:
+        """Check a prompt whose embedding is wanted, as `make_request` does; see `embed`."""
+        prompt = text_or_token_ids(prompt, self.tokenizer, self.config.model.chat_template_kwargs)
+        return self.engine.make_request(
+            prompt, SamplingParams(max_tokens=1), priority=priority, cache_salt=cache_salt, pooling=pooling
+        )
+
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[RequestOutput]:
@@ -131,13 +140,19 @@ class LLM:
 
         Raises RequestError before anything runs if any prompt cannot be run.
         """
-        if not isinstance(prompts, Iterable):
-            raise RequestError(f"the prompts are {shortened(prompts)}; they must be a prompt, or a list of prompts")
-        prompts = [prompts] if is_one_prompt(prompts) else list(prompts)
+        prompts = _each(prompts)
         each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(each)} sampling params for {len(prompts)} prompts; give one, or one each")
         return self.run([self.make_request(prompt, param) for prompt, param in zip(prompts, each, strict=True)])
+
+    def embed(self, prompts: Prompt | Sequence[Prompt], pooling: str = "mean") -> list[RequestOutput]:
+        """The embedding of every prompt, in the order given: `embedding`, float32 [hidden_size] of length 1, of each.
+
+        pooling: of the hidden states behind the last norm the `mean` of all tokens, or that of the `last`. A prompt may
+        have max_model_len tokens. Raises RequestError as `generate` does, and without runtime.embeddings: true.
+        """
+        return self.run([self.make_embedding_request(prompt, pooling) for prompt in _each(prompts)])
 
     def chat(
         self,
@@ -249,3 +264,9 @@ def _abort(engine: Engine, request_id: str) -> None:
 
 def _statistics(engine: Engine) -> dict[str, float | int]:
     return engine.get_statistics()
+
+
+def _each(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if not isinstance(prompts, Iterable):
+        raise RequestError(f"the prompts are {shortened(prompts)}; they must be a prompt, or a list of prompts")
+    return [prompts] if is_one_prompt(prompts) else list(prompts)

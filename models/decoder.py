@@ -28,7 +28,7 @@ class Decoder(nn.Cell):
 
     embed_tokens: ids [T] -> [T, hidden_size]. positions: block_table, positions, rows -> what a layer takes as `step`.
     layers: x, key_cache, value_cache, step -> x. head: [N, hidden_size] -> logits float32 [N, vocab_size].
-    Calling it: as StepInputs says. Returns logits float32 [N, vocab_size].
+    Calling it: as StepInputs says. Returns logits float32 [N, vocab_size]. `wanted_tokens` is what goes into the head.
     """
 
     def __init__(self, config: ModelConfig, kv_pages: KVPages, embed_tokens, positions, layers: list, head):
@@ -42,13 +42,32 @@ class Decoder(nn.Cell):
         self.write_table = ops.ScatterNdUpdate()
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        x = self.wanted_tokens(input_ids, positions, rows, logit_indices, table_indices, table_values)
+        return scaled(self.head(x), self.logit_scale)
+
+    def wanted_tokens(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        """The tokens of `logit_indices` behind the last layer, [N, hidden_size]."""
         block_table = ops.depend(self.block_table, self.write_table(self.block_table, table_indices, table_values))
         step = self.positions(block_table, positions, rows)
         x = scaled(self.embed_tokens(input_ids), self.embedding_scale)
         for layer, key_cache, value_cache in zip(self.layers, self.key_caches, self.value_caches):  # noqa: B905
             x = layer(x, key_cache, value_cache, step)
         wanted = ops.maximum(logit_indices, 0)  # padding, -1, is computed as some token: nobody looks at it
-        return scaled(self.head(self.gather(x, wanted, 0)), self.logit_scale)
+        return self.gather(x, wanted, 0)
+
+
+class DecoderHidden(nn.Cell):
+    """`of` without its head, over its Parameters: the tokens wanted behind the last norm, float32 [N, hidden_size]."""
+
+    def __init__(self, of: Decoder, weights: ModelWeights):
+        super().__init__()
+        self.of = of
+        self.norm = RMSNorm(weights.of_model("final_norm"), weights.config.rms_norm_eps)
+        self.cast = ops.Cast()
+
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        x = self.of.wanted_tokens(input_ids, positions, rows, logit_indices, table_indices, table_values)
+        return self.cast(self.norm(x), ms.float32)
 
 
 class DecoderLayer(nn.Cell):

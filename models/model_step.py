@@ -12,14 +12,14 @@ from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace, put
 from mindspore_paged.model_config import ModelConfig
-from mindspore_paged.models.decoder import Decoder, DecoderLayer, Head, Positions
+from mindspore_paged.models.decoder import Decoder, DecoderHidden, DecoderLayer, Head, Positions
 from mindspore_paged.models.executions.layer_operators import (
     OperatorEmbedding,
     OperatorHead,
     OperatorLayer,
     OperatorPositions,
 )
-from mindspore_paged.models.executions.whole_step import WholeStep
+from mindspore_paged.models.executions.whole_step import WholeStep, WholeStepHidden
 from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.model_weights import ModelWeights, head_role
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelEmbedding, VocabParallelLogits
@@ -65,15 +65,31 @@ class ModelStep(nn.Cell):
             weights = ModelWeights(share, vocab, formats, FLOAT32, share_layers)
             self.execution = half_layers(weights, vocab, kv_pages, tables, ops_backend, ranks)
             self._places = weights.places
+        self._weights, self._kv_pages = weights, kv_pages
         self.format_of = weights.format_of
-        # MindSpore has put the name of each Cell that took it before that of a Parameter.
-        kv_pages.block_table.name = "block_table"
-        for name, place in self._places.items():
-            place.parameter.name = name if place.is_alone else place.parameter.name.rpartition(".")[2]
+        self._name_parameters()
 
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight is that a checkpoint must provide, by Hugging Face's names."""
         return self._places
+
+    def hidden_states(self) -> nn.Cell:
+        """A Cell that takes what a step does, and does it over the same Parameters, but for the head.
+
+        It gives the tokens of logit_indices behind the last norm, float32 [N, hidden_size], of any number up to T.
+        """
+        if isinstance(self.execution, WholeStep):
+            cell = WholeStepHidden(self.execution)
+        else:
+            cell = DecoderHidden(self.execution, self._weights)
+        self._name_parameters()
+        return cell
+
+    def _name_parameters(self):
+        # MindSpore has put the name of each Cell that took it before that of a Parameter.
+        self._kv_pages.block_table.name = "block_table"
+        for name, place in self._places.items():
+            place.parameter.name = name if place.is_alone else place.parameter.name.rpartition(".")[2]
 
     def arranged(self, name: str, weight: np.ndarray, library: Path | None = None, order=None, target=None):
         """A weight in the order that the execution takes: rows of a matrix in panels, where operators take those.

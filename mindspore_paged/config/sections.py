@@ -334,6 +334,7 @@ class RuntimeSection:
     on Ascend, `cpu` and `ascend_emulator` (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all
     decoder layers as one operator, or two a layer if ranks share them, on the backend cpu with model.dtype float32;
     `auto`: wherever that is so. event_log: a file that receives each step's use of the pool, for scripts/show_cache.py.
+    embeddings: compile a second graph for each number of tokens, which gives the hidden states that `LLM.embed` pools.
     local_kernels: run an exported model with the kernels that are installed here, not with those it brings. debug:
     check every bookkeeping invariant whenever the engine is idle.
     """
@@ -343,6 +344,7 @@ class RuntimeSection:
     jit_level: Literal["O0", "O1"] = "O0"
     fused_ops: StrictBool | Literal["auto"] = "auto"
     event_log: Annotated[Path, BeforeValidator(path)] | None = None
+    embeddings: StrictBool = False
     local_kernels: StrictBool = False
     debug: StrictBool = False
 

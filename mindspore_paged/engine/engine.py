@@ -15,9 +15,16 @@ from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
-from mindspore_paged.engine.requests.outputs import CompletionOutput, RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.requests.outputs import (
+    CompletionOutput,
+    RequestOutput,
+    SequenceUpdate,
+    request_output,
+)
+from mindspore_paged.engine.requests.pooling import checked_pooling
 from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
+    check_embeds,
     check_logit_bias,
     check_prompt,
     checked_cache_salt,
@@ -102,13 +109,17 @@ class LLMEngine:
         priority: int = 0,
         request_class: str | None = None,
         cache_salt: str | None = None,
+        pooling: str | None = None,
     ) -> Request:
         """Check a request and make it ready, without queueing it; raises RequestError that says what is wrong.
 
-        priority, request_class, cache_salt: see `Request`.
+        priority, request_class, cache_salt, pooling: see `Request`.
         """
+        if pooling is not None:
+            check_embeds(self.limits)
+            pooling = checked_pooling(pooling)
         token_ids = token_ids_of(prompt, self.tokenizer)
-        check_prompt(token_ids, self.limits)
+        check_prompt(token_ids, self.limits, has_answer=pooling is None)
         check_logit_bias(params, self.limits)
         priority = checked_priority(priority)
         stop_token_ids = resolved_stop_token_ids(params, self.tokenizer, self.limits)
@@ -124,6 +135,7 @@ class LLMEngine:
             priority=priority,
             request_class=request_class,
             cache_salt=checked_cache_salt(cache_salt),
+            pooling=pooling,
         )
         decoder = self.tokenizer.backend if self.tokenizer is not None else None
         request.sequences = [
@@ -143,7 +155,7 @@ class LLMEngine:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self._requests[request.request_id] = request
         known = None
-        if self.response_cache is not None and not is_computed:
+        if self.response_cache is not None and request.pooling is None and not is_computed:
             known = self.response_cache.get(request.prompt_token_ids, request.params, request.cache_salt)
         if known is not None:
             self._known.append((request, known))
@@ -170,10 +182,12 @@ class LLMEngine:
         if not plan.chunks:
             return StepOutput()
         try:
-            logits = self._compute(plan)
+            result = self._compute(plan)
             self.scheduler.commit(plan)
             self._count_pages()
-            output = self._append_tokens(self._sequences_to_sample(plan), logits)
+            output = (
+                self._pool(plan, result) if plan.pools else self._append_tokens(self._sequences_to_sample(plan), result)
+            )
         except StepError as error:
             return self._recover(plan, error)
         except BaseException:
@@ -219,7 +233,8 @@ class LLMEngine:
 
     def _compute(self, plan: StepPlan) -> np.ndarray:
         self.mover.transfer()
-        return self.runner.run(build_step_inputs(plan, self.scheduler.cache.table.take_changes()))
+        inputs = build_step_inputs(plan, self.scheduler.cache.table.take_changes())
+        return self.runner.run_hidden(inputs) if plan.pools else self.runner.run(inputs)
 
     def _sequences_to_sample(self, plan: StepPlan) -> list[tuple[Sequence, int, tuple[int, ...]]]:
         """Sequences that get tokens from this step, each with its row of logits, and the drafts that have the rows
@@ -244,6 +259,23 @@ class LLMEngine:
             else:
                 self.scheduler.add(sibling)
         return started
+
+    def _pool(self, plan: StepPlan, states: np.ndarray) -> StepOutput:
+        """Take the hidden states of a step; who has all of its prompt's has its embedding, and ends."""
+        output, row = StepOutput(), 0
+        for chunk in plan.chunks:
+            sequence, request = chunk.sequence, chunk.sequence.request
+            sequence.pooled.add(chunk.start, states[row : row + chunk.num_logits])
+            row += chunk.num_logits
+            if not chunk.is_last:
+                continue
+            try:
+                request.embedding = sequence.pooled.embedding()
+            except StepError as error:
+                self._fail(request, error, output)
+            else:
+                self._end_request(request, "stop", output)
+        return output
 
     def _append_tokens(self, sequences: list[tuple[Sequence, int, tuple[int, ...]]], logits: np.ndarray) -> StepOutput:
         output = StepOutput()
@@ -352,7 +384,7 @@ class LLMEngine:
             del self._requests[request.request_id]
             self.metrics.num_requests_finished += 1
             output.finished.append(request_output(request))
-            if self.response_cache is not None:
+            if self.response_cache is not None and request.pooling is None:
                 self.response_cache.put(
                     request.prompt_token_ids, request.params, output.finished[-1].outputs, request.cache_salt
                 )

@@ -75,6 +75,7 @@ def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, 
         for key in keys:
             data[section].pop(key, None)
     data["cache"].pop("memory_budget", None)
+    data["runtime"].pop("embeddings", None)  # of which the exported graph gives none
     data["cache"] |= {"num_blocks": num_blocks, "kv_cache_dtype": config.kv_cache_dtype}
     data["scheduler"] |= {key: list(value) if isinstance(value, tuple) else value for key, value in scheduler.items()}
     write_text(folder / CONFIG, yaml.safe_dump(data, sort_keys=False))

@@ -4,13 +4,14 @@ MindSpore takes some 20 us to start an operator and 3 us to tell it of an input,
 CPU's caches: a small model's step would be made of that.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, nn
 
-from mindspore_paged.custom_ops.layer_ops import ABSENT, ACTIVATIONS, LAYER_ROLES, DecoderStep
+from mindspore_paged.custom_ops.layer_ops import ABSENT, ACTIVATIONS, LAYER_ROLES, NO_HEAD, DecoderStep
 from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace, whole_lines
 from mindspore_paged.models.executions.layer_operators import stacked
@@ -87,20 +88,8 @@ class WholeStep(nn.Cell):
         self.table, self.norm_weight = weights.of_model("embedding"), weights.of_model("final_norm")
         self.head = weights.of_model(head_role(config))
         self.places = weights.places | layers.places
-        options = [(config.window_of(layer), config.rope_table_of(layer)) for layer in range(config.num_hidden_layers)]
-        self.step = DecoderStep(
-            config.rms_norm_eps,
-            config.score_scale,
-            layers.layout,
-            np.array(options, np.int64),
-            weights.kind_of_model("embedding"),
-            weights.kind_of_model(head_role(config)),
-            ops_backend,
-            embedding_scale=config.embedding_scale,
-            residual_scale=config.residual_scale,
-            logit_scale=config.logit_scale,
-            activation=ACTIVATIONS.index(config.hidden_act),
-        )
+        self.operator_with = partial(_operator, weights, layers.layout, ops_backend)
+        self.step = self.operator_with(weights.kind_of_model(head_role(config)))
 
     def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
         return self.step(
@@ -108,6 +97,39 @@ class WholeStep(nn.Cell):
             self.block_table, self.table, self.norm_weight, self.head, self.key_caches[0], self.value_caches[0],
             self.packs,
         )  # fmt: skip
+
+
+class WholeStepHidden(nn.Cell):
+    """`of` without its head, over its Parameters: the tokens wanted behind the last norm, float32 [N, hidden_size]."""
+
+    def __init__(self, of: WholeStep):
+        super().__init__()
+        self.of, self.step = of, of.operator_with(NO_HEAD)
+
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+        of = self.of
+        return self.step(
+            input_ids, positions, rows, of.cos_tables, of.sin_tables, logit_indices, table_indices, table_values,
+            of.block_table, of.table, of.norm_weight, of.norm_weight, of.key_caches[0], of.value_caches[0], of.packs,
+        )  # fmt: skip
+
+
+def _operator(weights: ModelWeights, layout: np.ndarray, ops_backend, head_kind: int) -> DecoderStep:
+    config = weights.config
+    options = [(config.window_of(layer), config.rope_table_of(layer)) for layer in range(config.num_hidden_layers)]
+    return DecoderStep(
+        config.rms_norm_eps,
+        config.score_scale,
+        layout,
+        np.array(options, np.int64),
+        weights.kind_of_model("embedding"),
+        head_kind,
+        ops_backend,
+        embedding_scale=config.embedding_scale,
+        residual_scale=config.residual_scale,
+        logit_scale=config.logit_scale,
+        activation=ACTIVATIONS.index(config.hidden_act),
+    )
 
 
 def _held(weights: ModelWeights) -> list[list[Held | None]]:

@@ -431,6 +431,15 @@ STEP = {
         swap("norm_weight", lambda x: x[:64]),
         "table has shape [12, 60], it must be [12, 40]",
     ),
+    "no head, but its weight": (swap("head_kind", number(-1)), "head has shape [12, 96], its rank must be 1"),
+    "no head, and a norm of another width": (
+        both(swap("head_kind", number(-1)), swap("head", lambda x: as_float(x[0, :95]))),
+        "head has shape [95], it must be [96]",
+    ),
+    "no head, and room for logits": (
+        both(swap("head_kind", number(-1)), swap("head", lambda x: as_float(x[0]))),
+        "output has shape [3, 12], it must be [3, 96]",
+    ),
     "head": (swap("head", lambda x: x[:, :64]), "head has shape [12, 64], it must be [12, 96]"),
     "kind of the table": (swap("table_kind", number(8)), "table has shape [12, 60], it must be [12, 102]"),
     "key of the second layer": (

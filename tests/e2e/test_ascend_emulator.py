@@ -15,12 +15,12 @@ PROMPTS = [case["prompt"] for case in GOLDENS["cases"] if "prompt" in case][:4]
 NUM_TOKENS = 20
 
 
-def make(weights, ops_backend, cache=None, scheduler=None, **sections):
+def make(weights, ops_backend, cache=None, scheduler=None, runtime=None, **sections):
     return make_llm(
         weights,
         cache={"kv_cache_dtype": "float16", "num_blocks": 40} | (cache or {}),
         scheduler={"max_num_seqs": 4, "max_num_batched_tokens": 64, "token_buckets": [4, 64]} | (scheduler or {}),
-        runtime={"ops_backend": ops_backend},
+        runtime={"ops_backend": ops_backend} | (runtime or {}),
         **sections,
     )
 
@@ -75,6 +75,18 @@ def test_a_float16_model_over_int8_pages_computes_what_it_does_on_the_cpu_kernel
     ]
     emulated, expected = (llm.engine.runner.run(step) for llm in llms)
     np.testing.assert_allclose(emulated, expected, atol=5e-2)
+
+
+@pytest.mark.slow
+def test_embeddings_are_those_of_the_cpu_kernels():
+    """Within the rounding of float16 pages."""
+    prompts = [list(range(3, 40)), [7], list(range(5, 100))]
+    vectors = []
+    for backend in ("ascend_emulator", "cpu"):
+        llm = make("random", backend, runtime={"embeddings": True})
+        vectors.append([[o.embedding for o in llm.embed(prompts, pooling)] for pooling in ("mean", "last")])
+        assert llm.get_statistics()["compiles_after_warmup"] == 0
+    np.testing.assert_allclose(*vectors, rtol=0, atol=5e-3)
 
 
 def test_every_operator_of_the_pager_runs_on_the_emulated_chip():

@@ -174,6 +174,11 @@ def test_what_is_part_of_the_graph_is_not_free(exported, override):
         LLM.from_mindir(exported, overrides=[override], show_progress=False)
 
 
+def test_there_is_no_graph_for_embeddings(exported):
+    with pytest.raises(ConfigError, match="runtime.embeddings is true; an exported model has no graph for them"):
+        LLM.from_mindir(exported, overrides=["runtime.embeddings=true"], show_progress=False)
+
+
 def test_another_op_backend_is_refused(exported):
     overrides = ["runtime.ops_backend=ascend_emulator"]
     with pytest.raises((CheckpointError, ConfigError), match="kv_cache_dtype|exported with runtime.ops_backend"):

@@ -38,13 +38,13 @@ def llm_of(*sections, **more) -> LLM:
     return LLM(config_of(*sections, **more), show_progress=False)
 
 
-def config_of(model=None, cache=None, scheduler=None, parallel=None) -> EngineConfig:
+def config_of(model=None, cache=None, scheduler=None, parallel=None, runtime=None) -> EngineConfig:
     sections = {
         "model": model or {"weights": "random", "config": LLAMA_70B_HEADS},
         "cache": {"num_blocks": 24} | (cache or {}),
         "scheduler": scheduler
         or {"max_num_seqs": 4, "max_num_batched_tokens": 16, "token_buckets": [4, 16], "max_model_len": 96},
-        "runtime": {"debug": True},
+        "runtime": {"debug": True} | (runtime or {}),
         "parallel": parallel or {},
     }
     return config_from_dict(sections)
@@ -136,6 +136,19 @@ def crowd() -> dict:
             "statistics": llm.get_statistics(),
             "blocks_held": engine.scheduler.cache.pool.num_used,
         }
+
+
+def embeddings() -> dict:
+    """Of a few prompts, beside an answer that is under way."""
+    generator = random.Random(3)
+    prompts = [[generator.randrange(250) for _ in range(length)] for length in (1, 7, 20, 96)]
+    found = {}
+    with llm_of(runtime={"embeddings": True}) as llm:
+        stream = llm.stream([5, 6, 7], SamplingParams(max_tokens=6))
+        next(stream)
+        for pooling in ("mean", "last"):
+            found[pooling] = [output.embedding.tolist() for output in llm.embed(prompts, pooling)]
+        return found | {"statistics": llm.get_statistics(), "num_updates": len(list(stream))}
 
 
 def failing_step() -> dict:
@@ -266,6 +279,15 @@ def test_a_crowd_of_requests_loses_nothing_on_two_ranks(tmp_path, one_process):
     assert set(answer["reasons"].values()) == {"length", "abort"}
     assert answer["answers"] == expected["answers"]
     assert answer["reasons"] == expected["reasons"]
+
+
+def test_embeddings_of_two_ranks_are_those_of_one_process(tmp_path, one_process):
+    expected, _ = one_process("embeddings")
+    answer = answer_of(job(tmp_path, 2, "embeddings"))
+    for pooling in ("mean", "last"):
+        np.testing.assert_allclose(answer[pooling], expected[pooling], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(answer[pooling], axis=1), 1, rtol=1e-6)
+    assert answer["statistics"]["compiles_after_warmup"] == 0
 
 
 def test_a_step_that_all_ranks_refuse_ends_its_request_alone(tmp_path):

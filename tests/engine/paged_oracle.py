@@ -21,12 +21,19 @@ from mindspore_paged.errors import StepError
 from mindspore_paged.step_inputs import StepInputs
 
 VOCAB = 64
+HIDDEN = 6
 UNWRITTEN = -7
 
 
 def next_token(context) -> int:
     """The one token that can follow `context`."""
     return crc32(np.asarray(context, np.int32).tobytes()) % VOCAB
+
+
+def hidden_state(context) -> np.ndarray:
+    """What the device has for the last token of `context`, float32 [HIDDEN]."""
+    seed = crc32(np.asarray(context, np.int32).tobytes())
+    return np.random.default_rng(seed).standard_normal(HIDDEN).astype(np.float32)
 
 
 def expected_tokens(prompt, count: int, window: int = 0) -> list[int]:
@@ -75,6 +82,16 @@ class OracleRunner:
 
     def run(self, inputs: StepInputs) -> np.ndarray:
         """Write the tokens, then answer each wanted one from what its row holds."""
+        logits = np.zeros((len(inputs.logit_indices), VOCAB), np.float32)
+        for place, context in enumerate(self._contexts(inputs)):
+            logits[place, next_token(context)] = 1.0
+        return logits
+
+    def run_hidden(self, inputs: StepInputs) -> np.ndarray:
+        """The same, with a state for each wanted token."""
+        return np.array([hidden_state(context) for context in self._contexts(inputs)], np.float32)
+
+    def _contexts(self, inputs: StepInputs) -> list[np.ndarray]:
         self.steps.append(inputs)
         self.block_table[inputs.table_indices[:, 0], inputs.table_indices[:, 1]] = inputs.table_values
         if self.poison is not None and self.poison in inputs.input_ids:
@@ -84,14 +101,14 @@ class OracleRunner:
         if (blocks == 0).any():
             raise AssertionError("a token would be written to the null block")
         self.pages[blocks, inputs.positions % size] = inputs.input_ids
-        logits = np.zeros((len(inputs.logit_indices), VOCAB), np.float32)
-        for place, token in enumerate(inputs.logit_indices):
+        contexts = []
+        for token in inputs.logit_indices:
             context = self.pages[self.block_table[inputs.rows[token]]].reshape(-1)[: inputs.positions[token] + 1]
             context = context[-self.window :]
             if (context == UNWRITTEN).any():
                 raise AssertionError("an unwritten slot is read")
-            logits[place, next_token(context)] = 1.0
-        return logits
+            contexts.append(context)
+        return contexts
 
 
 def make_engine(
@@ -112,6 +129,7 @@ def make_engine(
     response_cache=None,
     event_log=None,
     window=0,
+    embedding_size=HIDDEN,
     **scheduling,
 ) -> LLMEngine:
     """An engine over an OracleRunner; `scheduling` goes to the Scheduler."""
@@ -125,7 +143,7 @@ def make_engine(
         scheduler,
         runner,
         tokenizer,
-        ModelLimits(VOCAB, max_model_len, eos_token_ids),
+        ModelLimits(VOCAB, max_model_len, eos_token_ids, embedding_size),
         mover=PageMover(scheduler, runner, host_tier, trigger, swap_cost),
         response_cache=response_cache,
         event_log=event_log,

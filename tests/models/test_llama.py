@@ -66,8 +66,13 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
 
 
-def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None, ranks=ONE_RANK) -> ModelRunner:
-    """A runner whose pages hold NaN wherever nothing was written; with `formats` its layers are fused."""
+def make_runner(
+    config, weights, buckets, kv_cache_dtype="float32", formats=None, ranks=ONE_RANK, hidden=False
+) -> ModelRunner:
+    """A runner whose pages hold NaN wherever nothing was written; with `formats` its layers are fused.
+
+    hidden: it gives hidden states, too.
+    """
     shape = (ROWS, BLOCKS_PER_ROW)
     pool = KVPagePool.allocate(
         config.num_hidden_layers, NUM_BLOCKS, BLOCK_SIZE, config.num_key_value_heads, config.head_dim,
@@ -75,9 +80,10 @@ def make_runner(config, weights, buckets, kv_cache_dtype="float32", formats=None
     )  # fmt: skip
     poison_pages(pool)
     model = ModelStep(config, pool, BLOCKS_PER_ROW * BLOCK_SIZE, formats=formats, ranks=ranks)
+    hidden_states = model.hidden_states() if hidden else None
     places = model.weight_places()
     set_weights(model, lambda name: places[name].form.pack(weights[name]))
-    return ModelRunner(model, pool, buckets)
+    return ModelRunner(model, pool, buckets, 1, hidden_states)
 
 
 def step(*tokens, table=(), logits=None) -> StepInputs:

@@ -16,12 +16,16 @@ BLOCK_ROWS = 1024
 
 def logits(config: ModelConfig, weights: dict[str, np.ndarray], token_ids) -> np.ndarray:
     """Logits [T, vocab_size] float64 for the token after each of `token_ids` [T]."""
+    output = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    return linear(hidden_states(config, weights, token_ids), weights[output])
+
+
+def hidden_states(config: ModelConfig, weights: dict[str, np.ndarray], token_ids) -> np.ndarray:
+    """Of each of `token_ids` [T] what is behind the last norm, [T, hidden_size] float64."""
     hidden = weights["model.embed_tokens.weight"][np.asarray(token_ids)].astype(np.float64)
     for index in range(config.num_hidden_layers):
         hidden = layer(config, layer_weights(weights, index), hidden)
-    hidden = rms_norm(hidden, weights["model.norm.weight"], config.rms_norm_eps)
-    output = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    return linear(hidden, weights[output])
+    return rms_norm(hidden, weights["model.norm.weight"], config.rms_norm_eps)
 
 
 def greedy(config: ModelConfig, weights: dict[str, np.ndarray], prompt, count: int) -> list[int]:

@@ -13,7 +13,7 @@
 //   options                  [L, 2] int64: each layer's window and rope_table, as attention_layer takes them
 //   table                    [V, C], rows of the embedding, as the weight of norm_linear
 //   norm_weight              [C] float32, of the last norm
-//   head                     [V, C], as the weight of norm_linear; may be the table itself
+//   head                     [V, C], as the weight of norm_linear; may be the table itself. Without one norm_weight again
 //   key_cache, value_cache   [L, NB, BS, K, D], written in place: of each layer those of attention_layer
 //   packs                    [bytes] uint8, at least one: the layers' weights
 //   epsilon, scale           float32 scalars
@@ -21,8 +21,8 @@
 //                            float32 scalars: embeddings times; what half a layer adds to x, after its output norm,
 //                            times; logits times
 //   activation               int64 scalar, as feed_forward_layer takes it
-//   table_kind, head_kind    int64 scalars
-//   output                   [N, V] float32
+//   table_kind, head_kind    int64 scalars; a head_kind of -1: there is no head
+//   output                   [N, V] float32; without a head [N, C], the tokens wanted behind the last norm
 // One operator of few inputs, because MindSpore takes 20 us for an operator and 3 us for each input when weights have
 // just gone through the CPU's caches: with an input for each weight and each cache that was a fifth of a small model's
 // step. Padding (row -1) behind the last token of a row is not computed, nor are logits behind the last one wanted,
@@ -46,6 +46,9 @@ constexpr char kDecoderStep[] = "decoder_step";
 constexpr int kBefore = 16, kBehind = 9;
 constexpr int64_t kLayerOptions = 2;
 
+// A head_kind.
+constexpr int64_t kNoHead = -1;
+
 // block_table and what is to be written there.
 struct TableCall {
   Tensor indices, values, block_table;
@@ -64,7 +67,8 @@ struct Step {
   float embedding_scale;
   std::vector<DecoderLayer> layers;
   Tensor logit_indices;
-  NormLinearCall head;  // its x are the tokens whose logits are wanted
+  bool has_head;
+  NormLinearCall head;  // its x are the tokens whose logits are wanted; without a head its weight is none
   float logit_scale;
   Tensor output;
 };
@@ -144,7 +148,9 @@ LayersCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* sha
   layers.options = before.Next("options", 2, {DType::kInt64});
   const Tensor table = NextWeight(before, "table");
   step->head.norm_weight = before.Next("norm_weight", 1, {DType::kFloat32});
-  const Tensor head = NextWeight(before, "head");
+  Arguments kind_of_head = parameters.Some(kDecoderStep, parameters.count - 2, 1);
+  step->has_head = NextInteger(kind_of_head, "head_kind") != kNoHead;
+  const Tensor head = step->has_head ? NextWeight(before, "head") : before.Next("head", 1, {DType::kFloat32});
   layers.pages = NextPagesOfSeveral(kDecoderStep, before);
   Arguments behind = parameters.Some(kDecoderStep, parameters.count - kBehind, kBehind);
   step->head.epsilon = common.epsilon = NextNumber(behind, "epsilon");
@@ -155,7 +161,12 @@ LayersCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* sha
   layers.activation = ActivationOf(kDecoderStep, NextInteger(behind, "activation"));
   const int64_t columns = step->head.norm_weight.shape[0];
   step->embedding.table = WeightsOf(kDecoderStep, table, NextInteger(behind, "table_kind"), columns);
-  step->head.weight = WeightsOf(kDecoderStep, head, NextInteger(behind, "head_kind"), columns);
+  const int64_t head_kind = NextInteger(behind, "head_kind");
+  if (step->has_head) {
+    step->head.weight = WeightsOf(kDecoderStep, head, head_kind, columns);
+  } else {
+    RequireShape(kDecoderStep, head, {columns});
+  }
   step->output = NextTokens(behind, "output");
 
   if (layers.pages.num_layers == 0) Refuse(kDecoderStep, "key_cache has no layers");
@@ -165,7 +176,8 @@ LayersCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* sha
   const int64_t num_all = step->num_tokens = step->embedding.ids.shape[0];
   RequireShape(kDecoderStep, common.positions, {num_all});
   RequireShape(kDecoderStep, common.rows, {num_all});
-  RequireShape(kDecoderStep, step->output, {step->logit_indices.shape[0], step->head.weight.num_rows});
+  const int64_t width = step->has_head ? step->head.weight.num_rows : columns;
+  RequireShape(kDecoderStep, step->output, {step->logit_indices.shape[0], width});
   const int64_t num_tokens = CountWithoutPadding(common.rows), num_wanted = CountWithoutPadding(step->logit_indices);
   *shapes = {{num_tokens, columns}, {num_tokens}, {num_wanted, columns}};
   common.adds_residual = true;
@@ -257,8 +269,12 @@ void Run(const Step& step) {
   const int64_t num_logits = step.head.x.shape[0], width = step.output.shape[1];
   if (num_logits > 0) {
     TakeWanted(step, tokens);
-    RunHead(step.head);
-    ScaleNumbers(step.head.target, num_logits * width, step.logit_scale);
+    if (step.has_head) {
+      RunHead(step.head);
+      ScaleNumbers(step.head.target, num_logits * width, step.logit_scale);
+    } else {
+      NormalizeTokens(step.head.x, step.head.norm_weight.as<float>(), step.head.epsilon, step.head.target);
+    }
   }
   float* logits = step.output.as<float>();
   std::fill(logits + num_logits * width, logits + step.output.shape[0] * width, 0.0f);

@@ -90,8 +90,9 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
             kv_pool = build_kv_pool(plan)
             model = build_model(plan, kv_pool, place)
         supervision.report_state(0, states.LOADING)
+        hidden_states = model.hidden_states() if plan.embeddings else None
         with load_weights(model, own, progress):
-            runner = ModelRunner(model, kv_pool, plan.token_buckets, plan.logits_per_seq)
+            runner = ModelRunner(model, kv_pool, plan.token_buckets, plan.logits_per_seq, hidden_states)
             supervision.report_state(0, states.COMPILING)
             with heap_put_aside():
                 runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
@@ -121,6 +122,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
             model_config.vocab_size,
             plan.max_model_len,
             _ends(model_config, tokenizer),
+            model_config.hidden_size if plan.embeddings else None,
         ),
         mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
         response_cache=_response_cache(config),

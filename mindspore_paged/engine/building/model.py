@@ -7,6 +7,7 @@ from mindspore_paged.engine.execution.kv_pool import KVPagePool
 from mindspore_paged.engine.execution.ranks.collectives import collectives_of
 from mindspore_paged.engine.execution.ranks.place import Place
 from mindspore_paged.engine.execution.step import Step
+from mindspore_paged.errors import ConfigError
 from mindspore_paged.mindir.folder import MindIRFolder
 from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 
@@ -53,8 +54,12 @@ def build_model(plan: Plan, kv_pool: KVPagePool, place: Place | None = None, sha
 def load_exported(folder: MindIRFolder, plan: Plan) -> tuple[MindIRStep, KVPagePool]:
     """The step of an exported model over a new pool, its weights not set yet.
 
-    Raises CheckpointError if the Plan asks for what the graph is not.
+    Raises CheckpointError if the Plan asks for what the graph is not, ConfigError for embeddings, which it has not.
     """
+    if plan.embeddings:
+        raise ConfigError(
+            "runtime.embeddings is true; an exported model has no graph for them: run it from its weights"
+        )
     folder.check_fixed(plan.fixed_in_the_graph())
     step = load_step(folder, plan.num_blocks, plan.max_num_seqs)
     kv_pool = KVPagePool(step.key_caches, step.value_caches, step.block_table, folder.kernel_library)

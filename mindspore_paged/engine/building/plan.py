@@ -28,7 +28,7 @@ class Plan:
     made: how the weight of a name is held where layers are operators of the backend (is_fused); None: in `dtype`.
     num_blocks: pages of the pool, the null block included; block_size: tokens of each; max_num_seqs: rows of
     block_table. most_blocks_per_seq: pages that the longest sequence holds at once. token_buckets: ascending token
-    counts, a graph each.
+    counts, a graph each; embeddings: each has another one that gives hidden states.
     """
 
     model: ModelConfig
@@ -46,6 +46,7 @@ class Plan:
     most_blocks_per_seq: int
     num_speculative_tokens: int
     token_buckets: tuple[int, ...]
+    embeddings: bool
     formats: Callable[[str], WeightFormat] | None = field(compare=False, repr=False)
 
     @property
@@ -102,6 +103,7 @@ class Plan:
             "scheduler.num_speculative_tokens": self.num_speculative_tokens,
             "scheduler.token_buckets": self.token_buckets,
             "runtime.jit_level": self.jit_level,
+            "runtime.embeddings": self.embeddings,
         }
 
 
@@ -148,6 +150,7 @@ def make_plan(
         most_blocks_per_seq=most_blocks(max_model_len, block_size, window, chunk_tokens),
         num_speculative_tokens=scheduler.num_speculative_tokens,
         token_buckets=scheduler.resolved_token_buckets(),
+        embeddings=config.runtime.embeddings,
         formats=formats_of(own, weight_dtype, dtype) if config.fused_ops else None,
     )
 

@@ -27,14 +27,23 @@ class ModelRunner:
     logits_per_seq: tokens of a sequence whose logits a step may want, 1 and the drafts behind it.
     A graph of T tokens gives min(T, max_num_seqs * logits_per_seq) logits and writes up to `table_entries_per_step`
     table entries.
+    hidden_states: the Cell that does so without its head, where embeddings are wanted: another graph for each bucket.
     """
 
     num_ranks = 1
 
-    def __init__(self, model: Step, kv_pool: KVPagePool, token_buckets: Sequence[int], logits_per_seq: int = 1):
+    def __init__(
+        self,
+        model: Step,
+        kv_pool: KVPagePool,
+        token_buckets: Sequence[int],
+        logits_per_seq: int = 1,
+        hidden_states: Callable | None = None,
+    ):
         self.model = model
         self.kv_pool = kv_pool
         self._step = CompiledCell(model)
+        self._hidden_states = CompiledCell(hidden_states) if hidden_states else None
         self._copy_pages = CompiledCell(kv_pool.copier)
         self._read_pages = CompiledCell(kv_pool.reader)
         self._write_pages = CompiledCell(kv_pool.writer)
@@ -53,6 +62,8 @@ class ModelRunner:
         nothing = table_only(np.zeros((1, 2), np.int32), np.zeros(1, np.int32))
         for bucket in progress(self.token_buckets):
             self._execute(bucket, nothing)
+            if self._hidden_states:
+                self._execute(bucket, nothing, of_hidden=True)
         self.copy_blocks([(-1, -1)])
         for blocks in ([NULL_BLOCK], [NULL_BLOCK, NO_PAGE]):  # two of one block would be written by two cores at once
             self.write_pages(blocks, self.read_pages([NULL_BLOCK] * len(blocks)))
@@ -61,8 +72,8 @@ class ModelRunner:
     @property
     def num_compiles(self) -> int:
         """Graphs compiled so far, that of copy_blocks included."""
-        cells = (self._step, self._copy_pages, self._read_pages, self._write_pages)
-        return sum(cell.num_compiles for cell in cells)
+        cells = (self._step, self._hidden_states, self._copy_pages, self._read_pages, self._write_pages)
+        return sum(cell.num_compiles for cell in cells if cell)
 
     @property
     def compiles_after_warmup(self) -> int:
@@ -71,13 +82,17 @@ class ModelRunner:
 
     def run(self, inputs: StepInputs) -> np.ndarray:
         """Compute one step; returns logits float32 [N, vocab_size]. Raises StepError if the device refuses it."""
-        steps = inputs.split_table_changes(self.table_entries_per_step)
-        for bucket, step in zip(self.buckets_of(inputs), steps, strict=True):
-            logits = self._execute(bucket, step)
-        return logits[: len(inputs.logit_indices)]
+        return self._run(inputs, of_hidden=False)
+
+    def run_hidden(self, inputs: StepInputs) -> np.ndarray:
+        """Compute one step without its head; returns the tokens of logit_indices behind the last norm.
+
+        float32 [N, hidden_size]; N may be as large as T. Raises StepError as `run` does.
+        """
+        return self._run(inputs, of_hidden=True)
 
     def buckets_of(self, inputs: StepInputs) -> tuple[int, ...]:
-        """Token counts of the graphs that `run` runs for these inputs, in order: the last computes the tokens."""
+        """Token counts of the graphs that run for these inputs, in order: the last computes the tokens."""
         num_steps = -(-len(inputs.table_values) // self.table_entries_per_step)
         bucket = self.token_buckets[bisect_left(self.token_buckets, inputs.num_tokens)]
         return (*[self.token_buckets[0]] * (num_steps - 1), bucket)
@@ -115,9 +130,16 @@ class ModelRunner:
     def close(self) -> None:
         """There is no other rank to let go of."""
 
-    def _execute(self, bucket: int, inputs: StepInputs) -> np.ndarray:
-        padded = inputs.padded(bucket, min(bucket, self.max_num_logits), self.table_entries_per_step)
-        return self._step(*padded.arrays())
+    def _run(self, inputs: StepInputs, of_hidden: bool) -> np.ndarray:
+        steps = inputs.split_table_changes(self.table_entries_per_step)
+        for bucket, step in zip(self.buckets_of(inputs), steps, strict=True):
+            result = self._execute(bucket, step, of_hidden)
+        return result[: len(inputs.logit_indices)]
+
+    def _execute(self, bucket: int, inputs: StepInputs, of_hidden: bool = False) -> np.ndarray:
+        num_wanted = bucket if of_hidden else min(bucket, self.max_num_logits)
+        padded = inputs.padded(bucket, num_wanted, self.table_entries_per_step)
+        return (self._hidden_states if of_hidden else self._step)(*padded.arrays())
 
 
 def _ids_of_call(block_ids: list[int], nothing: int) -> np.ndarray:

@@ -54,7 +54,8 @@ class PageMover:
             self.compact()
         if self.host_tier is not None:
             for sequence in self.scheduler.waiting[:PREFETCHED_SEQUENCES]:
-                self.host_tier.prefetch(sequence.extend_hashes(self.cache.block_size))
+                if sequence.takes_cached:
+                    self.host_tier.prefetch(sequence.extend_hashes(self.cache.block_size))
 
     def transfer(self) -> None:
         """Move what the plan needs moved before it runs: what is about to be overwritten is saved first."""

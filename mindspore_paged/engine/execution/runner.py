@@ -25,6 +25,9 @@ class Runner(Protocol):
     def run(self, inputs: StepInputs) -> np.ndarray:
         """Compute one step and return its logits float32 [N, vocab_size]; raises StepError."""
 
+    def run_hidden(self, inputs: StepInputs) -> np.ndarray:
+        """Compute one step without its head: the wanted tokens behind the last norm, float32 [N, hidden_size]."""
+
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Copy pages (source, destination) in order; raises StepError."""
 

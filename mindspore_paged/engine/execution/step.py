@@ -1,5 +1,6 @@
 """What is asked of the Cell that computes a step, beside calling it with StepInputs.arrays()."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,10 +10,16 @@ from mindspore_paged.formats.weight_place import WeightPlace
 
 
 class Step(Protocol):
-    """The Cell that computes a step: ModelStep, or what was exported from one."""
+    """The Cell that computes a step: ModelStep, or what was exported from one, which has no hidden_states."""
 
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
+
+    def hidden_states(self) -> Callable:
+        """A Cell that takes what a step does, and gives the tokens of logit_indices behind the last norm.
+
+        float32 [N, hidden_size], over the same Parameters; N may be as large as T.
+        """
 
     def arranged(
         self,

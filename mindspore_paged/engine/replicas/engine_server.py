@@ -67,6 +67,7 @@ class EngineServer:
             command.priority,
             command.request_class,
             command.cache_salt,
+            command.pooling,
         )
         request.arrival_time = perf_counter() - command.waited
         self._engine.add_request(request)

@@ -23,6 +23,7 @@ class Add:
     priority: int
     request_class: str | None
     cache_salt: str | None
+    pooling: str | None
     waited: float
 
 

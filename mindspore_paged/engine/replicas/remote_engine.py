@@ -48,6 +48,7 @@ class RemoteEngine:
                 request.priority,
                 request.request_class,
                 request.cache_salt,
+                request.pooling,
                 perf_counter() - request.arrival_time,
             )
         )

@@ -81,9 +81,10 @@ class RoutedEngine:
         priority: int = 0,
         request_class: str | None = None,
         cache_salt: str | None = None,
+        pooling: str | None = None,
     ) -> Request:
         """Check a request and make it ready, as `LLMEngine.make_request` does."""
-        return self.local.make_request(prompt, params, request_id, priority, request_class, cache_salt)
+        return self.local.make_request(prompt, params, request_id, priority, request_class, cache_salt, pooling)
 
     def add_request(self, request: Request) -> str:
         """Send a request of `make_request` to a replica, and return its id; raises RequestError as LLMEngine does."""
@@ -245,7 +246,7 @@ class RoutedEngine:
         request, _ = self._requests.pop(answer.request_id)
         self._router.finish(answer.request_id)
         for completion in answer.outputs:
-            if completion.finish_reason in COMPLETE:
+            if completion.finish_reason in COMPLETE and request.pooling is None:
                 self._predictor.observe(class_of(request), len(completion.token_ids))
         self._finished.append(answer)
 
@@ -255,6 +256,7 @@ def _end(request: Request, answer: RequestOutput) -> None:
     request.error = answer.error
     request.answer = answer.outputs
     request.num_cached_tokens = answer.num_cached_tokens
+    request.embedding = answer.embedding
     for sequence, completion in zip(request.sequences, answer.outputs, strict=True):
         sequence.finish_reason = completion.finish_reason
 

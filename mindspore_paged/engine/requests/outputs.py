@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.sampling.sampler import SampledToken
 
@@ -40,6 +42,7 @@ class RequestOutput:
     """A finished request; `error` says why if it ended by an error of its own.
 
     num_cached_tokens: how many of the prompt's tokens were found in the prefix cache when it first ran.
+    embedding: float32 [hidden_size] of length 1, where the request asked for one, and then the one output has no text.
     """
 
     request_id: str
@@ -48,6 +51,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     error: str | None = None
     num_cached_tokens: int = field(default=0, compare=False)  # an answer is the same, whatever was in the cache
+    embedding: np.ndarray | None = None
 
 
 def request_output(request: Request) -> RequestOutput:
@@ -69,6 +73,7 @@ def request_output(request: Request) -> RequestOutput:
         outputs=completions,
         error=request.error,
         num_cached_tokens=request.num_cached_tokens,
+        embedding=request.embedding,
     )
 
 

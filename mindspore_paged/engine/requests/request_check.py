@@ -20,11 +20,15 @@ MAX_CACHE_SALT = 1024
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a request is checked against: token ids below vocab_size, at most max_model_len tokens in a sequence."""
+    """What a request is checked against: token ids below vocab_size, at most max_model_len tokens in a sequence.
+
+    embedding_size: numbers of an embedding; None where the engine gives none.
+    """
 
     vocab_size: int
     max_model_len: int
     eos_token_ids: tuple[int, ...] = ()
+    embedding_size: int | None = None
 
 
 def token_ids_of(prompt: str | Sequence[int] | np.ndarray, tokenizer: Tokenizer | None) -> list[int]:
@@ -38,8 +42,11 @@ def token_ids_of(prompt: str | Sequence[int] | np.ndarray, tokenizer: Tokenizer 
     return tokenizer.encode(prompt)
 
 
-def check_prompt(token_ids: list[int], limits: ModelLimits) -> None:
-    """Raise RequestError for a prompt that is empty, too long, or holds what is no token of the model."""
+def check_prompt(token_ids: list[int], limits: ModelLimits, has_answer: bool = True) -> None:
+    """Raise RequestError for a prompt that is empty, too long, or holds what is no token of the model.
+
+    has_answer: one token at least is to come behind it.
+    """
     if not token_ids:
         raise RequestError("the prompt is empty; at least one token is needed")
     if not all(type(token_id) is int for token_id in token_ids):
@@ -47,10 +54,15 @@ def check_prompt(token_ids: list[int], limits: ModelLimits) -> None:
     worst = min(token_ids) if min(token_ids) < 0 else max(token_ids)
     if not 0 <= worst < limits.vocab_size:
         raise RequestError(f"prompt token {worst} is no token of this model; allowed: 0..{limits.vocab_size - 1}")
-    if len(token_ids) >= limits.max_model_len:
-        raise RequestError(
-            f"the prompt has {len(token_ids)} tokens; max_model_len {limits.max_model_len} leaves no room for an answer"
-        )
+    if len(token_ids) >= limits.max_model_len + (not has_answer):
+        reason = "leaves no room for an answer" if has_answer else "is the most"
+        raise RequestError(f"the prompt has {len(token_ids)} tokens; max_model_len {limits.max_model_len} {reason}")
+
+
+def check_embeds(limits: ModelLimits) -> None:
+    """Raise RequestError if the engine gives no embeddings."""
+    if limits.embedding_size is None:
+        raise RequestError("this engine gives no embeddings; it does with runtime.embeddings: true")
 
 
 def checked_priority(priority: int | np.integer) -> int:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mindspore_paged.cache.block_pool import extend_block_hashes
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.pooling import PooledStates, Pooling
 from mindspore_paged.sampling.sampler import SampledToken, SamplingState
 from mindspore_paged.sampling.sampling_params import SamplingParams
 
@@ -31,6 +34,7 @@ class Sequence:
         self.sampling_state = SamplingState(request.params, request.prompt_token_ids, index)
         self.detokenizer = detokenizer
         self.logprobs: list[SampledToken] = []
+        self.pooled = PooledStates(request.pooling) if request.pooling is not None else None
 
     @property
     def num_tokens(self) -> int:
@@ -58,6 +62,11 @@ class Sequence:
         return (*self.request.rank, self.index)
 
     @property
+    def takes_cached(self) -> bool:
+        """Whether pages of tokens that another sequence computed are as good as its own."""
+        return self.pooled is None or not self.pooled.needs_all
+
+    @property
     def is_finished(self) -> bool:
         """Whether it ended, for whatever reason."""
         return self.finish_reason is not None
@@ -71,6 +80,8 @@ class Sequence:
 @dataclass
 class Request:
     """What a user asked for: one prompt, `params.n` sequences. Times in seconds of time.perf_counter().
+
+    pooling: it asks for an embedding of the prompt, of this kind, and no text; `embedding` is there when it has ended.
 
     priority: the higher, the more it matters to policies that ask. request_class: requests of one class are expected
     to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
@@ -90,12 +101,14 @@ class Request:
     priority: int = 0
     request_class: str | None = None
     cache_salt: str | None = None
+    pooling: Pooling | None = None
     rank: tuple[float, int] | None = None
     sequences: list[Sequence] = field(default_factory=list)
     first_scheduled_time: float | None = None
     first_token_time: float | None = None
     num_cached_tokens: int = 0
     error: str | None = None
+    embedding: np.ndarray | None = None
     answer: list | None = None  # the completions, where they were known without running it
 
     @property

@@ -72,7 +72,9 @@ def class_of(request: Request) -> str:
 
 
 def output_limit(request: Request, max_model_len: int) -> int:
-    """Tokens that an answer to the request can have at most."""
+    """Tokens that an answer to the request can have at most; one stands for an embedding, which has none."""
+    if request.pooling is not None:
+        return 1
     room = max_model_len - len(request.prompt_token_ids)
     return room if request.params.max_tokens is None else min(room, request.params.max_tokens)
 

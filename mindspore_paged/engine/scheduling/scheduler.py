@@ -64,6 +64,8 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # both lists in order of rank
         self.running: list[Sequence] = []
         self._holder_of_row: dict[int, str] = {}  # to name who leaks
+        self._pooling: set[Sequence] = set()  # of those that wait or run
+        self._pooled_last = False
         self.num_steps = 0
         self.num_preemptions = 0
         self.num_admitted_tokens = 0  # of all sequences that started, or restarted
@@ -89,6 +91,8 @@ class Scheduler:
         if sequence.request.rank is None:
             sequence.request.rank = self.policy.rank(sequence.request, self.num_steps)
         insort(self.waiting, sequence, key=_order)
+        if sequence.pooled is not None:
+            self._pooling.add(sequence)
 
     def schedule(self) -> StepPlan:
         """Plan the next step and allocate its pages; raises IntegrityError if work is left but none can run."""
@@ -156,11 +160,12 @@ class Scheduler:
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence, running or waiting or neither yet, and take its pages back."""
         sequence.finish_reason = reason
+        self._pooling.discard(sequence)
         if sequence.row is not None:
             self._take_pages(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        if self.predictor is not None and reason in ("stop", "length"):
+        if self.predictor is not None and sequence.pooled is None and reason in ("stop", "length"):
             self.predictor.observe(class_of(sequence.request), sequence.num_output_tokens)
 
     def check_integrity(self) -> None:
@@ -176,14 +181,30 @@ class Scheduler:
         self.cache.check_integrity({row: (s.num_computed_tokens, s.request.request_id) for row, s in rows.items()})
 
     def _plan_step(self) -> StepPlan:
+        """Steps that pool and steps that sample come from different graphs: they take turns where both can run."""
+        plan = StepPlan()
+        for pools in self._kinds_in_turn():
+            plan = self._plan_kind(pools)
+            if plan.chunks:
+                self._pooled_last = pools
+                break
+        return plan
+
+    def _kinds_in_turn(self) -> list[bool]:
+        if not self._pooling:
+            return [False]
+        return [not self._pooled_last, self._pooled_last]
+
+    def _plan_kind(self, pools: bool) -> StepPlan:
         plan = StepPlan()
         preempted_before = self.num_preemptions
         allowance = self._long_prefill_allowance()
         for sequence in self._running_in_turn():
-            if sequence.row is not None:  # it may have been preempted for a better ranked one meanwhile
+            # It may have been preempted for a better ranked one meanwhile.
+            if sequence.row is not None and (sequence.pooled is not None) == pools:
                 self._plan_chunk(plan, sequence, allowance)
         if self.num_preemptions == preempted_before:
-            self._admit_waiting(plan, allowance)
+            self._admit_waiting(plan, allowance, pools)
         if self.speculation is not None:
             self.speculation.add_drafts(plan, self.cache, self.max_num_batched_tokens, self.max_model_len)
         return plan
@@ -229,13 +250,15 @@ class Scheduler:
         budget = self.max_num_batched_tokens - plan.num_tokens
         return min(budget, allowance - plan.num_long_prefill_tokens) if sequence.is_long_prefill else budget
 
-    def _admit_waiting(self, plan: StepPlan, allowance: int) -> None:
+    def _admit_waiting(self, plan: StepPlan, allowance: int, pools: bool) -> None:
         if not self.waiting or self.cache.table.num_free_rows == 0:
             return
         room = self._room_for_newcomers()
         for sequence in list(self.waiting):
             if plan.num_tokens == self.max_num_batched_tokens or self.cache.table.num_free_rows == 0:
                 return
+            if (sequence.pooled is not None) != pools:
+                continue
             if self._is_long(sequence) and plan.num_long_prefill_tokens >= allowance:
                 continue  # its turn comes with the window's, not with room
             wanted = self._wanted_blocks(sequence)
@@ -249,7 +272,8 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence a row, with the blocks that the prefix cache has for it; False if it does not fit."""
-        hashes = sequence.extend_hashes(self.cache.block_size) if self.cache.enable_prefix_caching else []
+        is_found = self.cache.enable_prefix_caching and sequence.takes_cached
+        hashes = sequence.extend_hashes(self.cache.block_size) if is_found else []
         contiguous_tokens = self._contiguous_tokens(sequence)
         admitted = self.cache.admit(hashes, sequence.num_tokens, contiguous_tokens, self._chunk_tokens)
         if admitted is None:

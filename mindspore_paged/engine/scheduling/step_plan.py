@@ -26,8 +26,8 @@ class Chunk(NamedTuple):
 
     @property
     def num_logits(self) -> int:
-        """Tokens whose logits are wanted: the last one, and the drafts behind it."""
-        return 1 + len(self.drafts)
+        """Tokens whose logits are wanted, the last one and the drafts behind it; or hidden states, of all."""
+        return 1 + len(self.drafts) if self.sequence.pooled is None else self.num_tokens
 
 
 @dataclass
@@ -62,6 +62,11 @@ class StepPlan:
         """Put guesses behind the chunk at `place`, which has none yet."""
         self.chunks[place] = self.chunks[place]._replace(drafts=tuple(drafts))
         self.num_tokens += len(drafts)
+
+    @property
+    def pools(self) -> bool:
+        """Whether hidden states are wanted of it, and no logits; of all chunks or of none."""
+        return bool(self.chunks) and self.chunks[0].sequence.pooled is not None
 
     @property
     def sequences(self) -> list[Sequence]:

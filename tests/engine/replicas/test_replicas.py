@@ -10,6 +10,7 @@ from threading import Event, Thread
 from time import sleep
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mindspore_paged import SamplingParams
@@ -285,6 +286,23 @@ def test_a_salt_goes_with_its_request_to_the_router_and_to_its_replica():
         assert hits_of("mine") == [0, 20]  # not the last block: the last token's logits are needed
         assert sum(hits_of("yours")) == sum(hits_of(None)) == 0
         run_to_end(routed, check=False)
+
+
+def test_embeddings_come_from_whichever_replica_and_are_whole():
+    rng = random.Random(4)
+    prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))] for _ in range(12)]
+    with replicas(3) as (routed, engines):
+        made = [routed.make_request(prompt, SamplingParams(max_tokens=1), pooling="mean") for prompt in prompts]
+        for request in made:
+            routed.add_request(request)
+        answers = run_to_end(routed, check=False).answers
+        assert all(engine.metrics.num_requests_finished > 0 for engine in engines)
+    alone = make_engine()
+    for request, prompt in zip(made, prompts):
+        name = alone.add_request(alone.make_request(prompt, SamplingParams(max_tokens=1), pooling="mean"))
+        expected = run_to_end(alone).answers[name].embedding
+        assert np.array_equal(answers[request.request_id].embedding, expected)
+        assert np.array_equal(request.embedding, expected)
 
 
 def test_statistics_are_sums_maxima_and_means():

@@ -10,7 +10,10 @@ from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.errors import GroupError, StepError
 from mindspore_paged.step_inputs import StepInputs
 
-CALLS = frozenset({"run", "copy_blocks", "read_pages", "write_pages", "block_tables"})
+STEPS = frozenset({"run", "run_hidden"})
+"""The methods of a RankRunner whose result is the same on every rank."""
+
+CALLS = frozenset({*STEPS, "copy_blocks", "read_pages", "write_pages", "block_tables"})
 """The methods of a RankRunner that a Call may name."""
 
 
@@ -18,7 +21,7 @@ class RankRunner(Runner, Protocol):
     """The Runner of one rank: its part of the model over its part of the pages."""
 
     def buckets_of(self, inputs: StepInputs) -> tuple[int, ...]:
-        """Token counts of the graphs that `run` runs for these inputs, in order."""
+        """Token counts of the graphs that STEPS run for these inputs, in order."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Call:
 class Outcome:
     """What came of a call on one rank: a result, or the text of its StepError; and the graphs it has compiled so far.
 
-    Logits stay where they are: every rank has the same, and the leader its own.
+    What a step gives stays where it is: every rank has the same, and the leader its own.
     """
 
     number: int
@@ -47,7 +50,7 @@ class Outcome:
 
 def buckets_of(runner: RankRunner, method: str, arguments: tuple[Any, ...]) -> tuple[int, ...]:
     """The graphs of steps that a call runs in."""
-    return runner.buckets_of(*arguments) if method == "run" else ()
+    return runner.buckets_of(*arguments) if method in STEPS else ()
 
 
 def check_call(runner: RankRunner, call: Call, number: int) -> None:

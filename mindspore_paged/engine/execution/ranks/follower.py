@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mindspore_paged.engine.execution.ranks.calls import RankRunner, check_call, perform
+from mindspore_paged.engine.execution.ranks.calls import STEPS, RankRunner, check_call, perform
 from mindspore_paged.engine.execution.ranks.channel import FollowerChannel
 from mindspore_paged.launch import states, supervision
 
@@ -20,7 +20,7 @@ def follow(runner: RankRunner, channel: FollowerChannel) -> None:
         check_call(runner, call, number)
         supervision.report_state(number, states.IN_THE_GRAPH)
         outcome = perform(runner, call)
-        if call.method == "run":  # every rank has the same logits: the leader takes its own
+        if call.method in STEPS:  # every rank has the same: the leader takes its own
             outcome = replace(outcome, result=None)
         channel.answer(outcome)
         supervision.report_state(number, states.WAITING_FOR_PLAN)

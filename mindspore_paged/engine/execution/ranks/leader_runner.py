@@ -47,6 +47,10 @@ class LeaderRunner:
         """Compute one step; returns logits float32 [N, vocab_size]."""
         return self._all_do("run", inputs)[0]
 
+    def run_hidden(self, inputs: StepInputs) -> np.ndarray:
+        """Compute one step without its head; returns float32 [N, hidden_size]."""
+        return self._all_do("run_hidden", inputs)[0]
+
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Copy whole pages (source, destination), in order."""
         self._all_do("copy_blocks", pairs)
