@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -91,8 +92,9 @@ class Service:
     async def prepare(
         self,
         prompts: Sequence[Any],
-        params: SamplingParams,
+        params: SamplingParams | None,
         *,
+        pooling: str | None = None,
         priority: int | None = None,
         cache_salt: str | None = None,
         tenant: str | None = None,
@@ -100,16 +102,21 @@ class Service:
     ) -> list[Request]:
         """Requests for prompts in any form that the engine takes; checked, but not begun.
 
-        tenant: who asks, where keys are told apart. param: the body's key that holds the prompts.
+        pooling: they ask for embeddings, of this kind, and params are not looked at. tenant: who asks, where keys are
+        told apart. param: the body's key that holds the prompts.
         Raises ApiError where they cannot be run, or not now.
         """
         self.check_open()
         options = {"priority": priority or 0, "cache_salt": self._salt(cache_salt, tenant)}
+        if pooling is None:
+            make = partial(self.engine.make_request, params=params, **options)
+        else:
+            make = partial(self.engine.make_embedding_request, pooling=pooling, **options)
         requests = []
         with self._preparing(len(prompts)):
             for index, prompt in enumerate(prompts):
                 try:
-                    requests.append(await self.engine.make_request(prompt, params, **options))
+                    requests.append(await make(prompt))
                 except RequestError as error:
                     raise as_api_error(error, param if len(prompts) == 1 else f"{param}[{index}]") from None
         return requests

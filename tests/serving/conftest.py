@@ -10,7 +10,7 @@ from tests.serving.running import RunningServer
 
 SIZES = [
     *("scheduler.max_num_seqs=8", "scheduler.max_num_batched_tokens=32", "scheduler.token_buckets=[8,32]"),
-    *("scheduler.max_model_len=128", "cache.num_blocks=65", "runtime.debug=true"),
+    *("scheduler.max_model_len=128", "cache.num_blocks=65", "runtime.debug=true", "runtime.embeddings=true"),
     *("server.max_body_bytes=100000", "server.connection_timeout=1.0", "server.max_queued_requests=64"),
 ]
 

@@ -39,10 +39,14 @@ def _prompts(value: Any) -> list[Prompt]:
     raise ValueError("text, a list of token ids, or a list of one of these")
 
 
+Prompts = Annotated[Any, PlainValidator(_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
+"""One prompt or several, as a list of them: each text, or token ids."""
+
+
 class CompletionRequest(SamplingFields):
     """Prompts that the model is to go on from; echo: each answer begins with its prompt."""
 
-    prompt: Annotated[Any, PlainValidator(_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
+    prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
 
