@@ -78,7 +78,14 @@ setup(
     extras_require={
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"),
-            *("httpx>=0.27,<1", "openai>=2", "playwright>=1.50,<2", "axe-playwright-python>=0.1.4", *TRACING),
+            *(
+                "httpx>=0.27,<1",
+                "openai>=2",
+                "vllm-router>=0.1.17",
+                "playwright>=1.50,<2",
+                "axe-playwright-python>=0.1.4",
+                *TRACING,
+            ),
         ],
         "tracing": TRACING,
     },

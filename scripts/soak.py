@@ -17,9 +17,11 @@ from tokenizers.models import BPE
 from tqdm import tqdm
 
 from mindspore_paged.benchmarking.report import markdown_table, require_at_least
+from mindspore_paged.benchmarking.server_process import ServerProcess
 from mindspore_paged.config import RANDOM_WEIGHTS, load_config
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.launch.keeper import kept
+from mindspore_paged.launch.ports import free_ports
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.script import exit_code_of
 
@@ -29,13 +31,18 @@ EXIT_FAULTY = 1
 LARGEST_GROWTH = 0.02
 """Share by which memory may grow from the middle of a soak to its end."""
 
+HTTP = "http"
+SPARE_THREADS = min(32, os.cpu_count() + 4)
+"""Threads that asyncio's pool of a server may begin at any time; it never has more."""
+
 PLACES = {
     "process": (1, []),
     "ranks": (2, ["parallel.tensor_parallel_size=auto"]),
     "replicas": (2, ["parallel.tensor_parallel_size=1", "parallel.data_parallel_size=2"]),
+    HTTP: (1, []),
 }
 """Where a soak runs: the workers that msrun starts, two unless --ranks says otherwise, and the configuration that makes
-them ranks or replicas."""
+them ranks or replicas; or a server, which is asked by HTTP."""
 
 LONGEST = 96
 """Tokens of a sequence at most."""
@@ -75,7 +82,8 @@ DESCRIPTION = """Run random requests of every kind against the same requests run
 penalties, stop strings, log-probabilities, priorities, aborts at random moments, over a tiny pool with preemption, host
 tier, page files, speculation, compaction, elastic capacity and a response cache, while calls of the device fail (run,
 copy, read, write), operators refuse steps, the disk is full, fails or changes what was written. In one process, in two
-ranks that share the model, and in two replicas, one after the other.
+ranks that share the model, in two replicas, and, without faults, in a server whose clients leave at random moments,
+read slowly, or begin a request and never end it; one after the other.
 
 Every answer must be that of the request alone, to the last bit; one that was aborted or hit by a fault must begin like
 it. After every round all pages must be back and all bookkeeping must agree. Memory, threads and open files are counted
@@ -84,7 +92,8 @@ from the middle to the end, or for threads or files that are left."""
 EPILOG = """examples:
   soak.py --minutes 1
   soak.py --config configs/smollm2_135m.yaml --minutes 30 --kinds 60 --ranks 3 --output soak.json
-  soak.py --requests 200000 --places process ranks"""
+  soak.py --requests 200000 --places process ranks
+  soak.py --requests 10000 --places http"""
 
 
 def main() -> int:
@@ -104,10 +113,11 @@ def main() -> int:
     parser.add_argument("--no-faults", action="store_true", help="inject none")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="section.key=value")
-    parser.add_argument("--stage", choices=("alone", "mixed"), help=argparse.SUPPRESS)  # in processes of its own
+    parser.add_argument("--stage", choices=("alone", "mixed", HTTP), help=argparse.SUPPRESS)  # in processes of its own
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    return exit_code_of(lambda: _stage(arguments) if arguments.stage else soak(arguments))
+    stages = {None: soak, "alone": _stage, "mixed": _stage, HTTP: _serve}
+    return exit_code_of(lambda: stages[arguments.stage](arguments))
 
 
 def soak(arguments: argparse.Namespace) -> int:
@@ -141,7 +151,8 @@ def _run(stage: str, place: str, folder: Path, arguments: argparse.Namespace) ->
     workers, overrides = PLACES["process" if (stage, place) == ("alone", "replicas") else place]
     workers = arguments.ranks if place == "ranks" else workers
     share = 1 / len(arguments.places)
-    flags = ["--stage", stage, "--scratch", folder, "--config", arguments.config.resolve(), "--kinds", arguments.kinds]
+    flags = ["--stage", HTTP if (stage, place) == ("mixed", HTTP) else stage, "--scratch", folder]
+    flags += ["--config", arguments.config.resolve(), "--kinds", arguments.kinds]
     flags += ["--seed", arguments.seed, "--minutes", arguments.minutes * share]
     flags += ["--requests", max(1, round(arguments.requests * share))] if arguments.requests else []
     flags += ["--no-faults"] if arguments.no_faults else []
@@ -174,11 +185,38 @@ def _stage(arguments: argparse.Namespace) -> int:
         answers = arguments.scratch / "alone.json"
         if not is_mixed:
             answers.write_text(json.dumps(answer_alone(llm, kinds, _bar)), encoding="utf-8")
+            (arguments.scratch / "corpus.json").write_text(json.dumps(corpus), encoding="utf-8")
             return 0
         expected = json.loads(answers.read_text(encoding="utf-8"))
         with tqdm(desc="Requests", unit="request", total=arguments.requests) as bar:
             report = Soak(llm, kinds, expected, arguments.seed).run(_end(arguments), bar.update)
     data = report.as_json() | {"faults": dict(faults)}
+    (arguments.scratch / "mixed.json").write_text(json.dumps(data), encoding="utf-8")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    """The stage of a server, in a process of its own, and of its clients, here."""
+    from mindspore_paged.soak.http_soak import HttpSoak
+    from mindspore_paged.soak.traffic import draw_kinds
+
+    corpus, expected = (
+        json.loads((arguments.scratch / f"{name}.json").read_text(encoding="utf-8")) for name in ("corpus", "alone")
+    )
+    kinds = draw_kinds(arguments.kinds, corpus, LONGEST, arguments.seed)
+    overrides = [*_tokenizer(arguments), *_with_tiers(arguments), "runtime.debug=true", *arguments.overrides]
+    (port,) = free_ports(1)
+    command = [sys.executable, ROOT / "scripts" / "run_server.py", "--config", arguments.config, "--port", port]
+    command += ["--served-model-name", "soak", "--set", *overrides]
+    log = arguments.scratch / "server.log"
+    with ServerProcess(command, f"http://127.0.0.1:{port}", log) as server:
+        with tqdm(desc="Requests", unit="request", total=arguments.requests) as bar:
+            clients = HttpSoak(server.base_url, "soak", server.pid, kinds, expected, arguments.seed)
+            report = clients.run(_end(arguments), bar.update)
+        if server.stop():  # what it checks when idle, it says in its log
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            report.wrong.append(f"the server ended with exit code {server.exit_code}: {' / '.join(last)}")
+    data = report.as_json() | {"faults": {}}
     (arguments.scratch / "mixed.json").write_text(json.dumps(data), encoding="utf-8")
     return 0
 
@@ -229,10 +267,14 @@ def _faults_of(report: dict) -> list[str]:
     faults = list(report["wrong"])
     if end["rss_mb"] > middle["rss_mb"] * (1 + LARGEST_GROWTH):
         faults.append(f"memory grew from {middle['rss_mb']:.0f} MB in the middle to {end['rss_mb']:.0f} MB at the end")
-    for what in ("python_threads", "descriptors"):
-        if end[what] > middle[what]:
+    threads = ("threads", SPARE_THREADS) if end["python_threads"] is None else ("python_threads", 0)
+    for what, spare in (threads, ("descriptors", 0)):
+        if end[what] > middle[what] + spare:
             faults.append(f"{what} grew from {middle[what]} in the middle to {end[what]} at the end")
     return faults
+
+
+COUNTED = ("preemptions", "pages_loaded", "accepted_tokens", "blocks_moved")
 
 
 def _table(reports: dict[str, dict]) -> str:
@@ -244,7 +286,7 @@ def _table(reports: dict[str, dict]) -> str:
             f"{report['seconds']:.0f}",
             *(requests.get(what, 0) for what in ("ended", "aborted", "failed", "wrong")),
             sum(report["faults"].values()),
-            *(statistics[f"num_{what}"] for what in ("preemptions", "pages_loaded", "accepted_tokens", "blocks_moved")),
+            *(statistics.get(f"num_{what}", "-") for what in COUNTED),
             *(" ".join(f"{sample[what]:.0f}" for sample in samples) for what in ("rss_mb", "threads", "descriptors")),
         ])  # fmt: skip
     columns = ["where", "seconds", "requests", "aborted", "failed", "wrong", "faults injected", "preemptions"]

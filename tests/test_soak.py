@@ -131,3 +131,17 @@ def test_the_script_runs_the_tiny_model_with_faults(tmp_path):
     assert figures["requests"]["ended"] >= 600
     assert figures["requests"].get("wrong", 0) == 0
     assert sum(figures["faults"].values()) > 10
+
+
+@pytest.mark.slow
+def test_clients_at_their_worst_leave_nothing_behind(tmp_path):
+    report = tmp_path / "soak.json"
+    run = run_script("soak.py", "--requests", "900", "--places", "http", "--kinds", "40", "--output", str(report))
+    assert run.returncode == 0, run.stderr
+    (figures,) = json.loads(report.read_text()).values()
+    requests = figures["requests"]
+    assert requests["ended"] >= 900
+    assert requests["aborted"] > 250
+    assert min(requests["half open"], requests["read slowly"]) > 10
+    assert (requests.get("wrong", 0), requests.get("failed", 0)) == (0, 0)
+    assert set(figures["statistics"].values()) == {0}

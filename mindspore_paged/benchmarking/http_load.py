@@ -97,7 +97,13 @@ class Server:
         Turns of a conversation follow each other, each with all that was said before. on_finished: is called with 1
         at the end of each request.
         """
-        return asyncio.run(_Load(self, on_finished).run(conversations, concurrency))
+        return asyncio.run(self.ask(conversations, concurrency, on_finished))
+
+    async def ask(
+        self, conversations: Sequence[Conversation], concurrency: int | None, on_finished: Callable[[int], object]
+    ) -> ServedRun:
+        """`measure` in an event loop that does other things, too: cpu_seconds are of all that it does."""
+        return await _Load(self, on_finished).run(conversations, concurrency)
 
     def session(self) -> aiohttp.ClientSession:
         """Connections to it, any number at once."""
