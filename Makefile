@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install kernels browser test test-slow sanitize lint clean
+.PHONY: demo install kernels browser test test-slow conformance sanitize lint clean
 
 demo: install
 	$(BIN)/python scripts/fetch_demo_model.py
@@ -41,6 +41,13 @@ test: lint kernels
 test-slow: kernels browser
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python -m pytest $(WORKERS) -m slow
+
+# Suites that others wrote, on a server of the demo model; in an environment of their own, which they would change.
+conformance: install
+	$(PYTHON) -m venv build/conformance
+	build/conformance/bin/pip install --quiet -r tests/serving/conformance/requirements.txt
+	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python -m tests.serving.conformance --tools build/conformance/bin
 
 # The CPU's kernels and their threads under the compiler's sanitizers; the slow tests do the same.
 sanitize: install

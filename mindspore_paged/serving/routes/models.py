@@ -2,20 +2,21 @@
 
 from fastapi import APIRouter, Request
 
+from mindspore_paged.serving.errors import ERRORS
 from mindspore_paged.serving.schemas.models import ModelCard, ModelList
 from mindspore_paged.serving.service import Service
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=ERRORS)
 async def list_models(http: Request) -> ModelList:
     """All names of the model."""
     service = http.app.state.service
     return ModelList(data=[_card(service, name) for name in service.model_names])
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", responses=ERRORS)
 async def retrieve_model(http: Request, model: str) -> ModelCard:
     """One of the names."""
     service = http.app.state.service

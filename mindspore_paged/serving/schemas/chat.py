@@ -13,6 +13,7 @@ from mindspore_paged.serving.schemas.common import (
     OptionalIds,
     SamplingFields,
     Usage,
+    WholeNumber,
 )
 
 _CONTENT = {
@@ -42,9 +43,9 @@ class ChatCompletionRequest(SamplingFields):
     """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: WholeNumber | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[WholeNumber, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None
     response_format: dict[str, Any] | None = None

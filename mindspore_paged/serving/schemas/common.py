@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
@@ -64,6 +64,14 @@ def _texts(value: Any) -> str | list[str] | None:
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
 
 
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 17.0 is a whole one, as JSON Schema says."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+
+
 class OpenSchema(BaseModel):
     """A body that may have keys we do not know: they are ignored, and told in a header."""
 
@@ -99,15 +107,15 @@ class SamplingFields(OpenSchema):
     """
 
     model: str
-    max_tokens: int | None = None
+    max_tokens: WholeNumber | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: WholeNumber | None = None
     min_p: float | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    seed: int | None = None
+    n: Annotated[WholeNumber, Field(ge=1, le=MAX_N)] | None = None
+    seed: WholeNumber | None = None
     stop: Annotated[Any, PlainValidator(_texts), WithJsonSchema(_TEXTS)] = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[WholeNumber] | None = None
     ignore_eos: bool | None = None
     logit_bias: dict[str, float] | None = None
     presence_penalty: float | None = None
@@ -115,7 +123,7 @@ class SamplingFields(OpenSchema):
     repetition_penalty: float | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    priority: int | None = None
+    priority: WholeNumber | None = None
     user: str | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=LONGEST_SALT)] | None = None
     return_token_ids: bool | None = None

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
-from mindspore_paged.serving.schemas.common import MAX_LOGPROBS, OptionalIds, SamplingFields, Usage
+from mindspore_paged.serving.schemas.common import MAX_LOGPROBS, OptionalIds, SamplingFields, Usage, WholeNumber
 
 MAX_PROMPTS = 1024
 """Prompts of one body."""
@@ -47,7 +47,7 @@ class CompletionRequest(SamplingFields):
     """Prompts that the model is to go on from; echo: each answer begins with its prompt."""
 
     prompt: Prompts
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[WholeNumber, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
 
     @property

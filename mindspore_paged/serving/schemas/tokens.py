@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from mindspore_paged.serving.schemas.chat import ChatMessage
-from mindspore_paged.serving.schemas.common import OpenSchema
+from mindspore_paged.serving.schemas.common import OpenSchema, WholeNumber
 
 
 class TokenizeRequest(OpenSchema):
@@ -35,7 +35,7 @@ class DetokenizeRequest(OpenSchema):
     """Token ids that are to become text."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: list[Annotated[WholeNumber, Field(json_schema_extra={"minimum": 0})]]
 
 
 class DetokenizeResponse(BaseModel):
