@@ -18,6 +18,7 @@ from mindspore_paged.serving.access_log import AccessLog
 from mindspore_paged.serving.app import create_app
 from mindspore_paged.serving.connections import address_of
 from mindspore_paged.serving.starting import configuration
+from mindspore_paged.serving.tracing import end_tracing
 from mindspore_paged.wording import one_line
 
 EXIT_FAILED = 1
@@ -38,7 +39,7 @@ def serve(
     """
     with ExitStack() as stack:
         if tracer_provider is not None:
-            stack.callback(tracer_provider.shutdown)
+            stack.callback(end_tracing, tracer_provider)
         if options.access_log:
             stack.enter_context(closing(AccessLog(sys.stdout)))
         return asyncio.run(_serve(llm, listener, options, api_keys, tracer_provider))

@@ -5,6 +5,7 @@ Names of attributes are those of OpenTelemetry's semantic conventions, https://o
 
 import os
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from mindspore_paged.errors import ConfigError
@@ -19,6 +20,7 @@ UNTRACED = ("/health", "/ready", "/metrics")
 """What machines ask every few seconds."""
 
 SERVICE_NAME = "mindspore_paged"
+FAREWELL_SECONDS = 3.0
 
 
 class Tracing:
@@ -97,7 +99,7 @@ def tracer_provider(endpoint: str | None) -> "TracerProvider | None":
     """What sends spans to a collector, by OTLP over HTTP and in a thread of its own; None where no endpoint is known.
 
     endpoint: the URL that takes traces; None asks the variables of OpenTelemetry's SDK, all of which it reads.
-    `shutdown` sends what is left. Raises ConfigError if the extra `tracing` is not installed.
+    `end_tracing` sends what is left. Raises ConfigError if the extra `tracing` is not installed.
     """
     if endpoint is None and not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
@@ -112,9 +114,16 @@ def tracer_provider(endpoint: str | None) -> "TracerProvider | None":
             "pip install 'mindspore_paged[tracing]'"
         ) from None
     resource = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": SERVICE_NAME})
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     return provider
+
+
+def end_tracing(provider: "TracerProvider") -> None:
+    """Send the spans that are left, for FAREWELL_SECONDS at most: a collector may be gone for good."""
+    thread = Thread(target=provider.shutdown, name="end of tracing", daemon=True)
+    thread.start()
+    thread.join(FAREWELL_SECONDS)
 
 
 def _phases(answer: AnswerRecord) -> Iterator[tuple[str, float, float]]:

@@ -1,10 +1,15 @@
 """Spans in OpenTelemetry's in-memory exporter, and what is said where it is not installed."""
 
+import gzip
+import http.server
 import sys
+import threading
+import time
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,8 +18,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from mindspore_paged import SamplingParams
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.serving.observed_llm import ObservedLLM
-from mindspore_paged.serving.request_record import RecordRequests
-from mindspore_paged.serving.tracing import ENDPOINT_VARIABLES, Tracing, tracer_provider
+from mindspore_paged.serving.request_record import RecordRequests, RequestRecord
+from mindspore_paged.serving.tracing import ENDPOINT_VARIABLES, Tracing, end_tracing, tracer_provider
 from tests.serving.stepped_llm import SteppedLLM
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -127,3 +132,51 @@ def test_an_endpoint_without_the_extra_is_refused_in_one_line(unconfigured, by):
         unconfigured.setenv(by, "http://127.0.0.1:4318")
     with pytest.raises(ConfigError, match=r"pip install 'mindspore_paged\[tracing\]'"):
         tracer_provider("http://127.0.0.1:4318/v1/traces" if by == "option" else None)
+
+
+@pytest.fixture
+def collector():
+    """The port of a collector, and what it was sent: (path, spans by name)."""
+    received = []
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            sent = ExportTraceServiceRequest.FromString(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
+            for resource in sent.resource_spans:
+                service = {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"]
+                names = [span.name for scope in resource.scope_spans for span in scope.spans]
+                received.append((self.path, service, names))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server.server_port, received
+        server.shutdown()
+
+
+@pytest.mark.parametrize("by", ["option", *ENDPOINT_VARIABLES])
+def test_spans_reach_a_collector_before_the_server_ends(unconfigured, collector, by):
+    port, received = collector
+    base, traces = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/v1/traces"
+    if by != "option":
+        unconfigured.setenv(by, base if by == "OTEL_EXPORTER_OTLP_ENDPOINT" else traces)
+    provider = tracer_provider(traces if by == "option" else None)
+    Tracing(provider, "tiny").write(RequestRecord("mine", "GET", "/v1/models", {}))
+    end_tracing(provider)
+    assert received == [("/v1/traces", "mindspore_paged", ["GET"])]
+
+
+def test_a_collector_that_is_not_there_holds_nobody_up(unconfigured):
+    unconfigured.setattr("mindspore_paged.serving.tracing.FAREWELL_SECONDS", 0.2)
+    provider = tracer_provider("http://127.0.0.1:9/v1/traces")
+    tracing = Tracing(provider, "tiny")
+    started = time.monotonic()
+    for number in range(600):
+        tracing.write(RequestRecord(str(number), "GET", "/v1/models", {}))
+    end_tracing(provider)
+    assert time.monotonic() - started < 5
