@@ -82,8 +82,11 @@ class Server:
         return answers, thread
 
     def end(self):
+        """The exit code, and what was said on stderr; `requests` has what the access log says on stdout."""
         out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
+        lines = [json.loads(line) for line in out.splitlines()]
+        self.requests = [(line["method"], line["path"], line["status"], line.get("finish_reason")) for line in lines]
+        return self.process.returncode, err
 
 
 @pytest.fixture
@@ -113,8 +116,15 @@ def test_sigterm_lets_what_runs_end_and_takes_nothing_new(started):
     assert server.ask("/ready")[0] == 503
     assert server.ask("/health")[0] == 200
     assert server.ask("/v1/completions", **LONG)[1]["error"]["code"] == "draining"
-    assert server.end() == (0, "", "")
+    assert server.end() == (0, "")
     thread.join()
+    assert server.requests == [
+        ("GET", "/v1/models", 200, None),
+        ("GET", "/ready", 503, None),
+        ("GET", "/health", 200, None),
+        ("POST", "/v1/completions", 503, None),
+        ("POST", "/v1/completions", 200, "length"),
+    ]
     ((status, answer),) = answers
     assert (status, answer["usage"]["completion_tokens"]) == (200, 55)
 
@@ -124,7 +134,7 @@ def test_what_takes_longer_than_the_drain_is_told_so(started):
     server = started("--set", "server.drain_seconds=0.2")
     answers, thread = server.in_background(**LONG)
     server.process.send_signal(signal.SIGTERM)
-    assert server.end()[:2] == (0, "")
+    assert server.end()[0] == 0
     thread.join()
     ((status, answer),) = answers
     assert (status, answer["error"]["code"]) == (503, "aborted")
@@ -138,7 +148,7 @@ def test_the_second_signal_ends_it_at_once(started):
     server.process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     server.process.send_signal(signal.SIGINT)
-    assert server.end() == (130, "", "interrupted by SIGINT\n")
+    assert server.end() == (130, "interrupted by SIGINT\n")
     assert time.monotonic() - begin < 0.9
     thread.join()
 
@@ -149,7 +159,7 @@ def test_an_engine_that_fails_ends_the_server_with_one_line(started):
     answers, thread = server.in_background(**LONG)
     status, answer = server.ask("/v1/completions", model=MODEL, prompt=[99], max_tokens=2)
     assert (status, answer["error"]["code"]) == (500, "engine_failed")
-    assert server.end() == (1, "", "error: the engine failed: the device is gone\n")
+    assert server.end() == (1, "error: the engine failed: the device is gone\n")
     thread.join()
     assert answers[0][0] == 500
 
