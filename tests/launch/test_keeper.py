@@ -120,6 +120,35 @@ with last_words(say):
     assert (code, out, err) == (130, "saved\n", "interrupted by SIGINT: 2 of 3 were done\n")
 
 
+SERVER = """
+import threading
+from mindspore_paged.launch.interruption import ends_by_itself
+asked = threading.Event()
+with ends_by_itself(asked.set, SECONDS):
+    print("up", flush=True)
+    asked.wait()
+    time.sleep(4)  # longer than a script without it may take
+print("done")
+return CODE"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_script_that_ends_by_itself_is_given_the_time(script, code):
+    work = SERVER.replace("SECONDS", "20").replace("CODE", str(code)).strip()
+    ended, out, err, seconds = script.end(work, signal.SIGTERM)
+    assert (ended, out, err) == ((0, "done\n", "") if code == 0 else (143, "done\n", "interrupted by SIGTERM\n"))
+    assert 3.5 < seconds < 10
+
+
+def test_it_is_ended_when_the_time_is_over_and_at_the_second_signal(script):
+    work = SERVER.replace("SECONDS", "1").strip()
+    assert script.end(work, signal.SIGTERM)[:3] == (143, "", "interrupted by SIGTERM\n")
+    work = SERVER.replace("SECONDS", "20").strip()
+    code, out, err, seconds = script.end(work, signal.SIGTERM, signal.SIGTERM, apart=0.3)
+    assert (code, out, err) == (143, "", "interrupted by SIGTERM\n")
+    assert seconds < 2
+
+
 def test_last_words_that_a_full_disk_refuses_are_told(script):
     work = "with last_words(lambda: Path('/dev/full').write_text('x')):\n    up()"
     code, _, err, _ = script.end(work, signal.SIGINT)
