@@ -81,6 +81,7 @@ setup(
             *(
                 "httpx>=0.27,<1",
                 "openai>=2",
+                "anthropic>=1",
                 "vllm-router>=0.1.17",
                 "playwright>=1.50,<2",
                 "axe-playwright-python>=0.1.4",

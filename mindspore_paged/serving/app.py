@@ -18,11 +18,20 @@ from mindspore_paged.serving.observed_llm import ObservedLLM
 from mindspore_paged.serving.page import page_router
 from mindspore_paged.serving.pool_events import pool_router
 from mindspore_paged.serving.request_record import REQUEST_ID_HEADER, RecordRequests
-from mindspore_paged.serving.routes import chat, completions, embeddings, health, models, tokens
+from mindspore_paged.serving.routes import chat, completions, embeddings, health, messages, models, responses, tokens
 from mindspore_paged.serving.service import Service, names_of
 from mindspore_paged.serving.tracing import Tracing
 
-ROUTERS = (models.router, chat.router, completions.router, embeddings.router, tokens.router, health.router)
+ROUTERS = (
+    models.router,
+    chat.router,
+    completions.router,
+    responses.router,
+    messages.router,
+    embeddings.router,
+    tokens.router,
+    health.router,
+)
 
 
 def create_app(

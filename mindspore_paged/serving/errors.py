@@ -31,6 +31,32 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
+class AnthropicErrorDetail(BaseModel):
+    """What is wrong, as Anthropic says it."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorResponse(BaseModel):
+    """The body of an error below ANTHROPIC_PATHS."""
+
+    type: str = "error"
+    error: AnthropicErrorDetail
+
+
+ANTHROPIC_PATHS = "/v1/messages"
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
 class ApiError(HTTPException):
     """An error with its status, and what the body says of it; raised anywhere below a route."""
 
@@ -85,6 +111,10 @@ def try_later(status: int, message: str, code: str) -> ApiError:
     return ApiError(status, message, code=code, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
+MESSAGES_ERRORS = {status: told | {"model": AnthropicErrorResponse} for status, told in ERRORS.items()}
+"""The same for routes below ANTHROPIC_PATHS."""
+
+
 def draining() -> ApiError:
     """What a server that is about to end tells whoever asks for something new."""
     return try_later(503, "the server is about to end, and takes no further requests", "draining")
@@ -110,8 +140,16 @@ def as_api_error(error: Exception, param: str | None = None) -> ApiError:
     return ApiError(500, "the server failed to answer this request", code="internal_error")
 
 
+def anthropic_body(error: ApiError) -> str:
+    """An error in Anthropic's form, as JSON."""
+    kind = _ANTHROPIC_TYPES.get(error.status_code, "api_error" if error.status_code >= 500 else "invalid_request_error")
+    return AnthropicErrorResponse(error=AnthropicErrorDetail(type=kind, message=error.message)).model_dump_json()
+
+
 def body_of(error: ApiError, path: str) -> bytes:
     """The body of the answer that an error is, in the form of the interface that `path` belongs to."""
+    if path.startswith(ANTHROPIC_PATHS):
+        return anthropic_body(error).encode()
     return ErrorResponse(error=error.detail_of_body).model_dump_json().encode()
 
 

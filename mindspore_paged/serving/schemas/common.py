@@ -72,6 +72,21 @@ def _whole(value: Any) -> Any:
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 
 
+def _text_or_parts(value: Any) -> str | list[dict[str, Any]] | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return value
+    raise ValueError("text, or a list of blocks")
+
+
+TextOrParts = Annotated[
+    Any,
+    PlainValidator(_text_or_parts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}),
+]
+
+
 class OpenSchema(BaseModel):
     """A body that may have keys we do not know: they are ignored, and told in a header."""
 

@@ -1,0 +1,133 @@
+"""The official client of Anthropic's takes /v1/messages for theirs."""
+
+import anthropic
+import pytest
+
+from mindspore_paged import SamplingParams
+from tests.serving.running import HI, MODEL
+
+
+@pytest.fixture(scope="module")
+def client(shared_server):
+    return anthropic.Anthropic(base_url=shared_server.url, api_key="none", max_retries=0, timeout=20)
+
+
+def expected(server, messages, tokens=8, **options):
+    return server.llm.chat(messages, SamplingParams(max_tokens=tokens), **options)
+
+
+def test_a_whole_answer(server, client):
+    output = expected(server, HI)
+    message = client.messages.create(model=MODEL, max_tokens=8, messages=HI)
+    assert (message.type, message.role, message.model) == ("message", "assistant", MODEL)
+    assert [(block.type, block.text) for block in message.content] == [("text", output.outputs[0].text)]
+    assert (message.stop_reason, message.stop_sequence) == ("max_tokens", None)
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (4, 8)
+
+
+def test_a_stream_adds_up_to_the_whole(server, client):
+    common = {"model": MODEL, "max_tokens": 8, "messages": HI}
+    whole = client.messages.create(**common)
+    with client.messages.stream(**common) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == whole.content[0].text
+    assert final.content[0].text == text
+    assert (final.stop_reason, final.usage.output_tokens) == ("max_tokens", 8)
+    kinds = [event.type for event in client.messages.create(**common, stream=True)]
+    assert kinds[:2] == ["message_start", "content_block_start"]
+    assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+    assert set(kinds[2:-3]) == {"content_block_delta"}
+
+
+def test_the_stop_sequence_is_told(server, client):
+    text = expected(server, HI, 12).outputs[0].text
+    stop = text[3:5]
+    message = client.messages.create(model=MODEL, max_tokens=12, messages=HI, stop_sequences=["never", stop])
+    assert message.content[0].text == text[: text.index(stop)]
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
+
+
+def test_systems_tools_and_what_they_gave_are_the_chats_of_openai(server, client):
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    as_openai = [
+        {"role": "system", "content": "Be\nshort"},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Wait", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call00001", "content": "2"},
+        {"role": "user", "content": "And?"},
+    ]
+    output = expected(server, as_openai)
+    message = client.messages.create(
+        model=MODEL,
+        max_tokens=8,
+        system=[{"type": "text", "text": "Be"}, {"type": "text", "text": "short"}],
+        tools=[{"name": "f", "description": "finds", "input_schema": {"type": "object"}}],
+        messages=[
+            *HI,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "Wait"},
+                    {"type": "tool_use", "id": "call00001", "name": "f", "input": {"a": 1}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "call00001", "content": [{"type": "text", "text": "2"}]},
+                    {"type": "text", "text": "And?"},
+                ],
+            },
+        ],
+    )
+    assert message.content[0].text == output.outputs[0].text
+    usage = message.usage
+    assert usage.input_tokens + usage.cache_read_input_tokens == len(output.prompt_token_ids)
+
+
+def test_an_answer_that_was_begun_is_gone_on_with(server, client):
+    messages = [*HI, {"role": "assistant", "content": "So"}]
+    output = expected(server, messages, continue_final_message=True)
+    assert (
+        client.messages.create(model=MODEL, max_tokens=8, messages=messages).content[0].text == output.outputs[0].text
+    )
+
+
+def test_tokens_are_counted_without_an_answer(server, client):
+    steps = server.call(lambda engine: engine.metrics.num_steps)
+    assert client.messages.count_tokens(model=MODEL, messages=HI).input_tokens == 4
+    assert server.call(lambda engine: engine.metrics.num_steps) == steps
+
+
+def test_what_the_cache_held_is_counted_apart(server, client):
+    text = "".join(chr(ord("a") + place % 23) for place in range(60))
+    common = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": text}]}
+    first, second = [client.messages.create(**common).usage for _ in range(2)]
+    assert (first.cache_read_input_tokens, second.cache_read_input_tokens) == (0, 48)
+    assert second.input_tokens == first.input_tokens - 48
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "message"),
+    [
+        ({"model": "claude"}, anthropic.NotFoundError, "the model 'claude' is not served"),
+        ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens is 0; it must be at least 1"),
+        ({"extra_body": {"temperature": -1}}, anthropic.BadRequestError, "temperature is -1.0; it must be 0 or more"),
+        ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "tool_choice must be of type auto or none"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, anthropic.BadRequestError, "thinking must be of"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
+            anthropic.BadRequestError,
+            r"messages\[0\].content\[0\] is of type 'image'; the model reads text alone",
+        ),
+        ({"messages": [{"role": "user", "content": 5}]}, anthropic.BadRequestError, "it must be text, or a list of"),
+        ({"messages": [{"role": "system", "content": "x"}]}, anthropic.BadRequestError, "must be 'user' or 'assist"),
+    ],
+)
+def test_errors_have_anthropics_form(server, client, keys, kind, message):
+    for stream in (False, True):
+        with pytest.raises(kind, match=message) as caught:
+            client.messages.create(**{"model": MODEL, "max_tokens": 4, "messages": HI, "stream": stream} | keys)
+        assert list(caught.value.body) == ["type", "error"]
+        assert list(caught.value.body["error"]) == ["type", "message"]

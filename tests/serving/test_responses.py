@@ -1,0 +1,101 @@
+"""The official client of OpenAI's takes /v1/responses for theirs."""
+
+import openai
+import pytest
+
+from mindspore_paged import SamplingParams
+from tests.serving.running import HI, MODEL
+
+
+def expected(server, messages, tokens=8):
+    return server.llm.chat(messages, SamplingParams(max_tokens=tokens))
+
+
+def test_a_whole_answer(server):
+    output = expected(server, HI)
+    response = server.client.responses.create(model=MODEL, input="Hi", max_output_tokens=8)
+    assert response.output_text == output.outputs[0].text
+    assert (response.object, response.status) == ("response", "incomplete")
+    assert response.incomplete_details.reason == "max_output_tokens"
+    assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens) == (4, 8, 12)
+    assert (response.store, response.error, response.instructions) == (False, None, None)
+
+
+def test_a_stream_adds_up_to_the_whole(server):
+    common = {"model": MODEL, "input": "Hi", "max_output_tokens": 8}
+    whole = server.client.responses.create(**common)
+    events = list(server.client.responses.create(**common, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in deltas) == whole.output_text
+    assert [event.type for event in events if event not in deltas] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]
+    assert events[-1].response.output_text == whole.output_text
+    assert events[-1].response.usage == whole.usage
+
+
+def test_the_clients_own_helper_for_streams_understands_them(server):
+    with server.client.responses.stream(model=MODEL, input="Hi", max_output_tokens=8) as stream:
+        texts = [event.delta for event in stream if event.type == "response.output_text.delta"]
+    assert "".join(texts) == expected(server, HI).outputs[0].text
+
+
+def test_items_are_the_chats_of_completions(server):
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    output = expected(
+        server,
+        [
+            {"role": "system", "content": "Be short"},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call00001", "content": "2"},
+            {"role": "assistant", "content": "Two"},
+            {"role": "user", "content": "And?"},
+        ],
+    )
+    response = server.client.responses.create(
+        model=MODEL,
+        max_output_tokens=8,
+        instructions="Be short",
+        tools=[{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}],
+        input=[
+            {"role": "user", "content": "Hi"},
+            {"type": "function_call", "call_id": "call00001", "name": "f", "arguments": '{"a": 1}'},
+            {"type": "function_call_output", "call_id": "call00001", "output": "2"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Two"}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "And?"}]},
+        ],
+    )
+    assert response.output_text == output.outputs[0].text
+    assert response.usage.input_tokens == len(output.prompt_token_ids)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"input": []}, "input is []; it must be text, or a list of items"),
+        ({"input": [{"role": "user"}]}, "input[0].content is None; it must be text"),
+        ({"input": [{"role": "imp", "content": "x"}]}, "input[0].role is 'imp'; it must be one of system, "),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0] is of type 'item_reference'"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "the model reads text alone"),
+        ({"input": [{"type": "function_call", "call_id": "x"}]}, "function.name"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id: nothing is stored here"),
+        ({"background": True}, "background is not supported"),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format must be of type text"),
+        ({"tools": [{"type": "web_search"}]}, "a tool must be a function with a name"),
+        ({"tool_choice": "required"}, "tool_choice must be none or auto"),
+        ({"max_output_tokens": 0}, "max_tokens is 0; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done(server, keys, message):
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client.responses.create(**{"model": MODEL, "input": "Hi"} | keys)
+    assert message in caught.value.body["message"]
