@@ -27,27 +27,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            self._check_stated_length(Headers(scope=scope))
-            await self._app(scope, self._counting(receive), send_and_note)
-        except ApiError as error:  # from a place where no handler of errors stands between
-            if begun:
-                raise
-            if error.status_code == 413:
-                await self._discard(receive)
-            await error_response(error, scope["path"])(scope, receive, send)
-
-    def _check_stated_length(self, headers: Headers) -> None:
+        headers = Headers(scope=scope)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._max_bytes:
-            raise self._too_large()
+            if "expect" not in headers:  # a client that waits for a word before it sends has sent nothing
+                await self._discard(receive)
+            await error_response(self._too_large(), scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, self._counting(receive), send)
 
     def _counting(self, receive: Receive) -> Receive:
         num_bytes, is_complete = 0, False
@@ -65,6 +52,8 @@ class BodyLimit:
                 num_bytes += len(message.get("body", b""))
                 is_complete = not message.get("more_body", False)
                 if num_bytes > self._max_bytes:
+                    if not is_complete:
+                        await self._discard(receive)
                     raise self._too_large()
             return message
 
