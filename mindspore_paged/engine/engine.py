@@ -274,6 +274,7 @@ class LLMEngine:
             except StepError as error:
                 self._fail(request, error, output)
             else:
+                self.metrics.num_prompt_tokens += len(request.prompt_token_ids)
                 self._end_request(request, "stop", output)
         return output
 

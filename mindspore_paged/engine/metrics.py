@@ -84,8 +84,8 @@ def collect_statistics(
     sequences that were found in the cache. time_to_first_token_s: mean, from arrival. tokens_per_sequence_step: mean
     of the tokens that a step brings a sequence; draft_acceptance_rate: share of the drafts that became tokens. The
     rest are counts: of now num_running and num_waiting (sequences) and num_used_blocks; since the start
-    num_prompt_tokens, those of prompts that got a first token, and num_prefix_hit_tokens of num_prefix_query_tokens,
-    whose share is prefix_cache_hit_rate.
+    num_prompt_tokens, those of prompts that got a first token or an embedding, and num_prefix_hit_tokens of
+    num_prefix_query_tokens, whose share is prefix_cache_hit_rate.
     """
     num_blocks = scheduler.cache.pool.num_blocks
     return {

@@ -149,8 +149,9 @@ def _figures(answer: AnswerRecord) -> Iterator[tuple[str, float]]:
     last = answer.last_token_time
     yield "vllm:e2e_request_latency_seconds", answer.ended - arrival
     yield "vllm:request_prompt_tokens", answer.num_prompt_tokens
-    yield "vllm:request_generation_tokens", answer.num_output_tokens
-    if request.params.max_tokens is not None:
+    if request.pooling is None:
+        yield "vllm:request_generation_tokens", answer.num_output_tokens
+    if request.pooling is None and request.params.max_tokens is not None:
         yield "vllm:request_params_max_tokens", request.params.max_tokens
     if scheduled is not None:
         yield "vllm:request_queue_time_seconds", scheduled - arrival

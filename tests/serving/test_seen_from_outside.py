@@ -60,6 +60,21 @@ def test_what_clients_ask_for_is_counted(server):
     assert after["vllm:num_requests_running", None] == after["vllm:kv_cache_usage_perc", None] == 0
 
 
+def test_embeddings_are_prompts_that_end(server):
+    before = metrics_of(server)
+    answer = server.client.embeddings.create(model=MODEL, input=["aa", "bcd"])
+    server.assert_idle()
+    after = metrics_of(server)
+    for name, reason, count in (
+        ("prompt_tokens_total", None, answer.usage.prompt_tokens),
+        ("request_success_total", "stop", 2),
+        ("request_prompt_tokens_count", None, 2),
+        ("request_generation_tokens_count", None, 0),
+        ("time_to_first_token_seconds_count", None, 0),
+    ):
+        assert after[f"vllm:{name}", reason] - before[f"vllm:{name}", reason] == count, name
+
+
 def test_an_answer_has_its_id_and_its_line(server, line):
     answer = server.client.chat.completions.with_raw_response.create(
         model=MODEL, messages=HI, max_tokens=3, extra_headers={"X-Request-Id": "mine"}
