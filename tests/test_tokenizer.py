@@ -1,7 +1,10 @@
 """Tokenizers agree with Hugging Face transformers and SentencePiece, and follow their files' own flags."""
 
+import itertools
 import json
 import random
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -404,3 +407,32 @@ def test_a_vocabulary_that_cannot_spell_a_plain_text_is_refused(tmp_path, model)
     with pytest.raises(CheckpointError, match="not a tokenizer") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(demo):
+    turns, done = [], threading.Event()
+
+    def turn():
+        while not done.wait(0.001):
+            turns.append(time.perf_counter())
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    begin = time.perf_counter()
+    demo.encode("a" * 400_000)  # one word: some tenths of a second
+    seconds = time.perf_counter() - begin
+    done.set()
+    thread.join()
+    times = [begin, *(moment for moment in turns if begin < moment < begin + seconds), begin + seconds]
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < seconds / 2
+
+
+def test_a_text_that_cannot_be_short_enough_is_refused_before_it_is_encoded(demo_file):
+    tokenizer = load_tokenizer(demo_file)
+    tokenizer.most_tokens = 10
+    longest = max(tokenizer.backend.get_vocab(), key=len)
+    assert tokenizer.longest_token == len(longest)
+    text = "x" * (10 * len(longest))
+    assert len(tokenizer.encode(text)) > 10  # the engine says what is wrong with it
+    with pytest.raises(RequestError, match=f"the prompt has {len(text) + 1} characters, which no 10 tokens hold"):
+        tokenizer.encode(text + "x")

@@ -83,6 +83,8 @@ class LLMEngine:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
+        if tokenizer is not None:
+            tokenizer.most_tokens = limits.max_model_len
         self.limits = limits
         self.mover = mover or PageMover(scheduler, runner)
         self.response_cache = response_cache

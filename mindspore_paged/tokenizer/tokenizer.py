@@ -45,6 +45,7 @@ class Tokenizer:
     backend: the `tokenizers.Tokenizer` beneath, for `tokenizers.decoders.DecodeStream` (text as it grows).
     bos_token_id: the token that starts a sequence, or None. eos_token_ids: those that end one, or a turn of a chat.
     bos_before_chats: a chat starts with it also where the chat template does not say so.
+    most_tokens: a text that cannot have so few is refused before it is encoded; None encodes any.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Tokenizer:
         self.backend = backend
         self.bos_token_id = bos_token_id
         self.eos_token_ids = eos_token_ids
+        self.most_tokens: int | None = None
         self._chat_template = chat_template
         self._bos_before_chats = bos_before_chats
 
@@ -65,6 +67,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """The number of tokens, added ones included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters that one token stands for at most."""
+        return max(map(len, self.backend.get_vocab(with_added_tokens=True)))
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
@@ -121,12 +128,23 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             # Half a surrogate pair, from JSON or from an argument that was not UTF-8.
             raise RequestError(f"the prompt is not Unicode text: {text[error.start]!r} at {error.start}") from None
+        self._check_length(text)
         try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # A batch of one: only for batches does tokenizers let other threads of Python run meanwhile.
+            return self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - tokenizers raises anything; a panic in Rust is no Exception
             raise RequestError(f"the model's tokenizer cannot encode the prompt: {one_line(error)}") from None
+
+    def _check_length(self, text: str) -> None:
+        if self.most_tokens is None or len(text) <= self.most_tokens:
+            return
+        if len(text) > self.most_tokens * self.longest_token:
+            raise RequestError(
+                f"the prompt has {len(text)} characters, which no {self.most_tokens} tokens hold; max_model_len is "
+                f"{self.most_tokens}"
+            )
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any

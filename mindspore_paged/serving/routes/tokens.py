@@ -38,7 +38,9 @@ async def tokenize(http: Request, body: TokenizeRequest) -> TokenizeResponse:
 async def detokenize(http: Request, body: DetokenizeRequest) -> DetokenizeResponse:
     """The text of token ids, special tokens included."""
     service, tokenizer = _service_and_tokenizer(http, body.model)
-    vocab_size = service.engine.limits.vocab_size
+    vocab_size, longest = service.engine.limits.vocab_size, service.engine.limits.max_model_len
+    if len(body.tokens) > longest:
+        raise bad_request(f"tokens holds {len(body.tokens)} tokens; max_model_len {longest} are allowed", "tokens")
     for token in body.tokens:
         if not 0 <= token < vocab_size:
             raise bad_request(f"tokens holds {token:.6g}; allowed: 0..{vocab_size - 1}", "tokens")
