@@ -110,7 +110,8 @@ class Server:
         headers = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
         return aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=0),
+            # Each request has a connection of its own: some servers close those that they kept just as they are used.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=self.timeout),
         )
 

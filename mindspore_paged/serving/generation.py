@@ -1,17 +1,16 @@
 """The requests that one call of a client started, as one stream of updates."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
-
-import anyio
 
 from mindspore_paged.engine.requests.outputs import SequenceUpdate
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import PagedError
 from mindspore_paged.sampling.sampler import SampledToken
+from mindspore_paged.serving.deadline import Deadline
 from mindspore_paged.serving.errors import ApiError, try_later
 from mindspore_paged.serving.schemas.common import PromptTokensDetails, Usage
 from mindspore_paged.serving.service import Service
@@ -84,15 +83,18 @@ class Generation:
         first = place * request.params.n
         options = self._service.options
         waited = perf_counter() - request.arrival_time
-        deadline = _later(options.request_timeout, waited)
         try:
-            async with aclosing(self._service.engine.generate(request)) as updates:
-                update = await _first_of(updates, request, _later(options.queue_timeout, waited), deadline)
-                while update is not None:
-                    yield first + update.index, update
-                    update = await _next_of(updates, deadline)
+            with Deadline(_later(options.request_timeout, waited)) as deadline:
+                async with aclosing(self._service.engine.generate(request)) as updates:
+                    update = await _first_of(updates, request, _later(options.queue_timeout, waited), deadline)
+                    while update is not None:
+                        yield first + update.index, update
+                        update = await deadline.wait(anext(updates, None))
         except (ApiError, PagedError):
             raise
+        except asyncio.TimeoutError:
+            headers = {"x-should-retry": "false"}  # clients of OpenAI's and Anthropic's would ask for the same again
+            raise ApiError(504, "the request took too long", code="request_timeout", headers=headers) from None
         except Exception as error:
             raise ApiError(500, f"the engine failed: {one_line(error)}", code="engine_failed") from error
         if any(sequence.finish_reason == "abort" for sequence in request.sequences):
@@ -134,7 +136,7 @@ def _later(seconds: float | None, waited: float) -> float | None:
 
 
 async def _first_of(
-    updates: AsyncGenerator[SequenceUpdate], request: Request, queue_deadline: float | None, deadline: float | None
+    updates: AsyncGenerator[SequenceUpdate], request: Request, queue_deadline: float | None, deadline: Deadline
 ) -> SequenceUpdate | None:
     """The first update; raises ApiError where the request's first step is not begun by queue_deadline."""
     first = asyncio.ensure_future(anext(updates, None))
@@ -144,22 +146,7 @@ async def _first_of(
             await asyncio.wait({first}, timeout=seconds)
             if not first.done() and request.first_scheduled_time is None:
                 raise try_later(503, "the request waited too long for its turn; try again", "queue_timeout")
-        return await _in_time(first, deadline)
+        return await deadline.wait(first)
     finally:
         first.cancel()
         await asyncio.wait({first})
-
-
-async def _next_of(updates: AsyncGenerator[SequenceUpdate], deadline: float | None) -> SequenceUpdate | None:
-    return await _in_time(anext(updates, None), deadline)
-
-
-async def _in_time(update: Awaitable[SequenceUpdate | None], deadline: float | None) -> SequenceUpdate | None:
-    if deadline is None:
-        return await update
-    try:
-        with anyio.fail_after(deadline - anyio.current_time()):
-            return await update
-    except TimeoutError:
-        headers = {"x-should-retry": "false"}  # clients of OpenAI's and Anthropic's would ask for the same again
-        raise ApiError(504, "the request took too long", code="request_timeout", headers=headers) from None

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -66,6 +68,21 @@ async def _whole(
 
 def _error_event(error: ApiError) -> str:
     return f"data: {ErrorResponse(error=error.detail_of_body).model_dump_json()}\n\n"
+
+
+class TextEvent:
+    """Events that differ in one text alone: what stands around it is made once.
+
+    make: gives the event with this text in it, as JSON.
+    """
+
+    def __init__(self, make: Callable[[str], str]):
+        mark = uuid4().hex
+        self._before, _, self._after = make(mark).partition(f'"{mark}"')
+
+    def of(self, text: str) -> str:
+        """The event with this text."""
+        return f"{self._before}{to_json(text).decode()}{self._after}"
 
 
 class EventStream(Response):

@@ -21,7 +21,7 @@ from mindspore_paged.serving.schemas.chat import (
 )
 from mindspore_paged.serving.schemas.common import Usage
 from mindspore_paged.serving.service import Service
-from mindspore_paged.serving.streams import event_stream, json_answer, unless_gone
+from mindspore_paged.serving.streams import TextEvent, event_stream, json_answer, unless_gone
 
 router = APIRouter(route_class=JsonRoute, tags=["chat"])
 
@@ -50,6 +50,7 @@ class _Chat:
         self._body = body
         self._shared = service.head("chatcmpl", model)
         self._num_answers = generation.requests[0].params.n
+        self._pieces: dict[int, TextEvent] = {}  # those of each answer that are text and nothing else
 
     async def whole(self) -> ChatCompletion:
         answers = await self._generation.answers()
@@ -69,7 +70,7 @@ class _Chat:
                     for event in self._opening():
                         yield event
                 if update.text or update.token_ids:
-                    yield self._event(self._piece(index, update))
+                    yield self._piece(index, update)
                 if update.finish_reason is not None:
                     last = ChatChunkChoice(index=index, delta=Delta(), finish_reason=update.finish_reason)
                     yield self._event(last)
@@ -85,13 +86,20 @@ class _Chat:
         ]
         return [self._event(opening, prompt_token_ids=prompt if opening.index == 0 else None) for opening in openings]
 
-    def _piece(self, index: int, update: SequenceUpdate) -> ChatChunkChoice:
-        return ChatChunkChoice(
+    def _piece(self, index: int, update: SequenceUpdate) -> str:
+        if update.logprobs is None and not self._body.return_token_ids:
+            if index not in self._pieces:
+                self._pieces[index] = TextEvent(
+                    lambda text: self._event(ChatChunkChoice(index=index, delta=Delta(content=text)))
+                )
+            return self._pieces[index].of(update.text)
+        choice = ChatChunkChoice(
             index=index,
             delta=Delta(content=update.text),
             logprobs=chat_logprobs(update.logprobs, self._texts),
             token_ids=self._ids(update.token_ids),
         )
+        return self._event(choice)
 
     def _event(
         self, *choices: ChatChunkChoice, usage: Usage | None = None, prompt_token_ids: list[int] | None = None
