@@ -484,7 +484,7 @@ function drawPool(view, index) {
     const [x, y] = [(cell % columns) * size, Math.floor(cell / columns) * size];
     context.fillStyle = colours.get(code);
     context.beginPath();
-    context.roundRect(x + gap / 2, y + gap / 2, size - gap, size - gap, size > 8 ? 2.5 : 0.5);
+    context.roundRect(x + gap / 2, y + gap / 2, size - gap, size - gap, Math.min(2.5, 0.15 * size));
     context.fill();
   });
   if (pool.cursor?.index === index) {
