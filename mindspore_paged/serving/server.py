@@ -22,7 +22,7 @@ from mindspore_paged.serving.tracing import end_tracing
 from mindspore_paged.wording import one_line
 
 EXIT_FAILED = 1
-FAREWELL_SECONDS = 10.0
+FAREWELL_SECONDS = 20.0
 """Beside the drain: for clients that read the last of their answers, and for MindSpore, which takes its time to end."""
 
 

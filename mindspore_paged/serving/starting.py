@@ -27,6 +27,7 @@ def configuration(app: Any, options: ServerSection) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # whoever sends what is no HTTP must not fill a log
         access_log=False,
         server_header=False,
         proxy_headers=False,

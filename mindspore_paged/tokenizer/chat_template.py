@@ -41,6 +41,7 @@ class ChatTemplate:
         self._templates = {name: _Template(text, special_tokens) for name, text in by_name.items()}
         self.source = source
         self.special_tokens = special_tokens
+        self._has_warned = False  # once is enough: a server has many chats
 
     def render(
         self,
@@ -72,7 +73,8 @@ class ChatTemplate:
         kwargs = _checked_kwargs(chat_template_kwargs)
         messages, tools = checked_messages(messages), checked_tools(tools)
         template = self._chosen(tools)
-        if tools and "tools" not in template.names:
+        if tools and "tools" not in template.names and not self._has_warned:
+            self._has_warned = True
             log.warning("tools: the model's chat template has no place for them; the model does not see them")
         messages = template.in_its_forms(messages)
         variables = {"tools": tools, "documents": None} | kwargs | {"add_generation_prompt": add_generation_prompt}

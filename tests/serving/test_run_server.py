@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -162,6 +163,21 @@ def test_an_engine_that_fails_ends_the_server_with_one_line(started):
     assert server.end() == (1, "error: the engine failed: the device is gone\n")
     thread.join()
     assert answers[0][0] == 500
+
+
+def test_tls_by_files(shared_server, tmp_path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run([*command.split(), "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    with shared_server.beside(tls_certificate=certificate, tls_key=key) as server:
+        trusting = ssl.create_default_context(cafile=certificate)
+        url = f"https://127.0.0.1:{server.port}/v1/models"
+        with urllib.request.urlopen(url, context=trusting, timeout=20) as answer:
+            assert json.loads(answer.read())["data"][0]["id"] == MODEL
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(url, timeout=20)
 
 
 @pytest.mark.parametrize(
