@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from contextlib import suppress
 
 import pytest
 
+from mindspore_paged.cli import kept_main
+from mindspore_paged.config import ServerSection
+from mindspore_paged.serving.connections import address_of, listen
 from mindspore_paged.serving.run import main
+from mindspore_paged.serving.starting import answered_while_starting
 from tests.cli_runs import SMALL
 from tests.script_runs import ROOT
 from tests.serving.running import MODEL
@@ -27,7 +32,11 @@ from mindspore_paged.launch.keeper import kept
 
 def run():
     from mindspore_paged.engine.execution.model_runner import ModelRunner
-    from mindspore_paged.serving.run import main
+    from mindspore_paged.cli import kept_main
+from mindspore_paged.config import ServerSection
+from mindspore_paged.serving.connections import address_of, listen
+from mindspore_paged.serving.run import main
+from mindspore_paged.serving.starting import answered_while_starting
     compute = ModelRunner.run
     def run_slowly(self, inputs):
         time.sleep(0.02)
@@ -163,6 +172,30 @@ def test_an_engine_that_fails_ends_the_server_with_one_line(started):
     assert server.end() == (1, "error: the engine failed: the device is gone\n")
     thread.join()
     assert answers[0][0] == 500
+
+
+def test_while_the_model_is_loaded_clients_are_told_to_try_again():
+    options = ServerSection(port=0)
+    listener = listen(options.host, options.port, options.connection_timeout)
+    url = address_of(listener, "http") + "/health"
+    with answered_while_starting(listener, options):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(url, timeout=20)
+        assert (caught.value.code, caught.value.headers["retry-after"]) == (503, "1")
+        assert json.loads(caught.value.read())["error"]["code"] == "starting"
+    with listener, socket.create_connection(listener.getsockname()[:2], timeout=5):
+        listener.accept()[0].close()  # it listens still, for the server that follows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [(["serve", "--help"], "run_server.py"), (["--help"], "run_generate.py")]
+)
+def test_the_installed_command_serves_or_generates(arguments, name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mindspore-paged", *arguments])
+    monkeypatch.setattr("mindspore_paged.cli.kept", lambda work: work())
+    with pytest.raises(SystemExit):
+        kept_main()
+    assert capsys.readouterr().out.startswith(f"usage: {name} ")
 
 
 def test_tls_by_files(shared_server, tmp_path):
