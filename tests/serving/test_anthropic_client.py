@@ -25,6 +25,19 @@ def test_a_whole_answer(server, client):
     assert (message.usage.input_tokens, message.usage.output_tokens) == (4, 8)
 
 
+def test_what_anthropics_schema_requires_is_there(server):
+    status, message = server.post("/v1/messages", model=MODEL, max_tokens=1, messages=HI)
+    assert status == 200
+    assert set(message) == {
+        *("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "stop_details", "usage"),
+        "container",
+    }
+    assert set(message["usage"]) == {
+        *("cache_creation", "cache_creation_input_tokens", "cache_read_input_tokens", "inference_geo"),
+        *("input_tokens", "output_tokens", "output_tokens_details", "server_tool_use", "service_tier"),
+    }
+
+
 def test_a_stream_adds_up_to_the_whole(server, client):
     common = {"model": MODEL, "max_tokens": 8, "messages": HI}
     whole = client.messages.create(**common)

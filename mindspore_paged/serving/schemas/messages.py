@@ -138,6 +138,11 @@ class AnthropicUsage(BaseModel):
     output_tokens: int
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    cache_creation: None = None
+    inference_geo: None = None
+    output_tokens_details: None = None
+    server_tool_use: None = None
+    service_tier: None = None
 
 
 class AnswerOfMessages(BaseModel):
@@ -150,6 +155,8 @@ class AnswerOfMessages(BaseModel):
     model: str
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence"] | None
     stop_sequence: str | None = None
+    stop_details: None = None
+    container: None = None
     usage: AnthropicUsage
 
 
