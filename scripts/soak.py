@@ -180,7 +180,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     with injected_faults(FaultRates(), arguments.seed) if faulty else nullcontext({}) as faults:
         llm = LLM(config, show_progress=False)
     with llm:
-        corpus = llm.tokenizer.encode(TEXT.read_text(encoding="utf-8"))
+        corpus = _corpus(llm.tokenizer)
         kinds = draw_kinds(arguments.kinds, corpus, LONGEST, arguments.seed)
         answers = arguments.scratch / "alone.json"
         if not is_mixed:
@@ -193,6 +193,13 @@ def _stage(arguments: argparse.Namespace) -> int:
     data = report.as_json() | {"faults": dict(faults)}
     (arguments.scratch / "mixed.json").write_text(json.dumps(data), encoding="utf-8")
     return 0
+
+
+def _corpus(tokenizer) -> list[int]:
+    """The text as tokens, in pieces that a sequence could hold: a tokenizer takes no longer ones."""
+    text = TEXT.read_text(encoding="utf-8")
+    pieces = (text[start : start + LONGEST // 2] for start in range(0, len(text), LONGEST // 2))
+    return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]
 
 
 def _serve(arguments: argparse.Namespace) -> int:
