@@ -14,13 +14,14 @@ class StubServer:
 
     first, between: seconds before the first token and before each later one. requests: the bodies that came, and their
     headers. most_at_once: requests under way. short: tokens that each answer lacks. does: a part of a message, and what
-    the server does where the last message has it.
+    the server does where the last message has it. port: 0 takes any.
     """
 
     first: float = 0.0
     between: float = 0.0
     short: int = 0
     does: dict[str, str] = field(default_factory=dict)
+    port: int = 0
     requests: list[dict] = field(default_factory=list)
     headers: list[dict] = field(default_factory=list)
     most_at_once: int = 0
@@ -43,11 +44,12 @@ class StubServer:
         asyncio.set_event_loop(self._loop)
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._models)
         app.router.add_post("/v1/chat/completions", self._answer)
         app.router.add_post("/v1/completions", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0)
         self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", self.port)
         self._loop.run_until_complete(site.start())
         self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
         ready.set()
