@@ -132,7 +132,10 @@ class TextBlock(BaseModel):
 
 
 class AnthropicUsage(BaseModel):
-    """Tokens that were counted; input_tokens: of the prompt, but for those that were in the cache."""
+    """Tokens that were counted; input_tokens: of the prompt, but for those that were in the cache.
+
+    Those that are None have no meaning here, and must be there.
+    """
 
     input_tokens: int
     output_tokens: int
