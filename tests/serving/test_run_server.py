@@ -32,11 +32,7 @@ from mindspore_paged.launch.keeper import kept
 
 def run():
     from mindspore_paged.engine.execution.model_runner import ModelRunner
-    from mindspore_paged.cli import kept_main
-from mindspore_paged.config import ServerSection
-from mindspore_paged.serving.connections import address_of, listen
-from mindspore_paged.serving.run import main
-from mindspore_paged.serving.starting import answered_while_starting
+    from mindspore_paged.serving.run import main
     compute = ModelRunner.run
     def run_slowly(self, inputs):
         time.sleep(0.02)
