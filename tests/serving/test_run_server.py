@@ -75,7 +75,7 @@ class Server:
             return error.code, json.loads(error.read())
 
     def in_background(self, **body):
-        """Ask for a completion in a thread; returns the thread, and the list that the answer will be in."""
+        """Ask for a completion in a thread, and wait until it runs; returns the list of its answer, and the thread."""
         answers = []
 
         def ask():
@@ -84,13 +84,20 @@ class Server:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        time.sleep(0.3)
+        while not answers and self.num_running() == 0:
+            time.sleep(0.02)
         return answers, thread
+
+    def num_running(self):
+        """Sequences that run, as /metrics tells it."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=20) as answer:
+            (line,) = [line for line in answer if line.startswith(b"vllm:num_requests_running{")]
+        return float(line.split()[-1])
 
     def end(self):
         """The exit code, and what was said on stderr; `requests` has what the access log says on stdout."""
         out, err = self.process.communicate(timeout=30)
-        lines = [json.loads(line) for line in out.splitlines()]
+        lines = [json.loads(line) for line in out.splitlines() if '"/metrics"' not in line]
         self.requests = [(line["method"], line["path"], line["status"], line.get("finish_reason")) for line in lines]
         return self.process.returncode, err
 
