@@ -119,7 +119,7 @@ class LLM:
             raise RequestError(f"request_class is {shortened(request_class)}; it must be text")
         if not isinstance(params, SamplingParams):
             raise RequestError(f"the sampling params are {shortened(params)}; they must be SamplingParams")
-        prompt = text_or_token_ids(prompt, self.tokenizer, self.config.model.chat_template_kwargs)
+        prompt = self._text_or_token_ids(prompt)
         return self.engine.make_request(
             prompt, params, priority=priority, request_class=request_class, cache_salt=cache_salt
         )
@@ -128,7 +128,7 @@ class LLM:
         self, prompt: Prompt, pooling: str = "mean", *, priority: int = 0, cache_salt: str | None = None
     ) -> Request:
         """Check a prompt whose embedding is wanted, as `make_request` does; see `embed`."""
-        prompt = text_or_token_ids(prompt, self.tokenizer, self.config.model.chat_template_kwargs)
+        prompt = self._text_or_token_ids(prompt)
         return self.engine.make_request(
             prompt, SamplingParams(max_tokens=1), priority=priority, cache_salt=cache_salt, pooling=pooling
         )
@@ -217,6 +217,10 @@ class LLM:
     def get_statistics(self) -> dict[str, float | int]:
         """Memory, block utilization, throughput and the like since the engine was built (see `LLMEngine`)."""
         return self.loop.call(_statistics).result()
+
+    def _text_or_token_ids(self, prompt: Prompt) -> str | Sequence[int]:
+        kwargs, longest = self.config.model.chat_template_kwargs, self.engine.limits.max_model_len
+        return text_or_token_ids(prompt, self.tokenizer, kwargs, longest)
 
     def _stream(self, request: Request) -> Iterator[SequenceUpdate]:
         inbox = _Inbox()

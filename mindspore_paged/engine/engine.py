@@ -83,8 +83,6 @@ class LLMEngine:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
-        if tokenizer is not None:
-            tokenizer.most_tokens = limits.max_model_len
         self.limits = limits
         self.mover = mover or PageMover(scheduler, runner)
         self.response_cache = response_cache
@@ -120,7 +118,7 @@ class LLMEngine:
         if pooling is not None:
             check_embeds(self.limits)
             pooling = checked_pooling(pooling)
-        token_ids = token_ids_of(prompt, self.tokenizer)
+        token_ids = token_ids_of(prompt, self.tokenizer, self.limits)
         check_prompt(token_ids, self.limits, has_answer=pooling is None)
         check_logit_bias(params, self.limits)
         priority = checked_priority(priority)

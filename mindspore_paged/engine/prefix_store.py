@@ -79,7 +79,7 @@ def _computed_blocks(engine: LLMEngine, prompt: str | list[int]) -> tuple[list[i
     _check_prefix_caching(engine)
     if engine.has_unfinished:
         raise RequestError("a prefix can be computed only while no request is under way")
-    token_ids = token_ids_of(prompt, engine.tokenizer)
+    token_ids = token_ids_of(prompt, engine.tokenizer, engine.limits)
     check_prompt(token_ids, engine.limits)
     engine.add_request(engine.make_request(token_ids, SamplingParams(max_tokens=1)), is_computed=True)
     while engine.has_unfinished:

@@ -45,7 +45,6 @@ class Tokenizer:
     backend: the `tokenizers.Tokenizer` beneath, for `tokenizers.decoders.DecodeStream` (text as it grows).
     bos_token_id: the token that starts a sequence, or None. eos_token_ids: those that end one, or a turn of a chat.
     bos_before_chats: a chat starts with it also where the chat template does not say so.
-    most_tokens: a text that cannot have so few is refused before it is encoded; None encodes any.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Tokenizer:
         self.backend = backend
         self.bos_token_id = bos_token_id
         self.eos_token_ids = eos_token_ids
-        self.most_tokens: int | None = None
         self._chat_template = chat_template
         self._bos_before_chats = bos_before_chats
 
@@ -98,23 +96,30 @@ class Tokenizer:
         )
         write_text(folder / SAVED, facts.model_dump_json(indent=1))
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True, most_tokens: int | None = None) -> list[int]:
         """The token ids of a raw prompt; BOS and EOS are added only where the model's own files say so.
 
         Special tokens that are spelled out in `text` become those tokens, as in Hugging Face transformers.
         add_special_tokens: false adds neither of them in any case.
+        most_tokens: a text that cannot have so few is refused before it is encoded; None encodes any.
         """
-        return self._encode(text, add_special_tokens)
+        return self._encode(text, add_special_tokens, most_tokens)
 
     def encode_chat(
-        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any
+        self,
+        messages: Sequence[dict[str, Any]],
+        add_generation_prompt: bool | None = None,
+        *,
+        most_tokens: int | None = None,
+        **options: Any,
     ) -> list[int]:
         """The token ids of a chat, with one BOS: the template's, or one before it where the model's file asks for it.
 
         add_generation_prompt, options (tools, continue_final_message, chat_template_kwargs): see `ChatTemplate.render`.
+        most_tokens: as for `encode`.
         """
         text = self.apply_chat_template(messages, add_generation_prompt, **options)
-        token_ids = self._encode(text, add_special_tokens=False)
+        token_ids = self._encode(text, False, most_tokens)
         lacks_bos = self._bos_before_chats and token_ids[:1] != [self.bos_token_id]
         return [self.bos_token_id, *token_ids] if lacks_bos else token_ids
 
@@ -122,13 +127,17 @@ class Tokenizer:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def _encode(self, text: str, add_special_tokens: bool, most_tokens: int | None) -> list[int]:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             # Half a surrogate pair, from JSON or from an argument that was not UTF-8.
             raise RequestError(f"the prompt is not Unicode text: {text[error.start]!r} at {error.start}") from None
-        self._check_length(text)
+        if most_tokens is not None and len(text) > most_tokens and len(text) > most_tokens * self.longest_token:
+            raise RequestError(
+                f"the prompt has {len(text)} characters, which no {most_tokens} tokens hold; max_model_len is "
+                f"{most_tokens}"
+            )
         try:
             # A batch of one: only for batches does tokenizers let other threads of Python run meanwhile.
             return self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
@@ -136,15 +145,6 @@ class Tokenizer:
             raise
         except BaseException as error:  # noqa: BLE001 - tokenizers raises anything; a panic in Rust is no Exception
             raise RequestError(f"the model's tokenizer cannot encode the prompt: {one_line(error)}") from None
-
-    def _check_length(self, text: str) -> None:
-        if self.most_tokens is None or len(text) <= self.most_tokens:
-            return
-        if len(text) > self.most_tokens * self.longest_token:
-            raise RequestError(
-                f"the prompt has {len(text)} characters, which no {self.most_tokens} tokens hold; max_model_len is "
-                f"{self.most_tokens}"
-            )
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool | None = None, **options: Any

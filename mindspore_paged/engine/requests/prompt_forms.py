@@ -29,11 +29,15 @@ def is_one_prompt(prompts: Any) -> bool:
 
 
 def text_or_token_ids(
-    prompt: Prompt, tokenizer: Tokenizer | None, chat_template_kwargs: Mapping[str, Any] | None = None
+    prompt: Prompt,
+    tokenizer: Tokenizer | None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    most_tokens: int | None = None,
 ) -> str | Sequence[int]:
     """What the engine takes of any form of prompt; raises RequestError for what is none, or messages without template.
 
     A null in a mapping means that the key is not there. chat_template_kwargs: for chats whose own do not say otherwise.
+    most_tokens: a chat that cannot have so few is refused before it is encoded.
     """
     if isinstance(prompt, Mapping):
         key, value, options = unpacked(prompt)
@@ -52,7 +56,7 @@ def text_or_token_ids(
     own = options.get("chat_template_kwargs", {})
     if chat_template_kwargs and isinstance(own, Mapping):  # the tokenizer says what else it must be
         options |= {"chat_template_kwargs": {**chat_template_kwargs, **own}}
-    return tokenizer.encode_chat(list(value), **options)
+    return tokenizer.encode_chat(list(value), most_tokens=most_tokens, **options)
 
 
 def unpacked(prompt: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:

@@ -31,15 +31,17 @@ class ModelLimits:
     embedding_size: int | None = None
 
 
-def token_ids_of(prompt: str | Sequence[int] | np.ndarray, tokenizer: Tokenizer | None) -> list[int]:
-    """The prompt's token ids, NumPy's as Python's; raises RequestError for text without a tokenizer."""
+def token_ids_of(
+    prompt: str | Sequence[int] | np.ndarray, tokenizer: Tokenizer | None, limits: ModelLimits
+) -> list[int]:
+    """The prompt's token ids, NumPy's as Python's; raises RequestError for text without a tokenizer, or too long."""
     if isinstance(prompt, np.ndarray):
         return np.atleast_1d(prompt).tolist()
     if not isinstance(prompt, str):
         return [int(token) if isinstance(token, np.integer) else token for token in prompt]
     if tokenizer is None:
         raise RequestError("the prompt is text, but this model has no tokenizer; give token ids")
-    return tokenizer.encode(prompt)
+    return tokenizer.encode(prompt, most_tokens=limits.max_model_len)
 
 
 def check_prompt(token_ids: list[int], limits: ModelLimits, has_answer: bool = True) -> None:

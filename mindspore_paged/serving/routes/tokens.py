@@ -57,8 +57,9 @@ def _service_and_tokenizer(http: Request, model: str | None) -> tuple[Service, T
 
 
 def _token_ids(service: Service, tokenizer: Tokenizer, body: TokenizeRequest) -> list[int]:
+    longest = service.engine.limits.max_model_len
     if body.messages is None:
-        return tokenizer.encode(body.prompt, body.add_special_tokens is not False)
+        return tokenizer.encode(body.prompt, body.add_special_tokens is not False, longest)
     chat = {
         "messages": [message.model_dump(exclude_unset=True) for message in body.messages],
         "tools": body.tools,
@@ -66,4 +67,4 @@ def _token_ids(service: Service, tokenizer: Tokenizer, body: TokenizeRequest) ->
         "add_generation_prompt": body.add_generation_prompt,
         "continue_final_message": body.continue_final_message,
     }
-    return text_or_token_ids(chat, tokenizer, service.engine.config.model.chat_template_kwargs)
+    return text_or_token_ids(chat, tokenizer, service.engine.config.model.chat_template_kwargs, longest)
