@@ -25,6 +25,7 @@ def request(prompt_length, request_class=None, max_tokens=128):
         prompt_token_ids=range(prompt_length),
         request_class=request_class,
         params=SamplingParams(max_tokens=max_tokens),
+        pooling=None,
     )
 
 
