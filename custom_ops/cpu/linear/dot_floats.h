@@ -21,48 +21,52 @@ constexpr int64_t kShortChunkTokens = 32;
 constexpr int kPanelsOfTile = kRowVecs == 1 ? 2 : 1;
 
 // What weights are fetched while a tile of several tokens is multiplied: from `bytes` behind the panel on, a line every
-// so many columns, so that the tiles of a chunk fetch the next one together, each its share.
+// so many loads, so that the tiles of a chunk fetch the next one together, each its share.
 struct Ahead {
   int64_t bytes;
-  int64_t columns;
+  int64_t loads;
 };
 
-// sums[panel][t] += x[t] . panel, for `columns` columns of floats; x's tokens are `stride` apart.
+// sums[panel][t] += x[t] . panel, for num_loads loads of floats; x's tokens are `stride` apart.
 template <int kTokens, int kPanels, typename T>
-void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels], int64_t columns, bool is_first,
+void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels], int64_t num_loads, bool is_first,
                   Ahead ahead, float (*const sums[kPanels])[kPanelRows]) {
+  constexpr int kColumns = kColumnsOfLoad<T>;
   Vec tile[kPanels][kTokens][kRowVecs];
   PAGED_OPS_UNROLL_TILE
   for (int p = 0; p < kPanels; ++p) LoadSums<kTokens>(sums[p], is_first, tile[p]);
   const T *first_panel = panels[0], *last_panel = panels[kPanels - 1];
   const auto panel_of = [=](int p) { return p == 0 ? first_panel : last_panel; };
-  const auto multiply = [&](int64_t k) {
-    Vec weights[kPanels][kRowVecs];
+  const auto multiply = [&](int64_t load) {
+    Vec weights[kPanels][kColumns][kRowVecs];
     PAGED_OPS_UNROLL_TILE
-    for (int p = 0; p < kPanels; ++p) LoadColumn(panel_of(p) + k * kPanelRows, weights[p]);
+    for (int p = 0; p < kPanels; ++p) LoadColumns(panel_of(p) + load * kPanelRows, weights[p]);
     PAGED_OPS_UNROLL_TILE
-    for (int t = 0; t < kTokens; ++t) {
-      const Vec token = InRegister(BroadcastFrom(x + t * stride + k));
+    for (int c = 0; c < kColumns; ++c) {
       PAGED_OPS_UNROLL_TILE
-      for (int p = 0; p < kPanels; ++p) {
+      for (int t = 0; t < kTokens; ++t) {
+        const Vec token = InRegister(BroadcastFrom(x + t * stride + load * kColumns + c));
         PAGED_OPS_UNROLL_TILE
-        for (int v = 0; v < kRowVecs; ++v) tile[p][t][v] = MulAdd(token, weights[p][v], tile[p][t][v]);
+        for (int p = 0; p < kPanels; ++p) {
+          PAGED_OPS_UNROLL_TILE
+          for (int v = 0; v < kRowVecs; ++v) tile[p][t][v] = MulAdd(token, weights[p][c][v], tile[p][t][v]);
+        }
       }
     }
   };
-  const auto fetch = [&](int64_t k, int64_t bytes) {
+  const auto fetch = [&](int64_t load, int64_t bytes) {
     PAGED_OPS_UNROLL_TILE
-    for (int p = 0; p < kPanels; ++p) Fetch(panel_of(p) + k * kPanelRows, bytes);
+    for (int p = 0; p < kPanels; ++p) Fetch(panel_of(p) + load * kPanelRows, bytes);
   };
   if constexpr (kTokens == 1) {
-    for (int64_t k = 0; k < columns; ++k) {
-      fetch(k, kPrefetchBytes);
-      multiply(k);
+    for (int64_t load = 0; load < num_loads; ++load) {
+      fetch(load, kPrefetchBytes);
+      multiply(load);
     }
   } else {
-    for (int64_t first = 0; first < columns; first += ahead.columns) {
+    for (int64_t first = 0; first < num_loads; first += ahead.loads) {
       fetch(first, ahead.bytes);
-      for (int64_t k = first; k < std::min(columns, first + ahead.columns); ++k) multiply(k);
+      for (int64_t load = first; load < std::min(num_loads, first + ahead.loads); ++load) multiply(load);
     }
   }
   PAGED_OPS_UNROLL_TILE
@@ -73,22 +77,24 @@ void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels]
 template <int kPanels, typename T>
 void MultiplyFloats(const LinearTokens& tokens, const T* const panels[kPanels],
                     float (*const sums[kPanels])[kPanelRows]) {
+  constexpr int64_t kColumns = kColumnsOfLoad<T>;
   const int64_t columns = tokens.num_columns;
   const bool is_one_tile = tokens.num_tokens <= kTileTokens, is_short = tokens.num_tokens <= kShortChunkTokens;
   const int64_t chunk = is_one_tile ? columns : is_short ? kShortChunkColumns : kChunkColumns;
-  const int64_t ahead_bytes = is_one_tile ? kPrefetchBytes : chunk * kPanelRows * sizeof(T);
-  constexpr int64_t kColumnsOfLine = std::max<int64_t>(1, kLineBytes / (kPanelRows * sizeof(T)));
+  const int64_t chunk_bytes = chunk / kColumns * kPanelRows * sizeof(T);
+  const int64_t ahead_bytes = is_one_tile ? kPrefetchBytes : chunk_bytes;
+  constexpr int64_t kLoadsOfLine = std::max<int64_t>(1, kLineBytes / (kPanelRows * sizeof(T)));
   for (int64_t first = 0; first < columns; first += chunk) {
     InTiles<kTileTokens>(tokens.num_tokens, [&](int64_t token, auto count, int64_t tile, int64_t num_tiles) {
       const T* of_chunk[kPanels];
       float(*of_tile[kPanels])[kPanelRows];
       for (int p = 0; p < kPanels; ++p) {
-        of_chunk[p] = panels[p] + first * kPanelRows;
+        of_chunk[p] = panels[p] + first / kColumns * kPanelRows;
         of_tile[p] = sums[p] + token;
       }
       MultiplyTile<count.value, kPanels>(tokens.floats + token * columns + first, columns, of_chunk,
-                                         std::min(chunk, columns - first), first == 0,
-                                         {ahead_bytes + tile * kLineBytes, num_tiles * kColumnsOfLine}, of_tile);
+                                         std::min(chunk, columns - first) / kColumns, first == 0,
+                                         {ahead_bytes + tile * kLineBytes, num_tiles * kLoadsOfLine}, of_tile);
     });
   }
 }

@@ -26,8 +26,12 @@ struct LinearInput {
 };
 
 // Whether such weights are multiplied with tokens' parts.
-inline bool TakesParts(const Weights& weights) {
+inline bool TakesParts([[maybe_unused]] const Weights& weights) {
+#if defined(PAGED_OPS_AMX)
   return weights.kind == WeightKind::kBFloat16 && StandsByPairs(weights.num_columns);
+#else
+  return false;
+#endif
 }
 
 // Tokens to be multiplied with these weights, which have the same columns.

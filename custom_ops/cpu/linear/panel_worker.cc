@@ -81,16 +81,22 @@ void PanelWorker::Multiply(const LinearTokens& tokens, const Panel& first, Sums 
 // Whether it can be done together, and is.
 template <typename T>
 bool PanelWorker::MultiplyTwo(const LinearTokens& tokens, const T* const panels[2], const Sums sums[2]) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
 #if defined(PAGED_OPS_AMX)
-  if (std::is_same_v<T, BFloat16> && StandsByPairs(tokens.num_columns)) {
-    if (tokens.parts.blocks == nullptr) return false;
-    const int64_t panels_on = panels[1] == panels[0] + tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
-    if constexpr (std::is_same_v<T, BFloat16>) {
+    if (StandsByPairs(tokens.num_columns)) {
+      if (tokens.parts.blocks == nullptr) return false;
+      const int64_t panels_on = panels[1] == panels[0] + tokens.num_columns * kPanelRows ? 2 : 1;  // of one weight: both
       MultiplyByTiles<2>(tokens, panels, panels_on * BytesOfPanel(tokens), tiles_, sums);
+      return true;
     }
-    return true;
-  }
+#elif defined(PAGED_OPS_AVX512)
+    if (StandsByPairs(tokens.num_columns)) {
+      const auto pairs = [](const BFloat16* panel) { return reinterpret_cast<const BFloat16Pair*>(panel); };
+      const BFloat16Pair* const by_pairs[] = {pairs(panels[0]), pairs(panels[1])};
+      return MultiplyTwo(tokens, by_pairs, sums);
+    }
 #endif
+  }
   if (kPanelsOfTile == 1 || tokens.num_tokens == 1) return false;
   MultiplyFloats<2, T>(tokens, panels, sums);
   return true;
@@ -106,6 +112,11 @@ void PanelWorker::OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, 
       MultiplyByVectors(parts, panel, tokens.num_columns / kTileColumns, sums[t]);
     }
     return;
+  }
+#elif defined(PAGED_OPS_AVX512)
+  if (StandsByPairs(tokens.num_columns)) {
+    const auto* pairs = reinterpret_cast<const BFloat16Pair*>(panel);
+    return MultiplyFloats<1, BFloat16Pair>(tokens, &pairs, &sums);
   }
 #endif
   MultiplyFloats<1, BFloat16>(tokens, &panel, &sums);

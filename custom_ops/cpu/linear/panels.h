@@ -2,8 +2,8 @@
 //
 // A token's number is then multiplied with a whole vector of rows, sums of different rows never meet, and a thread
 // reads memory straight on. A panel has the bytes of its rows, in another order:
-//   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two, or, for the
-//             tiles of AMX and of whole tiles' columns, [columns / 2][16 rows][2]
+//   floats    [columns][16 rows]; of bfloat16, row 8 + i stands beside row i, so that 32 bits hold the two, or, for
+//             AVX-512 and AMX and of whole tiles' columns, [columns / 2][16 rows][2]
 //   blocks    one of the rows' behind the other: their scales, byte by byte of all rows, then their numbers (numbers.h)
 // Rows that are too few for a panel stay as they come, behind the last, and are arranged each time they are used.
 #pragma once
@@ -19,7 +19,7 @@ namespace paged_ops {
 // Whether a panel of bfloat16 stands by pairs of columns: 32 of them are a tile.
 constexpr int64_t kTileColumns = 32;
 inline bool StandsByPairs([[maybe_unused]] int64_t num_columns) {
-#if defined(PAGED_OPS_AMX)
+#if defined(PAGED_OPS_AVX512)
   return num_columns % kTileColumns == 0;
 #else
   return false;
@@ -141,27 +141,43 @@ inline void CopyRow(const Weights& weights, int64_t row, ArrangedPanel& arranged
   WithKind(weights.kind, [&](auto of) { CopyRow<decltype(of)>(panel, row % kPanelRows, weights.num_columns, target); });
 }
 
-// The weights that a panel of floats, not by pairs, has of one column.
+// Two columns' weights of a row, side by side.
+struct BFloat16Pair {
+  BFloat16 weights[2];
+};
+
 template <typename T>
-void LoadColumn(const T* column, Vec weights[kRowVecs]) {
+constexpr int kColumnsOfLoad = std::is_same_v<T, BFloat16Pair> ? 2 : 1;
+
+// The weights that a panel of floats has of one column, or by pairs of two.
+template <typename T>
+void LoadColumns(const T* source, Vec weights[kColumnsOfLoad<T>][kRowVecs]) {
   PAGED_OPS_UNROLL_TILE
-  for (int v = 0; v < kRowVecs; ++v) weights[v] = InRegister(Load(column + v * kLanes));
+  for (int v = 0; v < kRowVecs; ++v) weights[0][v] = InRegister(Load(source + v * kLanes));
 }
 
-inline void LoadColumn(const BFloat16* column, Vec weights[kRowVecs]) {
+inline void LoadColumns(const BFloat16* source, Vec weights[1][kRowVecs]) {
 #if defined(PAGED_OPS_AVX512)
-  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(column));
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
   const __m256i first = _mm256_slli_epi32(both, 16), second = _mm256_and_si256(both, _mm256_set1_epi32(-65536));
-  weights[0] = (Vec)_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  weights[0][0] = (Vec)_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 #else
   PAGED_OPS_UNROLL_TILE
   for (int v = 0; v < kRowVecs / 2; ++v) {
     BitVec both;
-    std::memcpy(&both, column + v * 2 * kLanes, sizeof both);
-    weights[v] = InRegister((Vec)(both << 16));
-    weights[v + kRowVecs / 2] = InRegister((Vec)(both & 0xffff0000u));
+    std::memcpy(&both, source + v * 2 * kLanes, sizeof both);
+    weights[0][v] = InRegister((Vec)(both << 16));
+    weights[0][v + kRowVecs / 2] = InRegister((Vec)(both & 0xffff0000u));
   }
 #endif
 }
+
+#if defined(PAGED_OPS_AVX512)
+inline void LoadColumns(const BFloat16Pair* source, Vec weights[2][kRowVecs]) {
+  const BitVec both = (BitVec)_mm512_loadu_si512(source);
+  weights[0][0] = InRegister((Vec)(both << 16));
+  weights[1][0] = InRegister((Vec)(both & 0xffff0000u));
+}
+#endif
 
 }  // namespace paged_ops
