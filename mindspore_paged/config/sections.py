@@ -82,8 +82,9 @@ class ModelSection:
     of every chat is told, unless a request says otherwise. verify_key: the file of a key that must have signed an
     exported model before any of it is loaded. dtype: of weights and activations. weight_dtype: of
     the matrices alone, where operators are fused (runtime.fused_ops): `auto` keeps blocks of few bits as the checkpoint
-    has them, and makes floats of dtype of its floats; int8 and int4 have a scale for each 32 neighbours; `stored` keeps
-    floats as they are, too.
+    has them, and makes floats of dtype of its floats; int8 and int4 have a scale for each 32 neighbours; w16a16 is
+    bfloat16 whose products may round activations to bfloat16, where that is faster; `stored` keeps floats as they are,
+    too.
     """
 
     name: Literal[tuple(MODEL_CONFIGS)] | None = None
@@ -93,7 +94,7 @@ class ModelSection:
     chat_template_kwargs: dict[str, Any] | None = None
     verify_key: Annotated[Path, BeforeValidator(path)] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "int4", "stored"] = "auto"
+    weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "w16a16", "int8", "int4", "stored"] = "auto"
     seed: StrictInt = Field(0, ge=0)
 
     @field_validator("weights")

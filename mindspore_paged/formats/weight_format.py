@@ -56,6 +56,10 @@ class WeightFormat:
         """Whether rows can be cut at all of these columns without cutting a block."""
         return all(column % self.group == 0 for column in columns)
 
+    def has_bytes_of(self, other: "WeightFormat") -> bool:
+        """Whether a weight is the same bytes in both."""
+        return self == other or (self.dtype == other.dtype and not self.block_bytes and not other.block_bytes)
+
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """`weights`, of any floating type, rounded to this form; NotImplementedError where nobody rounds to it."""
         if self.block_bytes:
@@ -66,7 +70,7 @@ class WeightFormat:
         return np.ascontiguousarray(weights).astype(self.dtype, copy=False)
 
 
-def _floats(name: str, kind: Quantization, dtype: type) -> WeightFormat:
+def _floats(name: str, kind: int, dtype: type) -> WeightFormat:
     return WeightFormat(name, int(kind), np.dtype(dtype))
 
 
@@ -82,6 +86,8 @@ def _of_gguf(kind: Quantization, name: str = "") -> WeightFormat:
 FLOAT32 = _floats("float32", Quantization.F32, np.float32)
 FLOAT16 = _floats("float16", Quantization.F16, np.float16)
 BF16 = _floats("bfloat16", Quantization.BF16, ml_dtypes.bfloat16)
+W16A16 = _floats("w16a16", 107, ml_dtypes.bfloat16)
+"""bfloat16 that is multiplied with tokens rounded to bfloat16, where the CPU has such products and no tiles."""
 INT8 = _of_gguf(Quantization.Q8_0, "int8")
 """Whole numbers of 8 bits, a float16 scale for each 32 neighbours: GGUF's Q8_0."""
 Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4 = (
@@ -106,7 +112,7 @@ BYTES = WeightFormat("bytes", -1, np.dtype(np.uint8))
 """Blocks as they come: those of an exported model, whose graph knows their kind."""
 
 ROWS = (
-    FLOAT32, FLOAT16, BF16, INT8,
+    FLOAT32, FLOAT16, BF16, W16A16, INT8,
     Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
     INT4_G32, INT4_G64, INT4_G128, INT8_G32, INT8_G128, FP8_G32, FP8_G128,
 )  # fmt: skip

@@ -106,7 +106,7 @@ def parts_of(checkpoint: Checkpoint, name: str, form: WeightFormat) -> Iterator[
     """
     stored = checkpoint.stored_rows(name) if isinstance(checkpoint, RowSource) else None
     num_rows = checkpoint.shape(name)[0]
-    if stored is not None and stored.form == form:
+    if stored is not None and stored.form.has_bytes_of(form):
         for rows in _slices(num_rows, stored.row_bytes):
             some = stored.between(rows)
             yield Part(rows, some.rows, some.order)

@@ -10,7 +10,8 @@ LIBRARY_VARIABLE = "PAGED_OPS_TESTED_LIBRARY"
 """Names a library that is tested in place of this CPU's: one with sanitizers (sanitize.py)."""
 
 # Whatever else the machine's CPU can do, the source must not know.
-AVX512_FLAGS = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16", "-mno-avx512vnni", "-mno-avxvnni")
+AVX512_FLAGS = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
+AVX512_FLAGS += ("-mno-avx512vnni", "-mno-avxvnni", "-mno-avx512bf16")
 LESS_THAN_NATIVE = {
     "vnni": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni", "amx_int8"), AVX512_FLAGS[:4]),
     "avx512": (("avx512f", "avx512vl", "avx512bw", "avx512_vnni"), AVX512_FLAGS),

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
 
 UNIT = 2.0**-24  # float32's rounding, relative
+UNIT_OF_BFLOAT16 = 2.0**-8
 BLOCK = 32
 STEPS = 32639  # a token's 32 neighbours become whole numbers up to this
 HALF_STEP = 0.51  # beside the half, up to 32639 * 2 units for the rounded reciprocal and product: less than 0.004
@@ -127,12 +128,14 @@ def normalized(x, norm_weight, epsilon) -> Bounded:
 def product(x: Bounded, weight: Weight) -> Bounded:
     """x W^T, plus the bias; blocks mean the numbers that GGUF's own code makes of them.
 
-    Of floats, the products of all columns are added one after the other.
+    Of floats, the products of all columns are added one after the other. w16a16 may round x to bfloat16.
     """
     if weight.bias is not None:
         return product(x, replace(weight, bias=None)).plus(weight.bias)
     if weight.parts:
         return product_with_blocks(x, weight)
+    if weight.form.name == "w16a16":
+        x = Bounded(x.value, x.error + UNIT_OF_BFLOAT16 * (np.abs(x.value) + x.error))
     sizes = np.abs(weight.values)
     additions = weight.values.shape[1] + 16
     error = x.error @ sizes.T + (np.abs(x.value) + x.error) @ sizes.T * additions * UNIT

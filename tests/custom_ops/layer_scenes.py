@@ -12,7 +12,7 @@ from tests.custom_ops.kernel_calls import attention_roles, feed_forward_roles
 from tests.custom_ops.layer_reference import Bounded, Weight, make_weight, weight_of
 
 EPSILON = 1e-5
-FLOAT_FORMATS = ("float32", "float16", "bfloat16")
+FLOAT_FORMATS = ("float32", "float16", "bfloat16", "w16a16")
 BLOCK_FORMATS = ("int8", "Q4_0", "Q4_1")
 ALL_FORMATS = (*FLOAT_FORMATS, *BLOCK_FORMATS)
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mindspore_paged.formats.weight_format import FORMATS
 from tests.custom_ops import layer_reference as reference
-from tests.custom_ops.kernel_calls import FLOAT_DTYPES, assert_same_bits
+from tests.custom_ops.kernel_calls import BFLOAT16, FLOAT_DTYPES, assert_same_bits
 from tests.custom_ops.layer_reference import assert_within, make_weight, weight_of
 from tests.custom_ops.layer_scenes import (
     ALL_FORMATS,
@@ -77,9 +78,30 @@ def test_activations_that_are_nearly_nothing(kernels, form):
         assert np.abs(output).max() <= 64 * 8 * size * np.abs(weight.values).max(), size
 
 
+@pytest.mark.parametrize("columns", [32, 192, 544, 1605])
+def test_w16a16_rounds_tokens_to_bfloat16_or_not_at_all(kernels, columns):
+    """To the last bit, and tokens that are bfloat16 are multiplied as exactly as floats are."""
+    rng = np.random.default_rng(4)
+    norm_weight, weight = make_norm_weight(rng, columns), make_weight(rng, "w16a16", 50, columns)
+    exact = replace(weight, form=FORMATS["bfloat16"])
+    rounded = norm_weight.astype(BFLOAT16).astype(np.float32)
+    for num_tokens in (1, 2, 7, 8, 9, 33, 97):
+        x = rng.choice(
+            np.float32([-1, 1]), (num_tokens, columns)
+        )  # which the norm leaves as it is: a token is its signs
+        output = kernels.norm_linear(x, rounded, weight, 0.0)
+        assert_within(output, reference.norm_linear(x, rounded, exact, 0.0))
+        output = kernels.norm_linear(x, norm_weight, weight, 0.0)
+        as_bfloat16 = kernels.norm_linear(x, rounded, weight, 0.0)
+        as_floats = kernels.norm_linear(x, norm_weight, exact, 0.0)
+        bits = output.tobytes()
+        assert bits in (as_bfloat16.tobytes(), as_floats.tobytes()), num_tokens
+
+
 def as_floats(form, stored):
-    kind = gguf.GGMLQuantizationType(form.kind)
-    return gguf.dequantize(stored, kind) if form.block_bytes else stored.astype(np.float32)
+    if not form.block_bytes:
+        return stored.astype(np.float32)
+    return gguf.dequantize(stored, gguf.GGMLQuantizationType(form.kind))
 
 
 @pytest.mark.parametrize("form", ALL_FORMATS)

@@ -247,7 +247,7 @@ def test_weights_are_stored_as_the_graph_has_them(tmp_path, monkeypatch, dtype):
 @pytest.mark.parametrize(
     "portable", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["these kernels", "portable kernels"]
 )
-@pytest.mark.parametrize("weight_dtype", ["int8", "bfloat16"])
+@pytest.mark.parametrize("weight_dtype", ["int8", "bfloat16", "w16a16"])
 def test_narrow_weights(tmp_path, weight_dtype, portable):
     """Portable kernels find the weights in an order of their own, which is not that of this CPU's."""
     config = tiny_config(weight_dtype=weight_dtype)

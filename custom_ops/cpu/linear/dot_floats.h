@@ -1,4 +1,4 @@
-// Products of tokens with a panel of floats.
+// Products of tokens with a panel of floats, of floats or of bfloat16.
 //
 // A tile of tokens takes a chunk of columns from one end to the other; each sum takes its products in the order of the
 // columns.
@@ -27,29 +27,65 @@ struct Ahead {
   int64_t loads;
 };
 
-// sums[panel][t] += x[t] . panel, for num_loads loads of floats; x's tokens are `stride` apart.
-template <int kTokens, int kPanels, typename T>
-void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels], int64_t num_loads, bool is_first,
-                  Ahead ahead, float (*const sums[kPanels])[kPanelRows]) {
-  constexpr int kColumns = kColumnsOfLoad<T>;
+// One load of weights widened to floats, and a column of a token at a time.
+template <typename T>
+struct FloatProducts {
+  using Token = float;
+  static constexpr int kColumns = kColumnsOfLoad<T>, kSteps = kColumns;
+
+  static void Weights(const T* source, Vec weights[kSteps][kRowVecs]) { LoadColumns(source, weights); }
+  static Vec Numbers(const float* token) { return BroadcastFrom(token); }
+  static Vec Add(Vec token, Vec weights, Vec sum) { return MulAdd(token, weights, sum); }
+};
+
+#if defined(PAGED_OPS_AVX512_BF16)
+
+// A load of two columns as it is, and both of a token. A product is exact; a sum takes the one of the second column,
+// then that of the first. Source: VDPBF16PS in Intel's Software Developer's Manual.
+struct BFloat16Products {
+  using Token = BFloat16Pair;
+  static constexpr int kColumns = 2, kSteps = 1;
+
+  static void Weights(const BFloat16Pair* source, Vec weights[1][1]) {
+    weights[0][0] = InRegister((Vec)_mm512_loadu_si512(source));
+  }
+  static Vec Numbers(const BFloat16Pair* token) {
+    int32_t both;
+    std::memcpy(&both, token, sizeof both);
+    return (Vec)_mm512_set1_epi32(both);
+  }
+  static Vec Add(Vec token, Vec weights, Vec sum) {
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)token, (__m512bh)weights);
+  }
+};
+
+#endif
+
+// sums[panel][t] += x[t] . panel, for num_loads loads of weights; x's tokens are `stride` numbers, or pairs, apart.
+template <int kTokens, int kPanels, typename Products, typename T>
+void MultiplyTile(const typename Products::Token* x, int64_t stride, const T* const panels[kPanels], int64_t num_loads,
+                  bool is_first, Ahead ahead, float (*const sums[kPanels])[kPanelRows]) {
+  constexpr int kSteps = Products::kSteps;
   Vec tile[kPanels][kTokens][kRowVecs];
   PAGED_OPS_UNROLL_TILE
   for (int p = 0; p < kPanels; ++p) LoadSums<kTokens>(sums[p], is_first, tile[p]);
   const T *first_panel = panels[0], *last_panel = panels[kPanels - 1];
   const auto panel_of = [=](int p) { return p == 0 ? first_panel : last_panel; };
   const auto multiply = [&](int64_t load) {
-    Vec weights[kPanels][kColumns][kRowVecs];
+    Vec weights[kPanels][kSteps][kRowVecs];
     PAGED_OPS_UNROLL_TILE
-    for (int p = 0; p < kPanels; ++p) LoadColumns(panel_of(p) + load * kPanelRows, weights[p]);
+    for (int p = 0; p < kPanels; ++p) Products::Weights(panel_of(p) + load * kPanelRows, weights[p]);
     PAGED_OPS_UNROLL_TILE
-    for (int c = 0; c < kColumns; ++c) {
+    for (int s = 0; s < kSteps; ++s) {
       PAGED_OPS_UNROLL_TILE
       for (int t = 0; t < kTokens; ++t) {
-        const Vec token = InRegister(BroadcastFrom(x + t * stride + load * kColumns + c));
+        const Vec token = InRegister(Products::Numbers(x + t * stride + load * kSteps + s));
         PAGED_OPS_UNROLL_TILE
         for (int p = 0; p < kPanels; ++p) {
           PAGED_OPS_UNROLL_TILE
-          for (int v = 0; v < kRowVecs; ++v) tile[p][t][v] = MulAdd(token, weights[p][c][v], tile[p][t][v]);
+          for (int v = 0; v < kRowVecs; ++v) {
+            tile[p][t][v] = Products::Add(token, weights[p][s][v], tile[p][t][v]);
+          }
         }
       }
     }
@@ -73,11 +109,11 @@ void MultiplyTile(const float* x, int64_t stride, const T* const panels[kPanels]
   for (int p = 0; p < kPanels; ++p) StoreSums<kTokens>(tile[p], sums[p]);
 }
 
-// sums[panel][t][n] = x[t] . row n of the panel
-template <int kPanels, typename T>
-void MultiplyFloats(const LinearTokens& tokens, const T* const panels[kPanels],
-                    float (*const sums[kPanels])[kPanelRows]) {
-  constexpr int64_t kColumns = kColumnsOfLoad<T>;
+// sums[panel][t][n] = x[t] . row n of the panel; x: the tokens' numbers, or pairs.
+template <int kPanels, typename Products, typename T>
+void MultiplyBy(const LinearTokens& tokens, const typename Products::Token* x, const T* const panels[kPanels],
+                float (*const sums[kPanels])[kPanelRows]) {
+  constexpr int64_t kColumns = Products::kColumns, kColumnsOfNumber = kColumns / Products::kSteps;
   const int64_t columns = tokens.num_columns;
   const bool is_one_tile = tokens.num_tokens <= kTileTokens, is_short = tokens.num_tokens <= kShortChunkTokens;
   const int64_t chunk = is_one_tile ? columns : is_short ? kShortChunkColumns : kChunkColumns;
@@ -92,11 +128,18 @@ void MultiplyFloats(const LinearTokens& tokens, const T* const panels[kPanels],
         of_chunk[p] = panels[p] + first / kColumns * kPanelRows;
         of_tile[p] = sums[p] + token;
       }
-      MultiplyTile<count.value, kPanels>(tokens.floats + token * columns + first, columns, of_chunk,
-                                         std::min(chunk, columns - first) / kColumns, first == 0,
-                                         {ahead_bytes + tile * kLineBytes, num_tiles * kLoadsOfLine}, of_tile);
+      MultiplyTile<count.value, kPanels, Products>(
+          x + (token * columns + first) / kColumnsOfNumber, columns / kColumnsOfNumber, of_chunk,
+          std::min(chunk, columns - first) / kColumns, first == 0,
+          {ahead_bytes + tile * kLineBytes, num_tiles * kLoadsOfLine}, of_tile);
     });
   }
+}
+
+template <int kPanels, typename T>
+void MultiplyFloats(const LinearTokens& tokens, const T* const panels[kPanels],
+                    float (*const sums[kPanels])[kPanelRows]) {
+  MultiplyBy<kPanels, FloatProducts<T>>(tokens, tokens.floats, panels, sums);
 }
 
 }  // namespace paged_ops

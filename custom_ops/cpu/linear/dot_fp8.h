@@ -27,8 +27,9 @@ class Fp8Worker {
       InTiles<kTileTokens>(tokens.num_tokens, [&](int64_t token, auto in_tile, int64_t, int64_t) {
         float(*of_tile[])[kPanelRows] = {sums + token};
         const Ahead nothing{0, count * Format::kColumns};
-        MultiplyTile<in_tile.value, 1>(tokens.floats + token * columns + first * Format::kColumns, columns, &panel,
-                                       count * Format::kColumns, first == 0, nothing, of_tile);
+        MultiplyTile<in_tile.value, 1, FloatProducts<Float>>(
+            tokens.floats + token * columns + first * Format::kColumns, columns, &panel, count * Format::kColumns,
+            first == 0, nothing, of_tile);
       });
     }
   }

@@ -8,7 +8,8 @@
 
 namespace paged_ops {
 
-// A weight as it comes: its kind is given by its type, or for bytes by the number that stands elsewhere in the call.
+// A weight as it comes: its kind is given by its type, or for bytes, and bfloat16 of two kinds, by the number that stands
+// elsewhere in the call.
 inline Tensor NextWeight(Arguments& arguments, const char* name) {
   return arguments.Next(name, 2, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
 }
@@ -53,7 +54,9 @@ inline Weights WeightsOf(const char* op, const Tensor& tensor, int64_t kind, int
   RequireShape(op, tensor, {tensor.shape[0], num_columns});
   const int64_t row_bytes = num_columns * ByteSize(tensor.dtype);
   if (tensor.dtype == DType::kFloat32) return weights(WeightKind::kFloat32, row_bytes);
-  return weights(tensor.dtype == DType::kFloat16 ? WeightKind::kFloat16 : WeightKind::kBFloat16, row_bytes);
+  if (tensor.dtype == DType::kFloat16) return weights(WeightKind::kFloat16, row_bytes);
+  const bool is_w16a16 = kind == static_cast<int64_t>(WeightKind::kW16A16);
+  return weights(is_w16a16 ? WeightKind::kW16A16 : WeightKind::kBFloat16, row_bytes);
 }
 
 inline Tensor NextTokens(Arguments& arguments, const char* name) {

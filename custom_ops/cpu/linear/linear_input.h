@@ -1,5 +1,5 @@
 // The tokens that a linear layer multiplies, and what weights of some kinds are multiplied with: whole numbers for blocks,
-// parts (tokens_bf16.h) for bfloat16 where there are tiles.
+// parts (tokens_bf16.h) for bfloat16 where there are tiles, bfloat16 for W16A16 where there are products of these.
 //
 // Of whole numbers, 32 neighbours of a token share a scale, as those of a row do. They have 16 bits, so that a sum of 32
 // products with 8 bits is exact in 32, and what rounding takes from a token is less than a 65,000th of the largest of
@@ -23,12 +23,23 @@ struct LinearInput {
   int64_t num_columns;
   bool takes_whole_numbers;
   bool takes_parts;
+  bool takes_bfloat16;
 };
 
 // Whether such weights are multiplied with tokens' parts.
 inline bool TakesParts([[maybe_unused]] const Weights& weights) {
 #if defined(PAGED_OPS_AMX)
-  return weights.kind == WeightKind::kBFloat16 && StandsByPairs(weights.num_columns);
+  const bool are_bfloat16 = weights.kind == WeightKind::kBFloat16 || weights.kind == WeightKind::kW16A16;
+  return are_bfloat16 && StandsByPairs(weights.num_columns);
+#else
+  return false;
+#endif
+}
+
+// Whether they are multiplied with tokens that are bfloat16.
+inline bool TakesBFloat16([[maybe_unused]] const Weights& weights) {
+#if defined(PAGED_OPS_AVX512_BF16)
+  return weights.kind == WeightKind::kW16A16 && StandsByPairs(weights.num_columns);
 #else
   return false;
 #endif
@@ -38,7 +49,7 @@ inline bool TakesParts([[maybe_unused]] const Weights& weights) {
 template <typename... OneOfWeights>
 LinearInput InputFor(const float* x, int64_t num_tokens, const OneOfWeights&... weights) {
   return {x, num_tokens, std::max({weights.num_columns...}), (TakesWholeNumbers(weights.kind) || ...),
-          (TakesParts(weights) || ...)};
+          (TakesParts(weights) || ...), (TakesBFloat16(weights) || ...)};
 }
 
 // Some of the tokens, as they are multiplied.
@@ -48,6 +59,7 @@ struct LinearTokens {
   int64_t num_columns;
   TokenNumbers whole;
   TokenParts parts;
+  const BFloat16Pair* bfloat16;  // [num_tokens, num_columns / 2]
 };
 
 // Makes them in memory of one thread. Each thread does that for itself, though that is the same work twice: what another
@@ -57,10 +69,12 @@ class TokenForms {
   // They stay until the next call.
   LinearTokens Of(const LinearInput& input, int64_t first, int64_t count) {
     const float* floats = input.floats + first * input.num_columns;
-    LinearTokens tokens{floats, count, input.num_columns, {}, {}};
+    LinearTokens tokens{floats, count, input.num_columns, {}, {}, nullptr};
     if (input.takes_whole_numbers) tokens.whole = Round(floats, count, input.num_columns);
 #if defined(PAGED_OPS_AMX)
     if (input.takes_parts) tokens.parts = parts_.Split(floats, count, input.num_columns);
+#elif defined(PAGED_OPS_AVX512_BF16)
+    if (input.takes_bfloat16) tokens.bfloat16 = bfloat16_.Round(floats, count * input.num_columns);
 #endif
     return tokens;
   }
@@ -79,6 +93,8 @@ class TokenForms {
   RoundedTokens rounded_;
 #if defined(PAGED_OPS_AMX)
   SplitTokens parts_;
+#elif defined(PAGED_OPS_AVX512_BF16)
+  TokensOfBFloat16 bfloat16_;
 #endif
 };
 

@@ -16,6 +16,20 @@ namespace {
 
 #if defined(PAGED_OPS_AMX)
 int64_t BytesOfPanel(const LinearTokens& tokens) { return tokens.num_columns * kPanelRows * sizeof(BFloat16); }
+#elif defined(PAGED_OPS_AVX512)
+// By pairs of columns.
+template <int kPanels>
+void MultiplyPairs(const LinearTokens& tokens, [[maybe_unused]] WeightKind kind, const BFloat16* const panels[kPanels],
+                   const Sums sums[kPanels]) {
+  const BFloat16Pair* pairs[kPanels];
+  for (int p = 0; p < kPanels; ++p) pairs[p] = reinterpret_cast<const BFloat16Pair*>(panels[p]);
+#if defined(PAGED_OPS_AVX512_BF16)
+  if (kind == WeightKind::kW16A16) {
+    return MultiplyBy<kPanels, BFloat16Products, BFloat16Pair>(tokens, tokens.bfloat16, pairs, sums);
+  }
+#endif
+  MultiplyFloats<kPanels, BFloat16Pair>(tokens, pairs, sums);
+}
 #endif
 
 }  // namespace
@@ -51,7 +65,7 @@ void PanelWorker::Multiply(const LinearTokens& tokens, const Panel& panel, Sums 
         memory_->blocks.Multiply<T>(tokens, blocks, tiles_, sums);
       }
     } else if constexpr (std::is_same_v<T, BFloat16>) {
-      OfBFloat16(tokens, reinterpret_cast<const BFloat16*>(data), sums);
+      OfBFloat16(tokens, weights.kind, reinterpret_cast<const BFloat16*>(data), sums);
     } else {
       const T* const panels[] = {reinterpret_cast<const T*>(data)};
       MultiplyFloats<1, T>(tokens, panels, &sums);
@@ -70,7 +84,7 @@ void PanelWorker::Multiply(const LinearTokens& tokens, const Panel& first, Sums 
       const auto data = [](const Panel& panel) { return reinterpret_cast<const T*>(panel.weights.panel(panel.index)); };
       const T* const panels[] = {data(first), data(second)};
       const Sums sums[] = {first_sums, second_sums};
-      return MultiplyTwo(tokens, panels, sums);
+      return MultiplyTwo(tokens, first.weights.kind, panels, sums);
     }
   });
   if (share) return;
@@ -80,7 +94,8 @@ void PanelWorker::Multiply(const LinearTokens& tokens, const Panel& first, Sums 
 
 // Whether it can be done together, and is.
 template <typename T>
-bool PanelWorker::MultiplyTwo(const LinearTokens& tokens, const T* const panels[2], const Sums sums[2]) {
+bool PanelWorker::MultiplyTwo(const LinearTokens& tokens, [[maybe_unused]] WeightKind kind, const T* const panels[2],
+                              const Sums sums[2]) {
   if constexpr (std::is_same_v<T, BFloat16>) {
 #if defined(PAGED_OPS_AMX)
     if (StandsByPairs(tokens.num_columns)) {
@@ -90,10 +105,9 @@ bool PanelWorker::MultiplyTwo(const LinearTokens& tokens, const T* const panels[
       return true;
     }
 #elif defined(PAGED_OPS_AVX512)
-    if (StandsByPairs(tokens.num_columns)) {
-      const auto pairs = [](const BFloat16* panel) { return reinterpret_cast<const BFloat16Pair*>(panel); };
-      const BFloat16Pair* const by_pairs[] = {pairs(panels[0]), pairs(panels[1])};
-      return MultiplyTwo(tokens, by_pairs, sums);
+    if (StandsByPairs(tokens.num_columns) && tokens.num_tokens > 1) {
+      MultiplyPairs<2>(tokens, kind, panels, sums);
+      return true;
     }
 #endif
   }
@@ -102,7 +116,8 @@ bool PanelWorker::MultiplyTwo(const LinearTokens& tokens, const T* const panels[
   return true;
 }
 
-void PanelWorker::OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, Sums sums) {
+void PanelWorker::OfBFloat16(const LinearTokens& tokens, [[maybe_unused]] WeightKind kind, const BFloat16* panel,
+                             Sums sums) {
 #if defined(PAGED_OPS_AMX)
   if (StandsByPairs(tokens.num_columns)) {
     if (tokens.parts.blocks != nullptr) return MultiplyByTiles<1>(tokens, &panel, BytesOfPanel(tokens), tiles_, &sums);
@@ -114,10 +129,7 @@ void PanelWorker::OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, 
     return;
   }
 #elif defined(PAGED_OPS_AVX512)
-  if (StandsByPairs(tokens.num_columns)) {
-    const auto* pairs = reinterpret_cast<const BFloat16Pair*>(panel);
-    return MultiplyFloats<1, BFloat16Pair>(tokens, &pairs, &sums);
-  }
+  if (StandsByPairs(tokens.num_columns)) return MultiplyPairs<1>(tokens, kind, &panel, &sums);
 #endif
   MultiplyFloats<1, BFloat16>(tokens, &panel, &sums);
 }

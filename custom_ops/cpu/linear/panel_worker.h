@@ -46,8 +46,8 @@ class PanelWorker {
   struct Memory;
 
   template <typename T>
-  bool MultiplyTwo(const LinearTokens& tokens, const T* const panels[2], const Sums sums[2]);
-  void OfBFloat16(const LinearTokens& tokens, const BFloat16* panel, Sums sums);
+  bool MultiplyTwo(const LinearTokens& tokens, WeightKind kind, const T* const panels[2], const Sums sums[2]);
+  void OfBFloat16(const LinearTokens& tokens, WeightKind kind, const BFloat16* panel, Sums sums);
 
   uint64_t call_ = 0;
   int64_t first_ = 0;

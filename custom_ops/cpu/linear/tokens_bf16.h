@@ -1,4 +1,5 @@
-// Tokens as sums of three bfloat16, which have all the bits of a float: what tiles multiply weights of bfloat16 with.
+// Tokens as bfloat16: rounded to one each, or as sums of three, which have all the bits of a float: what tiles multiply
+// weights of bfloat16 with.
 //
 //   float      1 + 23 bits of a fraction     |1.fffffff|ffffffff|ffffffff|
 //   its parts                                  first     second   third
@@ -78,6 +79,22 @@ class SplitTokens {
  private:
   std::vector<PartsBlock> blocks_;
   std::vector<float> floats_;
+};
+
+#elif defined(PAGED_OPS_AVX512_BF16)
+
+// Memory of tokens that are rounded to bfloat16, to nearest, ties to even: off by a 256th of themselves at most.
+class TokensOfBFloat16 {
+ public:
+  // count: numbers of all tokens, whose rows whole vectors make up. They stay until the next call.
+  const BFloat16Pair* Round(const float* floats, int64_t count) {
+    numbers_.resize(std::max<size_t>(numbers_.size(), count));
+    for (int64_t i = 0; i < count; i += kLanes) Store(numbers_.data() + i, Load(floats + i));
+    return reinterpret_cast<const BFloat16Pair*>(numbers_.data());
+  }
+
+ private:
+  std::vector<BFloat16> numbers_;
 };
 
 #endif

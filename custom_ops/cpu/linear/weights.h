@@ -9,8 +9,9 @@
 
 namespace paged_ops {
 
-// A format by GGML's number for it; those of blocks are named in formats.h alone.
-enum class WeightKind : int64_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 30 };
+// A format by GGML's number for it; those of blocks are named in formats.h alone. kW16A16: bfloat16, multiplied with
+// tokens that are rounded to bfloat16, too, where the CPU has such products and no tiles.
+enum class WeightKind : int64_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 30, kW16A16 = 107 };
 
 // All panels; then the rows that are too few for one, as they come in a file. bias: [num_rows], or null.
 struct Weights {
@@ -45,7 +46,8 @@ auto WithKind(WeightKind kind, Use&& use) {
   switch (kind) {
     case WeightKind::kFloat32: return use(Float{});
     case WeightKind::kFloat16: return use(Half{});
-    case WeightKind::kBFloat16: return use(BFloat16{});
+    case WeightKind::kBFloat16:
+    case WeightKind::kW16A16: return use(BFloat16{});
     default: return WithBlocksOf(static_cast<int64_t>(kind), use, BlockFormats());
   }
 }
@@ -87,7 +89,8 @@ inline int64_t FloatBytesOf(int64_t kind) {
   switch (static_cast<WeightKind>(kind)) {
     case WeightKind::kFloat32: return 4;
     case WeightKind::kFloat16:
-    case WeightKind::kBFloat16: return 2;
+    case WeightKind::kBFloat16:
+    case WeightKind::kW16A16: return 2;
     default: return 0;
   }
 }

@@ -23,6 +23,8 @@
 // Matrix tiles, of whole numbers and of bfloat16; whether a process may use them is asked when it runs (tiles.h).
 #if defined(PAGED_OPS_VNNI) && defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
 #define PAGED_OPS_AMX 1
+#elif defined(PAGED_OPS_AVX512) && defined(__AVX512BF16__)
+#define PAGED_OPS_AVX512_BF16 1  // products of two bfloat16 at a time, which tiles make unnecessary
 #endif
 
 #if defined(PAGED_OPS_AVX512) || defined(PAGED_OPS_AVX2)

@@ -68,7 +68,7 @@ def test_operators_on_the_wrong_device(ops_backend, device_target, message):
 
 
 @pytest.mark.usefixtures("all_are_built")
-@pytest.mark.parametrize("weight_dtype", ["float32", "float16", "bfloat16", "int8", "stored"])
+@pytest.mark.parametrize("weight_dtype", ["float32", "float16", "bfloat16", "w16a16", "int8", "stored"])
 @pytest.mark.parametrize(
     ("dtype", "runtime"),
     [
@@ -111,7 +111,7 @@ def test_fused_operators_where_there_are_none(dtype, ops_backend):
     )
 
 
-@pytest.mark.parametrize("weight_dtype", ["auto", "float32", "float16", "bfloat16", "int8", "stored"])
+@pytest.mark.parametrize("weight_dtype", ["auto", "float32", "float16", "bfloat16", "w16a16", "int8", "stored"])
 def test_forms_of_weights_that_the_cpu_reads(weight_dtype):
     set_context(config_from_dict({"model": {"dtype": "float32", "weight_dtype": weight_dtype}}))
 

@@ -52,7 +52,8 @@ def held(model, name):
 
 
 @pytest.mark.parametrize(
-    ("weight_dtype", "fused_ops"), [("stored", "auto"), ("float32", "auto"), ("int8", "auto"), ("auto", False)]
+    ("weight_dtype", "fused_ops"),
+    [("stored", "auto"), ("float32", "auto"), ("int8", "auto"), ("w16a16", "auto"), ("auto", False)],
 )
 def test_each_weight_is_there_in_its_order(checkpoint, weight_dtype, fused_ops):
     model = model_of(checkpoint, weight_dtype, fused_ops)
