@@ -32,9 +32,10 @@ KILL_AFTER, DRAIN_AFTER = 40, 90
 
 OVERRIDES = [
     *("scheduler.max_num_seqs=8", "scheduler.max_num_batched_tokens=32", "scheduler.token_buckets=[8,32]"),
-    *("scheduler.max_model_len=128", "cache.num_blocks=129", "server.drain_seconds=20"),
+    *("scheduler.max_model_len=512", "cache.num_blocks=257", "server.drain_seconds=20"),
 ]
-
+ANSWERS = "uniform:200:400"
+"""Tokens: so many that some are under way, on a fast machine too, when the first server is killed."""
 
 ROUTERS = ("vllm-router", "nginx")
 
@@ -105,7 +106,7 @@ def lose_two(killed, drained, fronts):
             drained.process.terminate()
 
     async def load():
-        drawn = draw_conversations(np.inf, REQUESTS, parse_lengths("4", ""), parse_lengths("uniform:30:60", ""), 0)
+        drawn = draw_conversations(np.inf, REQUESTS, parse_lengths("4", ""), parse_lengths(ANSWERS, ""), 0)
         runs = [Server(url, "model").ask(drawn, CLIENTS, count) for url in fronts.values()]
         return await asyncio.gather(*runs)
 

@@ -50,6 +50,7 @@ class Launch:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=hear_all_signals,
         )
 
     def run(self, *arguments, **options):
@@ -57,6 +58,12 @@ class Launch:
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=20)
         return process.returncode, out, err, json.loads(self.said.read_text()) if self.said.exists() else None
+
+
+def hear_all_signals():
+    """A shell cannot trap what is ignored where it starts, as SIGHUP is under nohup."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
