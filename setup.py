@@ -62,6 +62,7 @@ setup(
         "fastapi>=0.132,<1",
         "gguf==0.19.0",
         "jinja2>=3.1",
+        "llguidance>=1.9,<2",
         "matplotlib>=3.8,<4",
         "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy; 0.6 asks for NumPy 2
         "prometheus-client>=0.21,<1",

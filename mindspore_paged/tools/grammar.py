@@ -1,0 +1,120 @@
+"""Grammars that hold an answer to calls of given functions, in llguidance's Lark.
+
+https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mindspore_paged.errors import RequestError
+from mindspore_paged.tools.forms import CallForm, ThoughtForm
+from mindspore_paged.tools.functions import Function
+from mindspore_paged.wording import one_line
+
+# As json.dumps and templates write JSON, which is what models are used to.
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+@dataclass(frozen=True)
+class CallGrammar:
+    """What the grammar of an answer depends on.
+
+    form: of calls. tokens: ids of the tokens that stand for no text in a grammar, by their texts; other marks are text.
+    thoughts: in their form, may come first; thoughts_opened: must, as the prompt begins them.
+    """
+
+    form: CallForm
+    tokens: Mapping[str, int]
+    thoughts: ThoughtForm | None = None
+    thoughts_opened: bool = False
+
+    def forced(self, functions: Sequence[Function], parallel: bool) -> str:
+        """The answer is calls of `functions` and nothing else: one, or with `parallel` one or more."""
+        return self._lark("calls", self._calls(functions, parallel))
+
+    def free(self, functions: Sequence[Function], parallel: bool) -> str | None:
+        """Text in which what begins as a call goes on as one of `functions`; None where nothing marks a beginning.
+
+        parallel: more than one call may come.
+        """
+        form = self.form
+        if not form.begin:
+            return None
+        count = "*" if parallel and form.style != "list" else "?"
+        rest = self._one_call(functions, parallel)
+        if form.begin in self.tokens:
+            lines = [f"free: TEXT (call TEXT){count}", f"call: {self._mark(form.begin)} {rest}"]
+        else:
+            begun = f"begun[lazy]: TEXT {self._mark(form.begin)}"
+            lines = [f"free: (begun {rest}){count} TEXT", begun]
+        return self._lark("free", [*lines, *self._functions(functions)])
+
+    def _lark(self, answer: str, lines: list[str]) -> str:
+        return "\n".join(["%llguidance {}", *self._start(answer), r"TEXT: /(.|\n)*/", *lines, ""])
+
+    def _start(self, answer: str) -> list[str]:
+        if self.thoughts is None:
+            return [f"start: {answer}"]
+        end = self._mark(self.thoughts.end)
+        lines = [f"thought: TEXT {end}" if self.thoughts.end in self.tokens else f"thought[lazy]: TEXT {end}"]
+        lines.append(r"SPACE: /[ \n]{0,4}/")
+        if self.thoughts_opened:
+            return [f"start: thought SPACE {answer}", *lines]
+        return [f"start: ({self._mark(self.thoughts.begin)} thought SPACE)? {answer}", *lines]
+
+    def _calls(self, functions: Sequence[Function], parallel: bool) -> list[str]:
+        form = self.form
+        begin = f"{self._mark(form.begin)} " if form.begin else ""
+        lines = [f"call: {begin}{self._one_call(functions, parallel)}"]
+        between = _text(form.around) if form.around else ""
+        many = parallel and form.several and form.style != "list"
+        lines.append(f"calls: call ({between} call)*" if many else "calls: call")
+        return [*lines, *self._functions(functions)]
+
+    def _one_call(self, functions: Sequence[Function], parallel: bool) -> str:
+        """A call, or a list of them, behind the mark of its beginning."""
+        form = self.form
+        if form.style == "list":
+            more = '(", " function)*' if parallel else ""
+            return f'" "? "[" function {more} "]"'
+        around = _text(form.around) if form.around else ""
+        return f"{around} function {around} {self._mark(form.end) if form.end else ''}"
+
+    def _functions(self, functions: Sequence[Function]) -> list[str]:
+        lines = [f"function: {' | '.join(f'function_{index}' for index in range(len(functions)))}"]
+        for index, function in enumerate(functions):
+            if self.form.style == "named":
+                body = f"{_text(function.name)} {self._mark(self.form.key)} arguments_{index}"
+            else:
+                before = f'{{"name": "{function.name}", "{self.form.key}": '
+                body = f'{_text(before)} arguments_{index} "}}"'
+            lines.append(f"function_{index}: {body}")
+            lines.append(f"arguments_{index}: {_arguments(function)}")
+        return lines
+
+    def _mark(self, text: str) -> str:
+        return f"<[{self.tokens[text]}]>" if text in self.tokens else _text(text)
+
+
+def check_schemas(functions: Sequence[Function], place: str = "function.") -> None:
+    """Raise RequestError for parameters that no grammar can be made of; place: as for `checked_functions`.
+
+    What JSON Schema has and a grammar cannot follow is an error for strict functions, and else not looked at.
+    """
+    from llguidance import LLMatcher  # only now: whoever calls no tools does not load it
+
+    for index, function in enumerate(functions):
+        problem = LLMatcher.validate_grammar(f"start: {_arguments(function)}")
+        if problem:
+            why = one_line(problem.split("failed to compile JSON schema: ")[-1].split("\n   1 |")[0])
+            raise RequestError(f"tools[{index}].{place}parameters: no calls can be held to them: {why}")
+
+
+def _text(text: str) -> str:
+    return json.dumps(text)
+
+
+def _arguments(function: Function) -> str:
+    options = _SPACING if function.strict else _SPACING | {"lenient": True}
+    return f"%json {json.dumps(function.arguments_schema() | {'x-guidance': options})}"
