@@ -43,7 +43,7 @@ def write_lines(path, *lines):
     return path
 
 
-def write_gguf(path, **tokenizer):
+def write_gguf(path, positions=tiny.CONFIG.max_position_embeddings, **tokenizer):
     """The model with its tokenizer as one GGUF file."""
     keys = {
         "model": "gpt2",
@@ -54,7 +54,7 @@ def write_gguf(path, **tokenizer):
         "bos_token_id": 0,
         "eos_token_id": 1,
     } | tokenizer
-    return tiny.write_gguf(path, WEIGHTS, _metadata(keys))
+    return tiny.write_gguf(path, WEIGHTS, _metadata(keys) | {"llama.context_length": positions})
 
 
 def write_gguf_without_tokenizer(path):

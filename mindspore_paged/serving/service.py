@@ -1,5 +1,6 @@
 """What every route works with: the engine, the model's names, and whether another request is taken."""
 
+import asyncio
 import hashlib
 import time
 import uuid
@@ -12,11 +13,13 @@ from typing import Any
 from mindspore_paged.async_llm import AsyncLLM
 from mindspore_paged.config import EngineConfig, ServerSection
 from mindspore_paged.engine.loop import Engine
+from mindspore_paged.engine.requests.prompt_forms import text_or_token_ids
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import ApiError, as_api_error, draining, try_later
 from mindspore_paged.serving.token_texts import TokenTexts
+from mindspore_paged.tools.answer_forms import AnswerForms
 from mindspore_paged.wording import shortened
 
 PACKAGE = "mindspore_paged"
@@ -38,6 +41,7 @@ class Service:
         self.created = int(time.time())
         self.fingerprint = _fingerprint(engine.llm.engine)
         self.token_texts = TokenTexts(engine.tokenizer)
+        self.answer_forms = AnswerForms(engine.tokenizer)
         config = engine.config
         self._num_running_at_most = config.scheduler.max_num_seqs * config.parallel.data_parallel_size
         self._num_preparing = 0
@@ -120,6 +124,18 @@ class Service:
                 except RequestError as error:
                     raise as_api_error(error, param if len(prompts) == 1 else f"{param}[{index}]") from None
         return requests
+
+    async def encoded_chat(self, chat: dict[str, Any], param: str = "messages") -> list[int]:
+        """The token ids of a chat; raises ApiError for one that has none, or while no further request is taken."""
+        self.check_open()
+        limits, own = self.engine.limits, self.engine.config.model.chat_template_kwargs
+        with self._preparing(1):
+            try:
+                return await asyncio.to_thread(
+                    text_or_token_ids, chat, self.engine.tokenizer, own, limits.max_model_len
+                )
+            except RequestError as error:
+                raise as_api_error(error, param) from None
 
     @contextmanager
     def under_way(self, requests: Sequence[Request]) -> Iterator[None]:

@@ -22,6 +22,9 @@ MAX_SOURCE = 2**16
 MAX_DEPTH = 200
 """Expressions and blocks within each other; Python compiles no more than some hundreds."""
 
+_WITH_TOOLS = ("tool_use", "default")
+"""Names of templates for chats with tools, the best first."""
+
 _OURS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 
 _END = "END-OF-THE-FINAL-MESSAGE "
@@ -42,6 +45,11 @@ class ChatTemplate:
         self.source = source
         self.special_tokens = special_tokens
         self._has_warned = False  # once is enough: a server has many chats
+
+    @property
+    def text_with_tools(self) -> str:
+        """The Jinja text for chats with tools."""
+        return next((self._templates[name].source for name in _WITH_TOOLS if name in self._templates), "")
 
     def render(
         self,
@@ -83,7 +91,7 @@ class ChatTemplate:
         return template.render(messages, variables)
 
     def _chosen(self, tools: list | None) -> "_Template":
-        for name in ("tool_use", "default") if tools else ("default",):
+        for name in _WITH_TOOLS if tools else ("default",):
             if name in self._templates:
                 return self._templates[name]
         raise RequestError(f"messages: of the model's chat templates {sorted(self._templates)} none is called default")
@@ -125,13 +133,13 @@ class _Template:
 
     def __init__(self, source: str, special_tokens: dict[str, str]):
         self.names = _names_in(source)
-        self._source = source
+        self.source = source
         self._special_tokens = special_tokens
         self._answers: dict[tuple, bool] = {}
 
     def render(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
         try:
-            return render(self._source, self._special_tokens | variables | {"messages": messages})
+            return render(self.source, self._special_tokens | variables | {"messages": messages})
         except RequestError as error:
             raise type(error)(f"messages: the model's chat template refused them: {error}") from None
 

@@ -82,6 +82,11 @@ class Tokenizer:
         """Whether the model can be given messages."""
         return self._chat_template is not None
 
+    @property
+    def template_with_tools(self) -> str:
+        """The text of the chat template for chats with tools; empty where there is none."""
+        return self._chat_template.text_with_tools if self._chat_template is not None else ""
+
     def save(self, folder: Path) -> None:
         """Write files to `folder` from which `load_tokenizer` makes this tokenizer again."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,13 @@ from mindspore_paged import SamplingParams
 from tests.serving.running import HI, MODEL
 
 
+def client_of(server):
+    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=20)
+
+
 @pytest.fixture(scope="module")
 def client(shared_server):
-    return anthropic.Anthropic(base_url=shared_server.url, api_key="none", max_retries=0, timeout=20)
+    return client_of(shared_server)
 
 
 def expected(server, messages, tokens=8, **options):
@@ -61,7 +65,8 @@ def test_the_stop_sequence_is_told(server, client):
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
 
 
-def test_systems_tools_and_what_they_gave_are_the_chats_of_openai(server, client):
+def test_systems_tools_and_what_they_gave_are_the_chats_of_openai(long_server):
+    function = {"name": "f", "description": "finds", "parameters": {"type": "object"}}
     call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     as_openai = [
         {"role": "system", "content": "Be\nshort"},
@@ -70,8 +75,8 @@ def test_systems_tools_and_what_they_gave_are_the_chats_of_openai(server, client
         {"role": "tool", "tool_call_id": "call00001", "content": "2"},
         {"role": "user", "content": "And?"},
     ]
-    output = expected(server, as_openai)
-    message = client.messages.create(
+    output = expected(long_server, as_openai, tools=[{"type": "function", "function": function}])
+    message = client_of(long_server).messages.create(
         model=MODEL,
         max_tokens=8,
         system=[{"type": "text", "text": "Be"}, {"type": "text", "text": "short"}],

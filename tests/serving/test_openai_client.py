@@ -94,7 +94,7 @@ class TestChat:
         assert answer.choices[0].message.content == whole[: whole.index(whole[2:4])]
         assert answer.choices[0].finish_reason == "stop"
 
-    def test_messages_after_a_call_of_a_tool_are_taken(self, server):
+    def test_messages_after_a_call_of_a_tool_are_taken(self, long_server):
         call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
         messages = [
             *HI,
@@ -102,8 +102,10 @@ class TestChat:
             {"role": "tool", "tool_call_id": "call00001", "content": "2"},
         ]
         tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-        answer = server.client.chat.completions.create(model=MODEL, messages=messages, tools=tools, max_tokens=2)
-        assert answer.usage.completion_tokens == 2
+        expected = long_server.llm.chat(messages, SamplingParams(max_tokens=2), tools=tools)
+        answer = long_server.client.chat.completions.create(model=MODEL, messages=messages, tools=tools, max_tokens=2)
+        assert answer.choices[0].message.content == expected.outputs[0].text
+        assert answer.usage.prompt_tokens == len(expected.prompt_token_ids)
 
     def test_going_on_with_the_last_message(self, server):
         messages = [*HI, {"role": "assistant", "content": "So"}]

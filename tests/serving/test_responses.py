@@ -7,8 +7,8 @@ from mindspore_paged import SamplingParams
 from tests.serving.running import HI, MODEL
 
 
-def expected(server, messages, tokens=8):
-    return server.llm.chat(messages, SamplingParams(max_tokens=tokens))
+def expected(server, messages, tokens=8, **options):
+    return server.llm.chat(messages, SamplingParams(max_tokens=tokens), **options)
 
 
 def test_a_whole_answer(server):
@@ -48,10 +48,11 @@ def test_the_clients_own_helper_for_streams_understands_them(server):
     assert "".join(texts) == expected(server, HI).outputs[0].text
 
 
-def test_items_are_the_chats_of_completions(server):
+def test_items_are_the_chats_of_completions(long_server):
+    function = {"name": "f", "parameters": {"type": "object"}, "strict": True}
     call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     output = expected(
-        server,
+        long_server,
         [
             {"role": "system", "content": "Be short"},
             {"role": "user", "content": "Hi"},
@@ -60,12 +61,13 @@ def test_items_are_the_chats_of_completions(server):
             {"role": "assistant", "content": "Two"},
             {"role": "user", "content": "And?"},
         ],
+        tools=[{"type": "function", "function": function}],
     )
-    response = server.client.responses.create(
+    response = long_server.client.responses.create(
         model=MODEL,
         max_output_tokens=8,
         instructions="Be short",
-        tools=[{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}],
+        tools=[{"type": "function", **function}],
         input=[
             {"role": "user", "content": "Hi"},
             {"type": "function_call", "call_id": "call00001", "name": "f", "arguments": '{"a": 1}'},

@@ -8,6 +8,8 @@ import numpy as np
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.tokenizer import Tokenizer
+from mindspore_paged.tools.chats import chat_in_form
+from mindspore_paged.tools.forms import form_of
 from mindspore_paged.wording import shortened
 
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]] | Mapping[str, Any]
@@ -56,7 +58,10 @@ def text_or_token_ids(
     own = options.get("chat_template_kwargs", {})
     if chat_template_kwargs and isinstance(own, Mapping):  # the tokenizer says what else it must be
         options |= {"chat_template_kwargs": {**chat_template_kwargs, **own}}
-    return tokenizer.encode_chat(list(value), most_tokens=most_tokens, **options)
+    messages, tools = chat_in_form(form_of(tokenizer.template_with_tools), value, options.get("tools"))
+    if tools != options.get("tools"):
+        options |= {"tools": tools}
+    return tokenizer.encode_chat(list(messages), most_tokens=most_tokens, **options)
 
 
 def unpacked(prompt: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:

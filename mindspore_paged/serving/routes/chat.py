@@ -1,27 +1,34 @@
 """POST /v1/chat/completions."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 
 from mindspore_paged.engine.requests.outputs import SequenceUpdate
+from mindspore_paged.serving.chat_requests import MakeParser, new_call_id, parts_of, prepare_chat
 from mindspore_paged.serving.errors import ERRORS
 from mindspore_paged.serving.generation import Answer, Generation
 from mindspore_paged.serving.json_body import JsonRoute
 from mindspore_paged.serving.logprobs import chat_logprobs
 from mindspore_paged.serving.schemas.chat import (
     AnswerMessage,
+    CalledFunction,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
     ChatCompletionRequest,
     Delta,
+    FunctionDelta,
+    ToolCall,
+    ToolCallDelta,
 )
 from mindspore_paged.serving.schemas.common import Usage
 from mindspore_paged.serving.service import Service
 from mindspore_paged.serving.streams import TextEvent, event_stream, json_answer, unless_gone
+from mindspore_paged.tools.answer_parser import AnswerParser
+from mindspore_paged.tools.pieces import Piece
 
 router = APIRouter(route_class=JsonRoute, tags=["chat"])
 
@@ -31,11 +38,11 @@ async def create_chat_completion(http: Request, body: ChatCompletionRequest) -> 
     """Answer a chat, whole or, with `stream`, as server-sent events."""
     service: Service = http.app.state.service
     headers, model = body.warning_headers(), service.checked_model(body.model)
-    requests = await service.prepare(
-        [body.prompt()], body.sampling_params(service.defaults), tenant=http.scope.get("tenant"), param="messages",
-        **body.admission,
+    request, make_parser = await prepare_chat(
+        service, body.prompt(), body.sampling_params(service.defaults), body.call_rules(),
+        tenant=http.scope.get("tenant"), **body.admission,
     )  # fmt: skip
-    chat = _Chat(service, Generation(service, requests), body, model)
+    chat = _Chat(service, Generation(service, [request]), make_parser, body, model)
     if body.stream:
         return await event_stream(http, chat.events(), headers)
     return json_answer(await unless_gone(http, chat.whole()), headers)
@@ -44,12 +51,21 @@ async def create_chat_completion(http: Request, body: ChatCompletionRequest) -> 
 class _Chat:
     """A chat that is being answered, in OpenAI's form."""
 
-    def __init__(self, service: Service, generation: Generation, body: ChatCompletionRequest, model: str):
+    def __init__(
+        self,
+        service: Service,
+        generation: Generation,
+        make_parser: MakeParser,
+        body: ChatCompletionRequest,
+        model: str,
+    ):
         self._texts = service.token_texts
         self._generation = generation
         self._body = body
         self._shared = service.head("chatcmpl", model)
         self._num_answers = generation.requests[0].params.n
+        self._make_parser = make_parser
+        self._readers = [_Reader(make_parser()) for _ in range(self._num_answers)]
         self._pieces: dict[int, TextEvent] = {}  # those of each answer that are text and nothing else
 
     async def whole(self) -> ChatCompletion:
@@ -69,11 +85,8 @@ class _Chat:
                     begun = True
                     for event in self._opening():
                         yield event
-                if update.text or update.token_ids:
-                    yield self._piece(index, update)
-                if update.finish_reason is not None:
-                    last = ChatChunkChoice(index=index, delta=Delta(), finish_reason=update.finish_reason)
-                    yield self._event(last)
+                for event in self._of_update(index, update):
+                    yield event
         if self._body.includes_usage:
             yield self._event(usage=self._generation.usage())
 
@@ -86,20 +99,36 @@ class _Chat:
         ]
         return [self._event(opening, prompt_token_ids=prompt if opening.index == 0 else None) for opening in openings]
 
-    def _piece(self, index: int, update: SequenceUpdate) -> str:
-        if update.logprobs is None and not self._body.return_token_ids:
-            if index not in self._pieces:
-                self._pieces[index] = TextEvent(
-                    lambda text: self._event(ChatChunkChoice(index=index, delta=Delta(content=text)))
+    def _of_update(self, index: int, update: SequenceUpdate) -> Iterator[str]:
+        reader = self._readers[index]
+        tells_tokens = update.logprobs is not None or bool(self._body.return_token_ids)
+        if update.text or update.token_ids:
+            deltas = reader.deltas(update.text)
+            if tells_tokens:
+                yield self._event(
+                    ChatChunkChoice(
+                        index=index,
+                        delta=next(deltas, Delta(content="")),
+                        logprobs=chat_logprobs(update.logprobs, self._texts),
+                        token_ids=self._ids(update.token_ids),
+                    )
                 )
-            return self._pieces[index].of(update.text)
-        choice = ChatChunkChoice(
-            index=index,
-            delta=Delta(content=update.text),
-            logprobs=chat_logprobs(update.logprobs, self._texts),
-            token_ids=self._ids(update.token_ids),
-        )
-        return self._event(choice)
+            for delta in deltas:
+                yield self._piece(index, delta)
+        if update.finish_reason is not None:
+            for delta in reader.last_deltas():
+                yield self._piece(index, delta)
+            reason = _finish_reason(update.finish_reason, reader.num_calls)
+            yield self._event(ChatChunkChoice(index=index, delta=Delta(), finish_reason=reason))
+
+    def _piece(self, index: int, delta: Delta) -> str:
+        if delta.content is None:
+            return self._event(ChatChunkChoice(index=index, delta=delta))
+        if index not in self._pieces:
+            self._pieces[index] = TextEvent(
+                lambda text: self._event(ChatChunkChoice(index=index, delta=Delta(content=text)))
+            )
+        return self._pieces[index].of(delta.content)
 
     def _event(
         self, *choices: ChatChunkChoice, usage: Usage | None = None, prompt_token_ids: list[int] | None = None
@@ -108,13 +137,61 @@ class _Chat:
         return f"data: {chunk.model_dump_json(exclude=None if self._body.includes_usage else {'usage'})}\n\n"
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
+        parts = parts_of(self._make_parser(), answer.text)
+        calls = [
+            ToolCall(id=new_call_id(), function=CalledFunction(name=name, arguments=arguments))
+            for name, arguments in parts.calls
+        ]
+        has_others = bool(calls or parts.reasoning)
         return ChatChoice(
             index=index,
-            message=AnswerMessage(content=answer.text),
+            message=AnswerMessage(
+                content=None if has_others and not parts.content else parts.content,
+                reasoning_content=parts.reasoning or None,
+                tool_calls=calls or None,
+            ),
             logprobs=chat_logprobs(answer.logprobs, self._texts),
-            finish_reason=answer.finish_reason,
+            finish_reason=_finish_reason(answer.finish_reason, len(calls)),
             token_ids=self._ids(answer.token_ids),
         )
 
     def _ids(self, token_ids: list[int]) -> list[int] | None:
         return list(token_ids) if self._body.return_token_ids else None
+
+
+class _Reader:
+    """One answer's text as deltas; without a parser all of it is content."""
+
+    def __init__(self, parser: AnswerParser | None):
+        self._parser = parser
+        self.num_calls = 0
+
+    def deltas(self, text: str) -> Iterator[Delta]:
+        """What so much more text brings."""
+        if self._parser is None:
+            return iter((Delta(content=text),))
+        return self._of_pieces(self._parser.feed(text))
+
+    def last_deltas(self) -> Iterator[Delta]:
+        """What was held back."""
+        return iter(()) if self._parser is None else self._of_pieces(self._parser.finish())
+
+    def _of_pieces(self, pieces: Iterable[Piece]) -> Iterator[Delta]:
+        for piece in pieces:
+            if piece.kind == "content":
+                yield Delta(content=piece.text)
+            elif piece.kind == "reasoning":
+                yield Delta(reasoning_content=piece.text)
+            else:
+                yield Delta(tool_calls=[self._of_call(piece)])
+
+    def _of_call(self, piece: Piece) -> ToolCallDelta:
+        if piece.kind == "arguments":
+            return ToolCallDelta(index=self.num_calls - 1, function=FunctionDelta(arguments=piece.text))
+        self.num_calls += 1
+        begun = FunctionDelta(name=piece.text, arguments="")
+        return ToolCallDelta(index=self.num_calls - 1, id=new_call_id(), type="function", function=begun)
+
+
+def _finish_reason(reason: str, num_calls: int) -> str:
+    return "tool_calls" if reason == "stop" and num_calls else reason

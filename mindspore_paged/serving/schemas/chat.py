@@ -15,6 +15,7 @@ from mindspore_paged.serving.schemas.common import (
     Usage,
     WholeNumber,
 )
+from mindspore_paged.tools.answer_forms import CallRules, checked_rules
 
 _CONTENT = {
     "anyOf": [
@@ -26,7 +27,10 @@ _CONTENT = {
 }
 
 
-_TOOL_CHOICE = {"anyOf": [{"type": "string", "enum": ["none", "auto"]}, {"type": "null"}]}
+_TOOL_CHOICE = {
+    "anyOf": [{"type": "string", "enum": ["none", "auto", "required"]}, {"type": "object"}, {"type": "null"}],
+    "description": "whether the model calls functions, or must; the function that it must call",
+}
 
 
 class ChatMessage(OpenSchema):
@@ -39,7 +43,8 @@ class ChatMessage(OpenSchema):
 class ChatCompletionRequest(SamplingFields):
     """A chat that the model is to answer.
 
-    tools are given to the chat template. continue_final_message: go on where the last message ends.
+    tools: functions that the model may call, tool_choice: whether it does, parallel_tool_calls: several at once.
+    continue_final_message: go on where the last message ends.
     """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -48,6 +53,7 @@ class ChatCompletionRequest(SamplingFields):
     top_logprobs: Annotated[WholeNumber, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None
+    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -55,12 +61,6 @@ class ChatCompletionRequest(SamplingFields):
 
     def prompt(self) -> dict[str, Any]:
         """The chat, as the engine takes it; raises ApiError for what cannot be done."""
-        if self.tool_choice not in (None, "auto", "none"):
-            raise bad_request(
-                "tool_choice must be none or auto: the model cannot be made to call a tool",
-                "tool_choice",
-                "unsupported_parameter",
-            )
         if self.response_format is not None and self.response_format.get("type") != "text":
             raise bad_request("response_format must be of type text", "response_format", "unsupported_parameter")
         return {
@@ -70,6 +70,10 @@ class ChatCompletionRequest(SamplingFields):
             "add_generation_prompt": self.add_generation_prompt,
             "continue_final_message": self.continue_final_message,
         }
+
+    def call_rules(self) -> CallRules | None:
+        """What the answer may call; raises RequestError for tools that cannot be used."""
+        return checked_rules(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams:
         """See `SamplingFields.sampling_params`."""
@@ -103,11 +107,28 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
 
+class CalledFunction(BaseModel):
+    """A function's name, and its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the model wants to be made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
-    """What the model says."""
+    """What the model says, thinks, and calls; content: None beside one of these where there is no text."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
+    reasoning_content: Annotated[str | None, LEFT_OUT_IF_NONE]
+    tool_calls: Annotated[list[ToolCall] | None, LEFT_OUT_IF_NONE]
     refusal: None = None
     annotations: list[Any] = []
 
@@ -118,7 +139,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     token_ids: OptionalIds
 
 
@@ -135,11 +156,29 @@ class ChatCompletion(BaseModel):
     prompt_token_ids: OptionalIds
 
 
+class FunctionDelta(BaseModel):
+    """A function's name, then pieces of its arguments."""
+
+    name: Annotated[str | None, LEFT_OUT_IF_NONE]
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """What the call of this index begins with, or goes on by."""
+
+    index: int
+    id: Annotated[str | None, LEFT_OUT_IF_NONE]
+    type: Annotated[Literal["function"] | None, LEFT_OUT_IF_NONE]
+    function: FunctionDelta
+
+
 class Delta(BaseModel):
     """What an answer goes on by."""
 
     role: Annotated[Literal["assistant"] | None, LEFT_OUT_IF_NONE]
     content: Annotated[str | None, LEFT_OUT_IF_NONE]
+    reasoning_content: Annotated[str | None, LEFT_OUT_IF_NONE]
+    tool_calls: Annotated[list[ToolCallDelta] | None, LEFT_OUT_IF_NONE]
 
 
 class ChatChunkChoice(BaseModel):
@@ -148,7 +187,7 @@ class ChatChunkChoice(BaseModel):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     token_ids: OptionalIds
 
 

@@ -26,7 +26,7 @@ _SAMPLING_KEYS = (
 )
 _NOTHING_DEPENDS_ON = frozenset(
     {
-        *("metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
+        *("metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
         *("service_tier", "store"),
     }
 )

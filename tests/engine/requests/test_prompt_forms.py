@@ -11,7 +11,9 @@ from mindspore_paged.sampling.sampling_params import SamplingParams
 from tests.engine.paged_oracle import make_engine
 
 CHAT = [{"role": "user", "content": "Hi"}]
-TOKENIZER = SimpleNamespace(encode_chat=lambda messages, most_tokens, **options: [len(messages), *sorted(options)])
+TOKENIZER = SimpleNamespace(
+    encode_chat=lambda messages, most_tokens, **options: [len(messages), *sorted(options)], template_with_tools=""
+)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,8 @@ def test_each_form_becomes_text_or_token_ids(prompt, expected):
 
 def test_what_a_chat_says_to_its_template_goes_over_what_all_are_to_say():
     tokenizer = SimpleNamespace(
-        encode_chat=lambda messages, most_tokens, chat_template_kwargs=None: chat_template_kwargs
+        encode_chat=lambda messages, most_tokens, chat_template_kwargs=None: chat_template_kwargs,
+        template_with_tools="",
     )
     of_all = {"enable_thinking": False, "date_string": "today"}
     own = {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True}}

@@ -1,0 +1,72 @@
+"""From a chat with tools to a request whose answer is held to them, and what reads that answer."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.serving.errors import as_api_error
+from mindspore_paged.serving.service import Service
+from mindspore_paged.tools.answer_forms import CallRules
+from mindspore_paged.tools.answer_parser import AnswerParser
+from mindspore_paged.tools.pieces import Parts
+
+MakeParser = Callable[[], AnswerParser | None]
+
+
+async def prepare_chat(
+    service: Service,
+    chat: dict[str, Any],
+    params: SamplingParams,
+    rules: CallRules | None,
+    *,
+    param: str = "messages",
+    **admission: Any,
+) -> tuple[Request, MakeParser]:
+    """A checked request for an answer to a chat, and what makes a parser for each of its answers.
+
+    rules: for calls in the answer, None for an answer without. admission: as `Service.prepare` takes it.
+    Raises ApiError where it cannot be run, or not now.
+    """
+    forms = service.answer_forms
+    if forms.shows_special_tokens(rules):
+        params = _with(params, skip_special_tokens=False)
+    prompt, opened = chat, False
+    if rules is not None:
+        # What holds the answer must know whether the prompt begins thoughts, before there is a request.
+        token_ids = await service.encoded_chat(chat, param)
+        opened = forms.opens_thoughts(token_ids)
+        try:
+            grammar = await asyncio.to_thread(forms.grammar, rules, opened)
+        except RequestError as error:
+            raise as_api_error(error, "tools") from None
+        prompt, held = {"prompt_token_ids": token_ids}, params
+        if grammar is not None and (rules.forced or getattr(params, "structured_outputs", None) is None):
+            held = _with(params, structured_outputs={"grammar": grammar})
+        is_held, params = held is not params, held
+    (request,) = await service.prepare([prompt], params, param=param, **admission)
+    if rules is None:
+        return request, partial(forms.parser, None, forms.opens_thoughts(request.prompt_token_ids))
+    return request, partial(forms.parser, rules, opened, is_held)
+
+
+def parts_of(parser: AnswerParser | None, text: str) -> Parts:
+    """A whole answer taken apart; without a parser all of it is content."""
+    return Parts(content=text) if parser is None else Parts().add(parser.feed(text)).add(parser.finish())
+
+
+def new_call_id() -> str:
+    """An id for a call, in OpenAI's form."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _with(params: SamplingParams, **keys: Any) -> SamplingParams:
+    """The parameters with these keys, as far as the sampler has them."""
+    known = {field.name for field in fields(params)}
+    known_keys = {key: value for key, value in keys.items() if key in known}
+    return replace(params, **known_keys) if known_keys else params
