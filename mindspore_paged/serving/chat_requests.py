@@ -14,7 +14,7 @@ from mindspore_paged.serving.errors import as_api_error
 from mindspore_paged.serving.service import Service
 from mindspore_paged.tools.answer_forms import CallRules
 from mindspore_paged.tools.answer_parser import AnswerParser
-from mindspore_paged.tools.pieces import Parts
+from mindspore_paged.tools.pieces import Block, Parts, add_piece
 
 MakeParser = Callable[[], AnswerParser | None]
 
@@ -58,6 +58,14 @@ async def prepare_chat(
 def parts_of(parser: AnswerParser | None, text: str) -> Parts:
     """A whole answer taken apart; without a parser all of it is content."""
     return Parts(content=text) if parser is None else Parts().add(parser.feed(text)).add(parser.finish())
+
+
+def blocks_of(parser: AnswerParser, text: str) -> list[Block]:
+    """A whole answer as blocks, in their order; one without text where there is nothing."""
+    blocks: list[Block] = []
+    for piece in (*parser.feed(text), *parser.finish()):
+        add_piece(blocks, piece)
+    return blocks or [Block("content", "")]
 
 
 def new_call_id() -> str:

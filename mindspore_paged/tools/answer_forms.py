@@ -1,14 +1,14 @@
 """How one model calls functions and thinks, and what follows from it for its answers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mindspore_paged.tokenizer import Tokenizer
 from mindspore_paged.tools.answer_parser import AnswerParser
 from mindspore_paged.tools.call_parser import CallParser
 from mindspore_paged.tools.forms import form_of, thought_form_of
-from mindspore_paged.tools.functions import Function, ToolChoice, checked_choice, checked_functions
+from mindspore_paged.tools.functions import PLACES, Function, ToolChoice, checked_choice, checked_functions
 from mindspore_paged.tools.grammar import CallGrammar, check_schemas
 from mindspore_paged.tools.reasoning import ReasoningParser
 
@@ -31,13 +31,16 @@ class CallRules:
 
 
 def checked_rules(
-    tools: Sequence[object] | None, choice: object = None, parallel: bool | None = None, place: str = "function."
+    tools: Sequence[object] | None,
+    choice: object = None,
+    parallel: bool | None = None,
+    places: Mapping[str, str] = PLACES,
 ) -> CallRules | None:
     """The rules that OpenAI's `tools`, `tool_choice` and `parallel_tool_calls` make; None where nothing may be called.
 
-    place: see `checked_functions`. Raises RequestError for what cannot be used.
+    places: see `checked_functions`. Raises RequestError for what cannot be used.
     """
-    functions = checked_functions(tools, place)
+    functions = checked_functions(tools, places)
     chosen: ToolChoice = checked_choice(choice, functions)
     if chosen.mode == "none" or not functions:
         return None

@@ -57,11 +57,16 @@ class ToolChoice:
         return [function for function in functions if self.names is None or function.name in self.names]
 
 
-def checked_functions(tools: Sequence[Any] | None, place: str = "function.") -> list[Function]:
+KEYS = ("name", "description", "parameters", "strict")
+PLACES = {key: f"function.{key}" for key in KEYS}
+"""Where a tool has each of a function's keys, in OpenAI's chats."""
+
+
+def checked_functions(tools: Sequence[Any] | None, places: Mapping[str, str] = PLACES) -> list[Function]:
     """The functions of `tools`; raises RequestError that names the tool and what is wrong with it.
 
     tools: `{"type": "function", "function": {"name", "description", "parameters", "strict"}}`, one or more.
-    place: where a tool has these keys for the one who gave it, as messages say it.
+    places: where a tool has these keys for whoever gave it, as messages say it.
     """
     tools = tools or []
     if len(tools) > MAX_FUNCTIONS:
@@ -72,9 +77,9 @@ def checked_functions(tools: Sequence[Any] | None, place: str = "function.") -> 
         num_characters += _size(tool, f"tools[{index}]")
         if num_characters > MAX_CHARACTERS:
             raise RequestError(f"tools: they have more than {MAX_CHARACTERS} characters as JSON")
-        functions.append(_function(tool, index, place))
+        functions.append(_function(tool, index, places))
         if functions[-1].name in (function.name for function in functions[:-1]):
-            where = f"tools[{index}].{place}name"
+            where = f"tools[{index}].{places['name']}"
             raise RequestError(f"{where} is {functions[-1].name!r}, as another tool's; names must differ")
     return functions
 
@@ -102,8 +107,8 @@ def checked_choice(choice: Any, functions: Sequence[Function]) -> ToolChoice:
     return chosen
 
 
-def _function(tool: Any, index: int, place: str) -> Function:
-    where = f"tools[{index}].{place}"
+def _function(tool: Any, index: int, places: Mapping[str, str]) -> Function:
+    where = {key: f"tools[{index}].{place}" for key, place in places.items()}
     if not isinstance(tool, Mapping):
         raise RequestError(f"tools[{index}] is {shortened(tool)}; it must be a mapping")
     if tool.get("type") != "function":
@@ -115,18 +120,18 @@ def _function(tool: Any, index: int, place: str) -> Function:
         raise RequestError(f"tools[{index}].function is {shortened(function)}; it must be a mapping")
     name, parameters, strict = function.get("name"), function.get("parameters"), function.get("strict")
     if name is None:
-        raise RequestError(f"{where}name is missing")
+        raise RequestError(f"{where['name']} is missing")
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise RequestError(f"{where}name is {shortened(name)}; it must be 1 to 64 letters, digits, - or _")
+        raise RequestError(f"{where['name']} is {shortened(name)}; it must be 1 to 64 letters, digits, - or _")
     if not isinstance(function.get("description"), str | None):
-        raise RequestError(f"{where}description is {shortened(function['description'])}; it must be text")
+        raise RequestError(f"{where['description']} is {shortened(function['description'])}; it must be text")
     if not isinstance(strict, bool | None):
-        raise RequestError(f"{where}strict is {shortened(strict)}; it must be true or false")
+        raise RequestError(f"{where['strict']} is {shortened(strict)}; it must be true or false")
     if not isinstance(parameters, Mapping | None):
-        raise RequestError(f"{where}parameters is {shortened(parameters)}; it must be the JSON Schema of an object")
+        raise RequestError(f"{where['parameters']} is {shortened(parameters)}; it must be the JSON Schema of an object")
     if parameters and not _COMBINED & parameters.keys() and parameters.get("type", "object") != "object":
         kind = shortened(parameters["type"])
-        raise RequestError(f"{where}parameters is of type {kind}; it must be the JSON Schema of an object")
+        raise RequestError(f"{where['parameters']} is of type {kind}; it must be the JSON Schema of an object")
     return Function(name, parameters, bool(strict))
 
 

@@ -97,18 +97,18 @@ class CallGrammar:
         return f"<[{self.tokens[text]}]>" if text in self.tokens else _text(text)
 
 
-def check_schemas(functions: Sequence[Function], place: str = "function.") -> None:
-    """Raise RequestError for parameters that no grammar can be made of; place: as for `checked_functions`.
+def check_schemas(functions: Sequence[Function]) -> None:
+    """Raise RequestError for parameters that no grammar can be made of.
 
     What JSON Schema has and a grammar cannot follow is an error for strict functions, and else not looked at.
     """
     from llguidance import LLMatcher  # only now: whoever calls no tools does not load it
 
-    for index, function in enumerate(functions):
+    for function in functions:
         problem = LLMatcher.validate_grammar(f"start: {_arguments(function)}")
         if problem:
             why = one_line(problem.split("failed to compile JSON schema: ")[-1].split("\n   1 |")[0])
-            raise RequestError(f"tools[{index}].{place}parameters: no calls can be held to them: {why}")
+            raise RequestError(f"tools: no calls can be held to the parameters of {function.name!r}: {why}")
 
 
 def _text(text: str) -> str:

@@ -14,6 +14,27 @@ class Piece:
 
 
 @dataclass
+class Block:
+    """Pieces that belong together: thoughts, content between calls, or a call with its name and arguments."""
+
+    kind: Literal["reasoning", "content", "call"]
+    text: str
+    name: str | None = None
+
+
+def add_piece(blocks: list[Block], piece: Piece) -> bool:
+    """Go on with an answer's blocks by a piece; returns whether it begins one."""
+    if piece.kind == "name":
+        blocks.append(Block("call", "", piece.text))
+        return True
+    if piece.kind == "arguments" or (blocks and blocks[-1].kind == piece.kind):
+        blocks[-1].text += piece.text
+        return False
+    blocks.append(Block(piece.kind, piece.text))
+    return True
+
+
+@dataclass
 class Parts:
     """Pieces put together; calls: names, and arguments as JSON text."""
 

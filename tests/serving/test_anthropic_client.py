@@ -5,6 +5,7 @@ import pytest
 
 from mindspore_paged import SamplingParams
 from tests.serving.running import HI, MODEL
+from tests.tokenizer.family_templates import QWEN3
 
 
 def client_of(server):
@@ -132,7 +133,14 @@ def test_what_the_cache_held_is_counted_apart(server, client):
         ({"model": "claude"}, anthropic.NotFoundError, "the model 'claude' is not served"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens is 0; it must be at least 1"),
         ({"extra_body": {"temperature": -1}}, anthropic.BadRequestError, "temperature is -1.0; it must be 0 or more"),
-        ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "tool_choice must be of type auto or none"),
+        ({"tool_choice": {"type": "any"}}, anthropic.BadRequestError, "tool_choice is given without tools"),
+        ({"tool_choice": {"type": "all"}}, anthropic.BadRequestError, "tool_choice is of type 'all'; it must be one"),
+        (
+            {"tools": [{"name": "f", "input_schema": {"type": "string"}}]},
+            anthropic.BadRequestError,
+            r"tools\[0\].input_schema is of type 'string'; it must be the JSON Schema of an object",
+        ),
+        ({"thinking": {"type": "deep"}}, anthropic.BadRequestError, "thinking is of type 'deep'; it must be one of"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, anthropic.BadRequestError, "thinking must be of"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
@@ -149,3 +157,64 @@ def test_errors_have_anthropics_form(server, client, keys, kind, message):
             client.messages.create(**{"model": MODEL, "max_tokens": 4, "messages": HI, "stream": stream} | keys)
         assert list(caught.value.body) == ["type", "error"]
         assert list(caught.value.body["error"]) == ["type", "message"]
+
+
+WEATHER = {
+    "name": "get_weather",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+ANSWER = (
+    "<think>\nRain?\n</think>\n\nLet me see.\n"
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_tool_is_called_in_a_loop(speaking, streamed):
+    with speaking(QWEN3, ANSWER, "It rains.") as server:
+        client = client_of(server)
+        messages = [{"role": "user", "content": "How is it in Köln?"}]
+        common = {"model": MODEL, "max_tokens": 500, "tools": [WEATHER], "thinking": {"type": "adaptive"}}
+
+        def asked():
+            if not streamed:
+                return client.messages.create(messages=messages, **common)
+            with client.messages.stream(messages=messages, **common) as stream:
+                return stream.get_final_message()
+
+        message = asked()
+        assert [block.type for block in message.content] == ["thinking", "text", "tool_use"]
+        thoughts, text, call = message.content
+        assert (thoughts.thinking, text.text) == ("Rain?", "Let me see.")
+        assert (call.name, call.input, message.stop_reason) == ("get_weather", {"city": "Köln"}, "tool_use")
+        assert call.id.startswith("toolu_")
+        assert message.usage.output_tokens == len(ANSWER.encode()) + 1
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "rain"}
+        messages += [
+            {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in message.content]},
+            {"role": "user", "content": [result]},
+        ]
+        message = asked()
+    assert [block.text for block in message.content] == ["It rains."]
+    assert message.stop_reason == "end_turn"
+
+
+def test_a_call_that_is_cut_off_is_text(speaking):
+    with speaking(QWEN3, ANSWER) as server:
+        message = client_of(server).messages.create(
+            model=MODEL, max_tokens=100, messages=HI, tools=[WEATHER], tool_choice={"type": "auto"}
+        )
+    assert message.stop_reason == "max_tokens"
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    assert message.content[1].text == ANSWER[:99].partition("</think>\n\n")[2]  # ö is two tokens
+
+
+@pytest.mark.parametrize(("kind", "thinks"), [("enabled", True), ("disabled", False)])
+def test_thoughts_may_be_switched_off(speaking, kind, thinks):
+    thinking = {"type": kind} | ({"budget_tokens": 1024} if thinks else {})
+    with speaking(QWEN3, "Yes.") as server:
+        client = client_of(server)
+        message = client.messages.create(model=MODEL, max_tokens=2000, messages=HI, thinking=thinking)
+        plain = client.messages.count_tokens(model=MODEL, messages=HI).input_tokens
+    assert message.content[0].text == "Yes."
+    assert message.usage.input_tokens + message.usage.cache_read_input_tokens == plain + (0 if thinks else 19)

@@ -1,10 +1,13 @@
 """The official client of OpenAI's takes /v1/responses for theirs."""
 
+import json
+
 import openai
 import pytest
 
 from mindspore_paged import SamplingParams
 from tests.serving.running import HI, MODEL
+from tests.tokenizer.family_templates import QWEN3
 
 
 def expected(server, messages, tokens=8, **options):
@@ -93,7 +96,8 @@ def test_items_are_the_chats_of_completions(long_server):
         ({"background": True}, "background is not supported"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format must be of type text"),
         ({"tools": [{"type": "web_search"}]}, "a tool must be a function with a name"),
-        ({"tool_choice": "required"}, "tool_choice must be none or auto"),
+        ({"tool_choice": "required"}, "tool_choice is given without tools"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name is 'a b'; it must be 1 to 64 letters"),
         ({"max_output_tokens": 0}, "max_tokens is 0; it must be at least 1"),
     ],
 )
@@ -101,3 +105,87 @@ def test_what_cannot_be_done(server, keys, message):
     with pytest.raises(openai.BadRequestError) as caught:
         server.client.responses.create(**{"model": MODEL, "input": "Hi"} | keys)
     assert message in caught.value.body["message"]
+
+
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+ANSWER = f"<think>\nRain?\n</think>\n\nLet me see.\n{CALL}\n{CALL}"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tools_are_called_in_a_loop(speaking, streamed):
+    with speaking(QWEN3, ANSWER, "It rains.") as server:
+        common = {"model": MODEL, "max_output_tokens": 500, "tools": [WEATHER]}
+        items = [{"role": "user", "content": "How is it in Köln?"}]
+
+        def asked():
+            if not streamed:
+                return server.client.responses.create(input=items, **common)
+            with server.client.responses.stream(input=items, **common) as stream:
+                events = list(stream)
+                assert [event.sequence_number for event in events] == list(range(len(events)))
+                return stream.get_final_response()
+
+        response = asked()
+        assert [item.type for item in response.output] == ["reasoning", "message", *["function_call"] * 2]
+        thoughts, message, first, second = response.output
+        assert (thoughts.content[0].text, message.content[0].text) == ("Rain?", "Let me see.")
+        assert (first.name, json.loads(first.arguments)) == ("get_weather", {"city": "Köln"})
+        assert first.call_id.startswith("call_")
+        assert first.call_id != second.call_id
+        assert response.usage.output_tokens == len(ANSWER.encode()) + 1
+        items += [item.model_dump(exclude_none=True) for item in response.output]
+        items += [
+            {"type": "function_call_output", "call_id": item.call_id, "output": "rain"} for item in (first, second)
+        ]
+        response = asked()
+    assert (response.output_text, response.status) == ("It rains.", "completed")
+
+
+def test_events_of_calls_are_those_of_openai(speaking):
+    with speaking(QWEN3, f"So.\n{CALL}") as server:
+        events = list(
+            server.client.responses.create(
+                model=MODEL, input="Hi", tools=[WEATHER], tool_choice="auto", max_output_tokens=500, stream=True
+            )
+        )
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert [kind for kind in kinds if kind != "output_text.delta"] == [
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *("output_text.done", "content_part.done", "output_item.done"),
+        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"),
+        "completed",
+    ]
+    done = next(event for event in events if event.type == "response.function_call_arguments.done")
+    assert (done.name, json.loads(done.arguments), done.output_index) == ("get_weather", {"city": "Köln"}, 1)
+
+
+def test_calls_of_one_answer_are_one_message(long_server):
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"id": name, "type": "function", "function": function} for name in ("c1", "c2")]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    output = expected(
+        long_server,
+        [
+            *HI,
+            {"role": "assistant", "content": "So", "tool_calls": calls},
+            *({"role": "tool", "tool_call_id": name, "content": "1"} for name in ("c1", "c2")),
+        ],
+        tools=tools,
+    )
+    response = long_server.client.responses.create(
+        model=MODEL,
+        max_output_tokens=8,
+        tools=[{"type": "function", "name": "f"}],
+        input=[
+            *HI,
+            {"type": "message", "role": "assistant", "content": "So"},
+            *({"type": "function_call", "call_id": name, **function} for name in ("c1", "c2")),
+            *({"type": "function_call_output", "call_id": name, "output": "1"} for name in ("c1", "c2")),
+        ],
+    )
+    assert response.usage.input_tokens == len(output.prompt_token_ids)

@@ -9,7 +9,7 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.tokenizer import Tokenizer
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
 from mindspore_paged.tools.answer_forms import AnswerForms, CallRules, checked_rules
-from mindspore_paged.tools.functions import Function
+from mindspore_paged.tools.functions import KEYS, Function
 from mindspore_paged.tools.pieces import Parts
 from tests.tokenizer.families import byte_level
 from tests.tokenizer.family_templates import TEMPLATES
@@ -97,4 +97,4 @@ def test_rules():
     allowed = {"mode": "required", "tools": [named, {"type": "function", "function": {"name": "f"}}]}
     assert checked_rules(TOOLS, {"type": "allowed_tools", "allowed_tools": allowed}).forced
     with pytest.raises(RequestError, match=r"^tools\[0\]\.name is missing"):
-        checked_rules([{"type": "function", "function": {}}], place="")
+        checked_rules([{"type": "function", "function": {}}], places={key: key for key in KEYS})

@@ -2,13 +2,15 @@
 
 import json
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mindspore_paged.serving.errors import MESSAGES_ERRORS, ApiError, anthropic_body
+from mindspore_paged.serving.chat_requests import blocks_of, prepare_chat
+from mindspore_paged.serving.errors import MESSAGES_ERRORS, ApiError, anthropic_body, bad_request
 from mindspore_paged.serving.generation import Generation
 from mindspore_paged.serving.json_body import JsonRoute
 from mindspore_paged.serving.schemas.messages import (
@@ -17,10 +19,20 @@ from mindspore_paged.serving.schemas.messages import (
     CountTokensRequest,
     MessagesRequest,
     TextBlock,
+    ThinkingBlock,
     TokenCount,
+    ToolUseBlock,
 )
 from mindspore_paged.serving.service import Service
 from mindspore_paged.serving.streams import event_stream, json_answer, unless_gone
+from mindspore_paged.tools.answer_parser import AnswerParser
+from mindspore_paged.tools.pieces import Block, Piece, add_piece
+
+_DELTAS = {
+    "content": ("text_delta", "text"),
+    "reasoning": ("thinking_delta", "thinking"),
+    "arguments": ("input_json_delta", "partial_json"),
+}
 
 router = APIRouter(route_class=JsonRoute, tags=["messages"])
 
@@ -30,10 +42,13 @@ async def create_message(http: Request, body: MessagesRequest) -> Response:
     """Answer a chat, whole or, with `stream`, as server-sent events."""
     service: Service = http.app.state.service
     headers, model = body.warning_headers(), service.checked_model(body.model)
-    requests = await service.prepare(
-        [body.prompt()], body.sampling_params(service.defaults), tenant=http.scope.get("tenant"), param="messages"
-    )
-    message = _Message(Generation(service, requests), model)
+    if body.thinks and service.answer_forms.thoughts is None:
+        raise bad_request("thinking must be of type disabled: this model writes no thoughts", "thinking")
+    request, make_parser = await prepare_chat(
+        service, body.prompt(), body.sampling_params(service.defaults), body.call_rules(),
+        tenant=http.scope.get("tenant"),
+    )  # fmt: skip
+    message = _Message(Generation(service, [request]), make_parser(), model)
     if body.stream:
         return await event_stream(http, message.events(), headers, _error_event, last="")
     return json_answer(await unless_gone(http, message.whole()), headers)
@@ -51,22 +66,24 @@ async def count_tokens(http: Request, body: CountTokensRequest) -> TokenCount:
 class _Message:
     """A chat that is being answered, in Anthropic's form."""
 
-    def __init__(self, generation: Generation, model: str):
+    def __init__(self, generation: Generation, parser: AnswerParser | None, model: str):
         self._generation = generation
+        self._parser = parser or AnswerParser(None, None)
         self._sequence = generation.requests[0].sequences[0]
         self._shared = {"id": f"msg_{uuid.uuid4().hex}", "model": model}
 
     async def whole(self) -> AnswerOfMessages:
         (answer,) = await self._generation.answers()
+        blocks = blocks_of(self._parser, answer.text)
         return AnswerOfMessages(
             **self._shared,
-            content=[TextBlock(text=answer.text)],
-            **self._end(answer.finish_reason),
+            content=[_content(block) for block in blocks],
+            **self._end(answer.finish_reason, blocks),
             usage=self._usage(),
         )
 
     async def events(self) -> AsyncGenerator[str]:
-        reason = None
+        reason, blocks = None, []
         async with aclosing(self._generation.updates()) as updates:
             begun = False
             async for _, update in updates:
@@ -74,17 +91,24 @@ class _Message:
                     begun = True
                     opening = AnswerOfMessages(**self._shared, content=[], stop_reason=None, usage=self._usage())
                     yield _event("message_start", message=opening.model_dump())
-                    yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-                if update.text:
-                    yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": update.text})
+                for event in _events(blocks, self._parser.feed(update.text)):
+                    yield event
                 reason = update.finish_reason or reason
-        yield _event("content_block_stop", index=0)
-        yield _event("message_delta", delta=self._end(reason), usage=self._usage().model_dump())
+        rest = self._parser.finish()
+        for event in _events(blocks, rest or ([] if blocks else [Piece("content", "")])):
+            yield event
+        yield _event("content_block_stop", index=len(blocks) - 1)
+        yield _event("message_delta", delta=self._end(reason, blocks), usage=self._usage().model_dump())
         yield _event("message_stop")
 
-    def _end(self, finish_reason: str) -> dict[str, str | None]:
+    def _end(self, finish_reason: str, blocks: Sequence[Block]) -> dict[str, str | None]:
         stopped_by = self._sequence.detokenizer.stopped_by if finish_reason == "stop" else None
-        reason = "max_tokens" if finish_reason == "length" else "end_turn" if stopped_by is None else "stop_sequence"
+        if finish_reason == "length":
+            reason = "max_tokens"
+        elif any(block.kind == "call" for block in blocks):
+            reason, stopped_by = "tool_use", None
+        else:
+            reason = "end_turn" if stopped_by is None else "stop_sequence"
         return {"stop_reason": reason, "stop_sequence": stopped_by}
 
     def _usage(self) -> AnthropicUsage:
@@ -95,6 +119,36 @@ class _Message:
             output_tokens=usage.completion_tokens,
             cache_read_input_tokens=cached,
         )
+
+
+def _content(block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
+    """A block of an answer in Anthropic's form; that of a call that breaks off has no input."""
+    if block.kind == "content":
+        return TextBlock(text=block.text)
+    if block.kind == "reasoning":
+        return ThinkingBlock(thinking=block.text)
+    return ToolUseBlock(id=f"toolu_{uuid.uuid4().hex[:24]}", name=block.name, input=_input(block.text))
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _events(blocks: list[Block], pieces: Iterable[Piece]) -> Iterator[str]:
+    """What these pieces are as events; they are added to the answer's blocks."""
+    for piece in pieces:
+        if add_piece(blocks, piece):
+            index = len(blocks) - 1
+            if index:
+                yield _event("content_block_stop", index=index - 1)
+            empty = _content(replace(blocks[-1], text="")).model_dump(exclude_none=True)
+            yield _event("content_block_start", index=index, content_block=empty)
+        if piece.kind != "name" and piece.text:
+            kind, key = _DELTAS[piece.kind]
+            yield _event("content_block_delta", index=len(blocks) - 1, delta={"type": kind, key: piece.text})
 
 
 def _event(kind: str, **content: Any) -> str:

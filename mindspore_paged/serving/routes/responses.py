@@ -4,25 +4,28 @@ import itertools
 import json
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import chain
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from mindspore_paged.serving.chat_requests import prepare_chat
 from mindspore_paged.serving.errors import ERRORS, ApiError
 from mindspore_paged.serving.generation import Generation
 from mindspore_paged.serving.json_body import JsonRoute
+from mindspore_paged.serving.response_items import ResponseItems
 from mindspore_paged.serving.schemas.responses import (
     InputTokensDetails,
     ModelResponse,
-    OutputMessage,
-    OutputText,
     ResponsesRequest,
     ResponsesUsage,
 )
 from mindspore_paged.serving.service import Service
 from mindspore_paged.serving.streams import event_stream, json_answer, unless_gone
+from mindspore_paged.tools.answer_parser import AnswerParser
 
 router = APIRouter(route_class=JsonRoute, tags=["responses"])
 
@@ -32,10 +35,11 @@ async def create_response(http: Request, body: ResponsesRequest) -> Response:
     """Answer, whole or, with `stream`, as server-sent events."""
     service: Service = http.app.state.service
     headers, model = body.warning_headers(), service.checked_model(body.model)
-    requests = await service.prepare(
-        [body.prompt()], body.sampling_params(service.defaults), tenant=http.scope.get("tenant"), param="input"
-    )
-    answer = _Answer(Generation(service, requests), body, model)
+    request, make_parser = await prepare_chat(
+        service, body.prompt(), body.sampling_params(service.defaults), body.call_rules(),
+        tenant=http.scope.get("tenant"), param="input",
+    )  # fmt: skip
+    answer = _Answer(Generation(service, [request]), make_parser(), body, model)
     if body.stream:
         return await event_stream(http, answer.events(), headers, answer.error_event, last="")
     return json_answer(await unless_gone(http, answer.whole()), headers)
@@ -44,10 +48,11 @@ async def create_response(http: Request, body: ResponsesRequest) -> Response:
 class _Answer:
     """A response that is being written, in OpenAI's form."""
 
-    def __init__(self, generation: Generation, body: ResponsesRequest, model: str):
+    def __init__(self, generation: Generation, parser: AnswerParser | None, body: ResponsesRequest, model: str):
         self._generation = generation
-        self._message_id = f"msg_{uuid.uuid4().hex}"
+        self._parser = parser or AnswerParser(None, None)
         self._numbers = itertools.count()
+        self._items = ResponseItems(self._event)
         params = generation.requests[0].params
         self._shared = {
             "id": f"resp_{uuid.uuid4().hex}",
@@ -68,10 +73,12 @@ class _Answer:
 
     async def whole(self) -> ModelResponse:
         (answer,) = await self._generation.answers()
-        return self._ended(answer.text, answer.finish_reason)
+        status = _status(answer.finish_reason)
+        deque(self._items.finish(chain(self._parser.feed(answer.text), self._parser.finish()), status), maxlen=0)
+        return self._ended(status)
 
     async def events(self) -> AsyncGenerator[str]:
-        text, reason = "", None
+        reason = None
         async with aclosing(self._generation.updates()) as updates:
             begun = False
             async for _, update in updates:
@@ -79,17 +86,13 @@ class _Answer:
                     begun = True
                     for event in self._opening():
                         yield event
-                if update.text:
-                    text += update.text
-                    yield self._event("response.output_text.delta", self._place(), delta=update.text, logprobs=[])
+                for event in self._items.add(self._parser.feed(update.text)):
+                    yield event
                 reason = update.finish_reason or reason
-        response = self._ended(text, reason)
-        (item,) = response.output
-        (part,) = item.content
-        yield self._event("response.output_text.done", self._place(), text=text, logprobs=[])
-        yield self._event("response.content_part.done", self._place(), part=part.model_dump())
-        yield self._event("response.output_item.done", output_index=0, item=item.model_dump())
-        yield self._event(f"response.{response.status}", response=response.model_dump())
+        status = _status(reason)
+        for event in self._items.finish(self._parser.finish(), status):
+            yield event
+        yield self._event(f"response.{status}", response=self._ended(status).model_dump())
 
     def error_event(self, error: ApiError) -> str:
         """What ends a stream that fails."""
@@ -97,26 +100,19 @@ class _Answer:
 
     def _opening(self) -> list[str]:
         response = ModelResponse(**self._shared, status="in_progress", output=[]).model_dump()
-        item = OutputMessage(id=self._message_id, status="in_progress", content=[]).model_dump()
         return [
             self._event("response.created", response=response),
             self._event("response.in_progress", response=response),
-            self._event("response.output_item.added", output_index=0, item=item),
-            self._event("response.content_part.added", self._place(), part=OutputText(text="").model_dump()),
         ]
 
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self._message_id, "output_index": 0, "content_index": 0}
-
-    def _ended(self, text: str, finish_reason: str) -> ModelResponse:
-        status = "incomplete" if finish_reason == "length" else "completed"
+    def _ended(self, status: str) -> ModelResponse:
         usage = self._generation.usage()
         return ModelResponse(
             **self._shared,
             status=status,
             completed_at=int(time.time()) if status == "completed" else None,
             incomplete_details={"reason": "max_output_tokens"} if status == "incomplete" else None,
-            output=[OutputMessage(id=self._message_id, status=status, content=[OutputText(text=text)])],
+            output=self._items.items(status),
             usage=ResponsesUsage(
                 input_tokens=usage.prompt_tokens,
                 input_tokens_details=InputTokensDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
@@ -128,3 +124,7 @@ class _Answer:
     def _event(self, kind: str, place: dict[str, Any] | None = None, **content: Any) -> str:
         event = {"type": kind, "sequence_number": next(self._numbers), **(place or {}), **content}
         return f"event: {kind}\ndata: {json.dumps(event)}\n\n"
+
+
+def _status(finish_reason: str) -> str:
+    return "incomplete" if finish_reason == "length" else "completed"

@@ -9,7 +9,12 @@ from pydantic import BaseModel, Field
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.common import OpenSchema, TextOrParts, WholeNumber
+from mindspore_paged.tools.answer_forms import CallRules, checked_rules
 from mindspore_paged.wording import shortened
+
+_CHOICES = {"auto": "auto", "any": "required", "tool": None, "none": "none"}
+_THINKING = {"enabled": True, "adaptive": None, "disabled": False}
+_PLACES = {"name": "name", "description": "description", "parameters": "input_schema", "strict": "strict"}
 
 
 class InputMessage(OpenSchema):
@@ -20,9 +25,10 @@ class InputMessage(OpenSchema):
 
 
 class AnthropicTool(OpenSchema):
-    """A function that the model may call; input_schema: JSON schema of its arguments."""
+    """A function that the model may call; input_schema: JSON schema of its arguments, which it is held to."""
 
     name: str
+    strict: bool | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
 
@@ -42,17 +48,36 @@ class CountTokensRequest(OpenSchema):
 
         Where the last turn is the assistant's, the answer goes on with it.
         """
-        choice = (self.tool_choice or {}).get("type", "auto")
-        if choice not in ("auto", "none"):
-            raise bad_request("tool_choice must be of type auto or none", "tool_choice", "unsupported_parameter")
-        if self.thinking is not None and self.thinking.get("type") != "disabled":
-            raise bad_request("thinking must be of type disabled", "thinking", "unsupported_parameter")
-        continues = self.messages[-1].role == "assistant"
+        thinks = self.thinks
         return {
             "messages": [*self._system(), *self._turns()],
-            "tools": [_tool(tool) for tool in self.tools or ()] if choice == "auto" else None,
-            "continue_final_message": continues,
+            "tools": None if (self.tool_choice or {}).get("type") == "none" else self._tools(),
+            "continue_final_message": self.messages[-1].role == "assistant",
+            "chat_template_kwargs": None if thinks is None else {"enable_thinking": thinks},
         }
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model is to think first; None where that is not said. Raises ApiError for what says neither."""
+        kind = None if self.thinking is None else self.thinking.get("type")
+        if self.thinking is not None and kind not in _THINKING:
+            allowed = ", ".join(_THINKING)
+            raise bad_request(f"thinking is of type {shortened(kind)}; it must be one of {allowed}", "thinking")
+        return _THINKING.get(kind)
+
+    def call_rules(self) -> CallRules | None:
+        """What the answer may call; raises RequestError and ApiError for tools that cannot be used."""
+        choice = self.tool_choice or {"type": "auto"}
+        kind = choice.get("type")
+        if kind not in _CHOICES:
+            allowed = ", ".join(_CHOICES)
+            raise bad_request(f"tool_choice is of type {shortened(kind)}; it must be one of {allowed}", "tool_choice")
+        named = {"type": "function", "name": choice.get("name")}
+        parallel = choice.get("disable_parallel_tool_use") is not True
+        return checked_rules(self._tools(), named if kind == "tool" else _CHOICES[kind], parallel, _PLACES)
+
+    def _tools(self) -> list[dict[str, Any]]:
+        return [_tool(tool) for tool in self.tools or ()]
 
     def _system(self) -> Iterator[dict[str, Any]]:
         if self.system:
@@ -105,6 +130,7 @@ def _text_of(block: dict[str, Any], where: str) -> str:
 
 def _tool(tool: AnthropicTool) -> dict[str, Any]:
     function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    function |= {"strict": tool.strict}
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
@@ -131,6 +157,23 @@ class TextBlock(BaseModel):
     citations: None = None
 
 
+class ThinkingBlock(BaseModel):
+    """What the model thinks before; nothing is signed."""
+
+    type: Literal["thinking"] = "thinking"
+    thinking: str
+    signature: str = ""
+
+
+class ToolUseBlock(BaseModel):
+    """A call that the model wants to be made."""
+
+    type: Literal["tool_use"] = "tool_use"
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
 class AnthropicUsage(BaseModel):
     """Tokens that were counted; input_tokens: of the prompt, but for those that were in the cache.
 
@@ -154,9 +197,9 @@ class AnswerOfMessages(BaseModel):
     id: str
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
-    content: list[TextBlock]
+    content: list[TextBlock | ThinkingBlock | ToolUseBlock]
     model: str
-    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence"] | None
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
     stop_sequence: str | None = None
     stop_details: None = None
     container: None = None

@@ -9,6 +9,8 @@ from pydantic import BaseModel, PlainValidator, WithJsonSchema
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.common import OpenSchema, WholeNumber
+from mindspore_paged.tools.answer_forms import CallRules, checked_rules
+from mindspore_paged.tools.functions import KEYS
 from mindspore_paged.wording import shortened
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")
@@ -24,6 +26,12 @@ def _input(value: Any) -> str | list[dict[str, Any]]:
 _INPUT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]}
 
 
+_TOOL_CHOICE = {
+    "anyOf": [{"type": "string", "enum": ["none", "auto", "required"]}, {"type": "object"}, {"type": "null"}]
+}
+_PLACES = {key: key for key in KEYS}
+
+
 class ResponsesRequest(OpenSchema):
     """What the model is to answer; instructions stand before it as the system's."""
 
@@ -35,7 +43,7 @@ class ResponsesRequest(OpenSchema):
     top_p: float | None = None
     stream: bool | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = None
+    tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None
     text: dict[str, Any] | None = None
     previous_response_id: str | None = None
     conversation: Annotated[Any, WithJsonSchema({"type": "null"})] = None
@@ -54,23 +62,39 @@ class ResponsesRequest(OpenSchema):
                 )
         if self.background:
             raise bad_request("background is not supported by this server", "background", "unsupported_parameter")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise bad_request("tool_choice must be none or auto", "tool_choice", "unsupported_parameter")
         form = (self.text or {}).get("format") or {"type": "text"}
         if not isinstance(form, dict) or form.get("type") != "text":
             raise bad_request("text.format must be of type text", "text.format", "unsupported_parameter")
         instructions = [{"role": "system", "content": self.instructions}] if self.instructions else []
         return {
             "messages": [*instructions, *self._messages()],
-            "tools": None if self.tool_choice == "none" else [_tool(tool) for tool in self.tools or ()],
+            "tools": None if self.tool_choice == "none" else self._tools(),
         }
+
+    def call_rules(self) -> CallRules | None:
+        """What the answer may call; raises RequestError and ApiError for tools that cannot be used."""
+        return checked_rules(self._tools(), self.tool_choice, self.parallel_tool_calls, _PLACES)
+
+    def _tools(self) -> list[dict[str, Any]]:
+        return [_tool(tool) for tool in self.tools or ()]
 
     def sampling_params(self, defaults: SamplingParams) -> SamplingParams:
         """The parameters, `defaults` where the body says nothing; raises RequestError for values out of range."""
         given = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p, "n": 1}
         return replace(defaults, logprobs=None, **{key: value for key, value in given.items() if value is not None})
 
-    def _messages(self) -> Iterator[dict[str, Any]]:
+    def _messages(self) -> list[dict[str, Any]]:
+        """The items as messages; an answer's calls belong to one message, with its text."""
+        messages: list[dict[str, Any]] = []
+        for message in self._each_message():
+            if message.get("tool_calls") and messages and messages[-1]["role"] == "assistant":
+                calls = [*messages[-1].get("tool_calls", ()), *message["tool_calls"]]
+                messages[-1] = messages[-1] | {"tool_calls": calls}
+            else:
+                messages.append(message)
+        return messages
+
+    def _each_message(self) -> Iterator[dict[str, Any]]:
         if isinstance(self.input, str):
             yield {"role": "user", "content": self.input}
             return
@@ -113,8 +137,7 @@ def _content(content: Any, where: str) -> str | list[dict[str, Any]]:
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     if tool.get("type") != "function" or not isinstance(tool.get("name"), str):
         raise bad_request(f"tools holds {shortened(tool)}; a tool must be a function with a name", "tools")
-    keys = ("name", "description", "parameters", "strict")
-    return {"type": "function", "function": {key: tool[key] for key in keys if tool.get(key) is not None}}
+    return {"type": "function", "function": {key: tool[key] for key in KEYS if tool.get(key) is not None}}
 
 
 class OutputText(BaseModel):
@@ -134,6 +157,37 @@ class OutputMessage(BaseModel):
     status: Literal["in_progress", "completed", "incomplete"]
     role: Literal["assistant"] = "assistant"
     content: list[OutputText]
+
+
+class ReasoningText(BaseModel):
+    """What the model thinks."""
+
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
+class ReasoningItem(BaseModel):
+    """Thoughts as an item."""
+
+    type: Literal["reasoning"] = "reasoning"
+    id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    summary: list[dict] = []
+    content: list[ReasoningText]
+
+
+class FunctionCallItem(BaseModel):
+    """A call that the model wants to be made, with its arguments as JSON text."""
+
+    type: Literal["function_call"] = "function_call"
+    id: str
+    call_id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    name: str
+    arguments: str
+
+
+OutputItem = OutputMessage | ReasoningItem | FunctionCallItem
 
 
 class InputTokensDetails(BaseModel):
@@ -175,7 +229,7 @@ class ModelResponse(BaseModel):
     max_tool_calls: None = None
     metadata: dict[str, str]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: None = None
     prompt_cache_key: None = None
@@ -185,7 +239,7 @@ class ModelResponse(BaseModel):
     store: bool = False
     temperature: float
     text: dict[str, Any] = {"format": {"type": "text"}}
-    tool_choice: Literal["auto", "none"]
+    tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     top_logprobs: int = 0
     top_p: float
