@@ -15,6 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 from mindspore_paged import LLM
 from mindspore_paged.serving.auth import read_api_keys
 from tests.serving.running import RunningServer
+from tests.tokenizer.family_templates import QWEN3
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=20_000)  # what a loaded machine may take
@@ -242,3 +243,16 @@ def test_keys_alone_reach_every_page_of_the_pool(open_page):
     expect(page.locator("#readout")).to_contain_text("null block")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#readout")).to_contain_text("Block 1: ")
+
+
+def test_thoughts_stand_above_the_answer(browser, speaking):
+    with speaking(QWEN3, "<think>\nOne and one.\n</think>\n\nTwo.") as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        expect(page.get_by_label("Model", exact=True)).to_have_value(server.service.model_names[0])
+        say(page, "1 + 1?")
+        answer = page.locator(".message.assistant")
+        expect(answer.locator(".text")).to_have_text("Two.")
+        expect(answer.locator(".thoughts")).to_have_text("One and one.")
+        expect(page.locator(".message.user .thoughts")).to_be_hidden()
+        page.close()

@@ -93,8 +93,9 @@ async function send(text) {
   const answer = addMessage("assistant", "");
   const controller = setWriting(new AbortController());
   const begun = performance.now();
-  const state = { text: "", error: "", chunks: 0, first: 0, reason: "", usage: null };
+  const state = { text: "", thoughts: "", error: "", chunks: 0, first: 0, reason: "", usage: null };
   const show = painter(() => {
+    answer.thoughts.textContent = state.thoughts;
     answer.text.textContent = state.text || state.error;
     answer.meta.textContent = metaOf(state, begun);
     follow();
@@ -156,11 +157,13 @@ function takeChunk(chunk, state) {
   if (chunk.usage) state.usage = chunk.usage;
   const choice = chunk.choices?.[0];
   if (!choice) return;
-  if (choice.delta?.content) {
+  const { content, reasoning_content: thoughts } = choice.delta ?? {};
+  if (content || thoughts) {
     state.first ||= performance.now();
     state.last = performance.now();
     state.chunks += 1;
-    state.text += choice.delta.content;
+    state.text += content ?? "";
+    state.thoughts += thoughts ?? "";
   }
   if (choice.finish_reason) state.reason = choice.finish_reason;
 }
@@ -191,14 +194,16 @@ function addMessage(role, text) {
   const body = document.createElement("div");
   body.className = "text";
   body.textContent = text;
+  const thoughts = document.createElement("div");
+  thoughts.className = "thoughts";
   const meta = document.createElement("p");
   meta.className = "meta";
-  item.append(who, body);
+  item.append(who, thoughts, body);
   if (role === "assistant") item.append(meta);
   $("messages").append(item);
   atEnd = true;
   follow();
-  return { item, text: body, meta };
+  return { item, text: body, thoughts, meta };
 }
 
 // Calls `draw` at most once a frame; `now` at once.
