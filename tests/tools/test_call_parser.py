@@ -112,6 +112,9 @@ def test_text_around_calls_is_content(form, data):
         ("hermes", '<tool_call>\n{"name": "nobody", "arguments": {}}\n</tool_call>'),
         ("hermes", "<tool_call>\nf(a=1)\n</tool_call>"),
         ("hermes", '<tool_call>{"name": "f", "arguments": {a: 1}}</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {}, "name": "nobody"}</tool_call>'),
+        ("hermes", '<tool_call>{"name": ["f"], "arguments": {}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>'),
         ("hermes", "Use <tool_call> and </tool_call>."),
         ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": }}]'),
         ("mistral, by name", "[TOOL_CALLS]nobody[ARGS]{}"),
@@ -138,6 +141,28 @@ def test_variants_that_models_write():
     assert read("mistral", ['[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}, "id": "abc123def"}]']).calls == call
     assert read("mistral, by name", ['[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{"a": 1}']).calls == call
     assert read("hermes", ['<tool_call>{"name": "f"}</tool_call>']).calls == [("f", "{}")]
+
+
+@pytest.mark.parametrize("space", [" " * 63, "\n" * 65, " " * 300])
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("hermes", 'So.{}<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'),
+        ("hermes", '<tool_call>{}{"name": "f", "arguments": {"a": 1}}</tool_call>'),
+        ("hermes", '<tool_call>{"name":{}"f", "arguments": {"a": 1}}{}</tool_call>{}'),
+        ("hermes", '<tool_call>[{"name": "f", "arguments": {"a": 1}}{},{}{"name": "f"}{}]{}</tool_call>{}Yes'),
+        ("mistral, by name", '[TOOL_CALLS]f{}[ARGS]{"a": 1}{}[TOOL_CALLS]f[ARGS]{}{"a": 2}{}'),
+        ("llama 3", '{}{"name": "f", "parameters": {"a": 1}}{};{}{"name": "f", "parameters": {"a": 1}}{}'),
+        ("llama 3", '{"name":{}"f", "parameters": {"a": 1}}{}So.'),
+    ],
+)
+def test_long_white_space_is_one_thing_however_it_comes(form, text, space):
+    text = text.replace('{"a', "[[").replace("{}", space).replace("[[", '{"a')
+    for eager in (False, True):
+        whole = read(form, [text], eager=eager)
+        for size in (1, 2, 61, 200):
+            pieces = [text[at : at + size] for at in range(0, len(text), size)]
+            assert read(form, pieces, eager=eager) == whole
 
 
 def test_a_broken_call_does_not_hide_the_next():
@@ -168,11 +193,12 @@ def test_only_so_many_calls_are_told():
         assert parts.calls == [("f", '{"a": 1}')]
 
 
+@pytest.mark.parametrize("end", ["", "}"])
 @pytest.mark.parametrize(
-    "unit", ["<tool_call>{", "<tool_call>[", '<tool_call>{"name": "f", "arguments": {"', "<tool_call>"]
+    "unit", ["<tool_call>", "<tool_call>{", "<tool_call>[", '<tool_call>{"name": "f", "arguments": {"']
 )
 @pytest.mark.parametrize("eager", [False, True])
-def test_runaway_answers_take_no_more_than_their_length(unit, eager, monkeypatch):
+def test_runaway_answers_take_no_more_than_their_length(unit, end, eager, monkeypatch):
     """Counts the characters that are scanned: twice the text is at most what they may be."""
     from mindspore_paged.tools import json_scanner
 
@@ -186,7 +212,7 @@ def test_runaway_answers_take_no_more_than_their_length(unit, eager, monkeypatch
         return end, whole
 
     monkeypatch.setattr(json_scanner.JsonScanner, "advance", counted)
-    text = unit * 2000
+    text = unit * 2000 + end * 2000
     parts = read("hermes", [text[at : at + 7] for at in range(0, len(text), 7)], eager=eager)
     assert parts.calls or parts.content == text
     assert scanned <= 2 * len(text)

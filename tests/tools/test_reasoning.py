@@ -61,6 +61,14 @@ def test_any_split_gives_what_the_whole_gives(text, cuts, opened):
     assert len(without) - len(kept) in (0, len("<think>"), len("</think>"), len("<think></think>"))
 
 
+@pytest.mark.parametrize("space", [" " * 63, "\n" * 65, " " * 300])
+@pytest.mark.parametrize("text", ["{}<think>a</think>b", "<think>{}a{}</think>{}b", "<think>{}</think>", "{}b", "{}"])
+@pytest.mark.parametrize("opened", [True, False])
+def test_long_white_space_is_one_thing_however_it_comes(text, space, opened):
+    text = text.replace("{}", space)
+    assert read(text, opened) == read([text], opened)
+
+
 def test_calls_in_thoughts_are_thoughts():
     call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     text = f"<think>I could write {call}</think>\n{call}"
