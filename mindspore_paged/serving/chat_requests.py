@@ -34,25 +34,25 @@ async def prepare_chat(
     Raises ApiError where it cannot be run, or not now.
     """
     forms = service.answer_forms
+    if getattr(params, "structured_outputs", None) is not None and not (rules and rules.forced):
+        # The whole answer is held to what the client says: there is no place for thoughts and calls.
+        (request,) = await service.prepare([chat], params, param=param, **admission)
+        return request, _without_parser
     if forms.shows_special_tokens(rules):
         params = _with(params, skip_special_tokens=False)
-    prompt, opened = chat, False
-    if rules is not None:
-        # What holds the answer must know whether the prompt begins thoughts, before there is a request.
-        token_ids = await service.encoded_chat(chat, param)
-        opened = forms.opens_thoughts(token_ids)
-        try:
-            grammar = await asyncio.to_thread(forms.grammar, rules, opened)
-        except RequestError as error:
-            raise as_api_error(error, "tools") from None
-        prompt, held = {"prompt_token_ids": token_ids}, params
-        if grammar is not None and (rules.forced or getattr(params, "structured_outputs", None) is None):
-            held = _with(params, structured_outputs={"grammar": grammar})
-        is_held, params = held is not params, held
-    (request,) = await service.prepare([prompt], params, param=param, **admission)
     if rules is None:
+        (request,) = await service.prepare([chat], params, param=param, **admission)
         return request, partial(forms.parser, None, forms.opens_thoughts(request.prompt_token_ids))
-    return request, partial(forms.parser, rules, opened, is_held)
+    # What holds the answer must know whether the prompt begins thoughts, before there is a request.
+    token_ids = await service.encoded_chat(chat, param)
+    opened = forms.opens_thoughts(token_ids)
+    try:
+        grammar = await asyncio.to_thread(forms.grammar, rules, opened)
+    except RequestError as error:
+        raise as_api_error(error, "tools") from None
+    held = params if grammar is None else _with(params, structured_outputs={"grammar": grammar})
+    (request,) = await service.prepare([{"prompt_token_ids": token_ids}], held, param=param, **admission)
+    return request, partial(forms.parser, rules, opened, held is not params)
 
 
 def parts_of(parser: AnswerParser | None, text: str) -> Parts:
@@ -71,6 +71,10 @@ def blocks_of(parser: AnswerParser, text: str) -> list[Block]:
 def new_call_id() -> str:
     """An id for a call, in OpenAI's form."""
     return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _without_parser() -> None:
+    return None
 
 
 def _with(params: SamplingParams, **keys: Any) -> SamplingParams:

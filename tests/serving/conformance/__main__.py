@@ -25,14 +25,13 @@ MODEL = "demo"
 SECONDS = 900
 READY = re.compile(r"(http://\S+:\d+)")
 
-TOOLS = "tools are put into the prompt, but calls are not forced or parsed"
 TEXT_ONLY = "the model reads text alone"
 SMALL = "the demo model of 135 million parameters does not follow the instruction"
 EXPECTED = {
     "provider-check": {"chat.pong": SMALL},
-    "chat": {"Tool Calling": TOOLS, "Image Input": TEXT_ONLY},
-    "responses": {"Tool Calling": TOOLS, "Image Input": TEXT_ONLY},
-    "anthropic": {"Tool Calling": TOOLS, "Image Input": TEXT_ONLY},
+    "chat": {"Tool Calling": SMALL, "Image Input": TEXT_ONLY},
+    "responses": {"Tool Calling": SMALL, "Image Input": TEXT_ONLY},
+    "anthropic": {"Tool Calling": SMALL, "Image Input": TEXT_ONLY},
     "langchain": {},
     "schemathesis": {},
 }
