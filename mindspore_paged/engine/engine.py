@@ -14,6 +14,7 @@ from mindspore_paged.engine.execution.page_mover import PageMover
 from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
+from mindspore_paged.engine.requests.constraints import Constraints
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.outputs import (
     CompletionOutput,
@@ -39,6 +40,7 @@ from mindspore_paged.engine.scheduling.speculation import verified_tokens
 from mindspore_paged.engine.scheduling.step_plan import StepPlan
 from mindspore_paged.errors import IntegrityError, RequestError, StepError
 from mindspore_paged.launch import supervision
+from mindspore_paged.sampling.constraint import prepared
 from mindspore_paged.sampling.sampler import SampledToken, Sampler
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
@@ -92,6 +94,7 @@ class LLMEngine:
         self.debug = debug
         self.metrics = Metrics()
         self.sampler = Sampler()
+        self._constraints = Constraints(tokenizer, limits)
         self._requests: dict[str, Request] = {}
         self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
         self._arrivals = itertools.count()
@@ -136,6 +139,7 @@ class LLMEngine:
             request_class=request_class,
             cache_salt=checked_cache_salt(cache_salt),
             pooling=pooling,
+            constraint=None if pooling is not None else self._constraints.of(params),
         )
         decoder = self.tokenizer.backend if self.tokenizer is not None else None
         request.sequences = [
@@ -234,7 +238,10 @@ class LLMEngine:
     def _compute(self, plan: StepPlan) -> np.ndarray:
         self.mover.transfer()
         inputs = build_step_inputs(plan, self.scheduler.cache.table.take_changes())
-        return self.runner.run_hidden(inputs) if plan.pools else self.runner.run(inputs)
+        if plan.pools:
+            return self.runner.run_hidden(inputs)
+        with prepared(plan.constraints):
+            return self.runner.run(inputs)
 
     def _sequences_to_sample(self, plan: StepPlan) -> list[tuple[Sequence, int, tuple[int, ...]]]:
         """Sequences that get tokens from this step, each with its row of logits, and the drafts that have the rows
@@ -308,6 +315,8 @@ class LLMEngine:
                 break
         if token_ids:
             num_accepted = sum(token_id == draft for token_id, draft in zip(token_ids, drafts, strict=False))
+            if not isinstance(token, StepError):
+                text += self._append_forced(sequence, token_ids)
             self.metrics.record_tokens(len(token_ids), len(drafts), num_accepted)
             reason = sequence.finish_reason
             logprobs = None if request.params.logprobs is None else sequence.logprobs[-len(token_ids) :]
@@ -320,6 +329,22 @@ class LLMEngine:
         if drafts and not sequence.is_finished:
             self.scheduler.drop_drafts(sequence)
         self._retire(request, output)
+
+    def _append_forced(self, sequence: Sequence, token_ids: list[int]) -> str:
+        """Append the tokens that a constraint leaves no choice of, to `token_ids` too; returns their text.
+
+        The next step computes them together: no logits are needed but behind the last, unless somebody asks for them.
+        """
+        state, text = sequence.sampling_state, ""
+        if state.constraint is None or sequence.is_finished or sequence.request.params.logprobs is not None:
+            return text
+        for token_id in state.constraint.forced():
+            state.pass_over_draw()
+            text += self._append_token(sequence, SampledToken(token_id))
+            token_ids.append(token_id)
+            if sequence.is_finished:
+                break
+        return text
 
     def _append_token(self, sequence: Sequence, token: SampledToken) -> str:
         """Append one token, and end the sequence if it is the last; returns the text that is safe to show now."""
@@ -335,7 +360,9 @@ class LLMEngine:
             sequence.logprobs.append(token)
         ends = self._is_stop_token(sequence, token.token_id)
         text = "" if ends else sequence.detokenizer.append(token.token_id)
-        reason = "stop" if ends or sequence.detokenizer.stopped_by else self._length_reason(sequence)
+        constraint = sequence.sampling_state.constraint
+        is_whole = constraint is not None and constraint.is_complete
+        reason = "stop" if ends or is_whole or sequence.detokenizer.stopped_by else self._length_reason(sequence)
         if reason is not None:
             text += sequence.detokenizer.finish()
             reason = "stop" if sequence.detokenizer.stopped_by else reason

@@ -31,13 +31,15 @@ class Sampler:
     def sample(self, logits: np.ndarray, states: Sequence[SamplingState]) -> list[SampledToken | StepError]:
         """One token for each row, or the error that ends that row's request and leaves the others alone.
 
-        The order is that of vLLM: logit_bias, penalties, then either the most likely token (the lowest id among
-        equals), or temperature, min_p, top_k, top_p and a draw. A draw takes one uniform number from the sequence's own
-        stream and inverts the cumulative distribution over token ids, so neighbours in the batch cannot change it.
+        The order is that of vLLM: logit_bias, penalties, what structured_outputs forbids, then either the most likely
+        token (the lowest id among equals), or temperature, min_p, top_k, top_p and a draw. A draw takes one uniform
+        number from the sequence's own stream and inverts the cumulative distribution over token ids, so neighbours in
+        the batch cannot change it.
 
         logits: [N, vocab_size] float32; not changed.
         states: N, in the order of the rows; advanced by one draw each, counts are left to `observe`.
-        A row whose largest logit is not finite (a NaN anywhere, +inf, nothing but -inf) yields a StepError.
+        A row whose largest logit is not finite (a NaN anywhere, +inf, nothing but -inf) yields a StepError, and so does
+        one of which structured_outputs allows nothing.
         Raises IntegrityError if the numbers of rows and states differ.
         """
         if logits.ndim != 2 or len(logits) != len(states):
@@ -50,13 +52,20 @@ class Sampler:
 
 def _sample_row(logits: np.ndarray, peak: int, state: SamplingState) -> SampledToken | StepError:
     params, scores = state.params, logits
-    if params.biases is not None or state.counts is not None:
+    if params.biases is not None or state.counts is not None or state.constraint is not None:
+        if not np.isfinite(logits[peak]):  # before it is forbidden, and nobody sees it
+            return StepError(f"the largest logit is {logits[peak]}; it must be finite")
         scores = logits.copy()
         if params.biases is not None:
             tokens, values = params.biases
             scores[tokens] += values
         if state.counts is not None:
             _penalise(scores, state.counts, params)
+        if state.constraint is not None:
+            try:
+                state.constraint.forbid(scores)
+            except StepError as error:
+                return error
         peak = int(scores.argmax())
     if not np.isfinite(scores[peak]):
         return StepError(f"the largest logit is {scores[peak]}; it must be finite")

@@ -10,6 +10,7 @@ import numpy as np
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.logit_bias import LogitBias, logit_bias_pairs
+from mindspore_paged.sampling.structured_outputs import StructuredOutputs, structured_outputs
 from mindspore_paged.wording import is_unicode, shortened
 
 MAX_N = 16384
@@ -43,6 +44,7 @@ class SamplingParams:
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
     logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
         penalties and temperature; kept as pairs in order of ids. Log-probabilities are reported as they are without it.
+    structured_outputs: the form that the text is held to, a mapping of the keys of StructuredOutputs or one of these.
     """
 
     max_tokens: int | None = 128
@@ -60,6 +62,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: LogitBias = ()
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self):
         for field in fields(self):
@@ -78,6 +81,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(map(_plain, self.stop_token_ids)))
         object.__setattr__(self, "logit_bias", logit_bias_pairs(self.logit_bias))
+        object.__setattr__(self, "structured_outputs", structured_outputs(self.structured_outputs))
         self._check_types()
         self._require("max_tokens", "at least 1, or none", self.max_tokens is None or self.max_tokens >= 1)
         self._require("temperature", "0 or more, and finite", 0 <= self.temperature < math.inf)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
@@ -52,10 +53,18 @@ class SamplingState:
     index: which of the request's `n` sequences this is; each has a random stream of its own.
     generator: Philox (Salmon et al. 2011), one uniform number for each token drawn.
     counts: None when no penalty is asked for.
+    constraint: what the answer is held to, its own; None for nothing.
     """
 
-    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], index: int = 0):
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_token_ids: Sequence[int],
+        index: int = 0,
+        constraint: Constraint | None = None,
+    ):
         self.params = params
+        self.constraint = constraint
         # spawn_key keeps (seed, index) pairs apart where a plain list of both would let large seeds collide.
         seeds = np.random.SeedSequence(params.seed, spawn_key=(index,))
         self.generator = np.random.Generator(np.random.Philox(seeds))
@@ -65,6 +74,13 @@ class SamplingState:
         """Take note of a token that was appended to the sequence; call once for each, after sampling it."""
         if self.counts is not None:
             self.counts.add(token)
+        if self.constraint is not None:
+            self.constraint.observe(token)
+
+    def pass_over_draw(self) -> None:
+        """Leave out the draw of a token that need not be sampled, so that those behind it stay what they are."""
+        if not self.params.greedy:
+            self.generator.random()
 
 
 def _has_penalty(params: SamplingParams) -> bool:

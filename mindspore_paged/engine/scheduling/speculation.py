@@ -46,6 +46,9 @@ class Speculation:
         for place, chunk in enumerate(plan.chunks):
             room = min(self._most_drafts(chunk, cache, max_model_len), max_num_tokens - plan.num_tokens)
             drafts = self.proposer.propose(chunk.sequence, room) if room > 0 else []
+            constraint = chunk.sequence.sampling_state.constraint
+            if constraint is not None:  # what is forbidden is never sampled
+                drafts = drafts[: constraint.num_allowed(drafts)]
             if drafts and cache.grow(chunk.sequence.row, chunk.end, chunk.end + len(drafts)):
                 plan.add_drafts(place, drafts)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mindspore_paged.engine.requests.sequence import Sequence
+from mindspore_paged.sampling.constraint import Constraint
 
 
 class Chunk(NamedTuple):
@@ -67,6 +68,12 @@ class StepPlan:
     def pools(self) -> bool:
         """Whether hidden states are wanted of it, and no logits; of all chunks or of none."""
         return bool(self.chunks) and self.chunks[0].sequence.pooled is not None
+
+    @property
+    def constraints(self) -> list[Constraint]:
+        """Those of the sequences that get a token from it, as far as they have any."""
+        states = (chunk.sequence.sampling_state for chunk in self.chunks if chunk.is_last)
+        return [state.constraint for state in states if state.constraint is not None]
 
     @property
     def sequences(self) -> list[Sequence]:

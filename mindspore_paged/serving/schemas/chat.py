@@ -54,15 +54,12 @@ class ChatCompletionRequest(SamplingFields):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def prompt(self) -> dict[str, Any]:
         """The chat, as the engine takes it; raises ApiError for what cannot be done."""
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise bad_request("response_format must be of type text", "response_format", "unsupported_parameter")
         return {
             "messages": [message.model_dump(exclude_unset=True) for message in self.messages],
             "tools": None if self.tool_choice == "none" else self.tools,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
+from mindspore_paged.serving.schemas.answer_format import GUIDED, answer_format
 from mindspore_paged.wording import shortened
 
 MAX_N = 128
@@ -37,15 +38,10 @@ _NOT_SERVED: dict[str, tuple] = {
     "best_of": (1,),
     "function_call": ("none",),
     "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "min_tokens": (0,),
     "modalities": (["text"],),
     "prompt_embeds": (),
     "prompt_logprobs": (),
-    "structured_outputs": (),
     "suffix": ("",),
     "use_beam_search": (False,),
     "web_search_options": (),
@@ -119,6 +115,8 @@ class SamplingFields(OpenSchema):
 
     priority: the higher, the sooner. cache_salt: prompts with different ones do not share pages.
     return_token_ids: tell the token ids, too (vLLM's).
+    response_format, structured_outputs, guided_json, guided_regex, guided_choice, guided_grammar: what the answer is
+    held to, at most one of them; OpenAI's, vLLM's, and vLLM's of before.
     """
 
     model: str
@@ -133,6 +131,12 @@ class SamplingFields(OpenSchema):
     stop_token_ids: list[WholeNumber] | None = None
     ignore_eos: bool | None = None
     logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
@@ -161,6 +165,8 @@ class SamplingFields(OpenSchema):
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options needs stream to be true", "stream_options")
         given = {key: getattr(self, key) for key in _SAMPLING_KEYS} | {"max_tokens": self.max_tokens}
+        held = {key: getattr(self, key) for key in ("structured_outputs", *GUIDED)}
+        given["structured_outputs"] = answer_format(held, self.response_format, "response_format")
         given = {key: value for key, value in given.items() if value is not None} | others
         return replace(defaults, **given)
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, PlainValidator, WithJsonSchema
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
+from mindspore_paged.serving.schemas.answer_format import answer_format
 from mindspore_paged.serving.schemas.common import OpenSchema, WholeNumber
 from mindspore_paged.tools.answer_forms import CallRules, checked_rules
 from mindspore_paged.tools.functions import KEYS
@@ -62,9 +63,6 @@ class ResponsesRequest(OpenSchema):
                 )
         if self.background:
             raise bad_request("background is not supported by this server", "background", "unsupported_parameter")
-        form = (self.text or {}).get("format") or {"type": "text"}
-        if not isinstance(form, dict) or form.get("type") != "text":
-            raise bad_request("text.format must be of type text", "text.format", "unsupported_parameter")
         instructions = [{"role": "system", "content": self.instructions}] if self.instructions else []
         return {
             "messages": [*instructions, *self._messages()],
@@ -81,6 +79,7 @@ class ResponsesRequest(OpenSchema):
     def sampling_params(self, defaults: SamplingParams) -> SamplingParams:
         """The parameters, `defaults` where the body says nothing; raises RequestError for values out of range."""
         given = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p, "n": 1}
+        given["structured_outputs"] = answer_format({}, (self.text or {}).get("format"), "text.format")
         return replace(defaults, logprobs=None, **{key: value for key, value in given.items() if value is not None})
 
     def _messages(self) -> list[dict[str, Any]]:
