@@ -33,26 +33,25 @@ async def prepare_chat(
     rules: for calls in the answer, None for an answer without. admission: as `Service.prepare` takes it.
     Raises ApiError where it cannot be run, or not now.
     """
-    forms = service.answer_forms
-    if getattr(params, "structured_outputs", None) is not None and not (rules and rules.forced):
-        # The whole answer is held to what the client says: there is no place for thoughts and calls.
-        (request,) = await service.prepare([chat], params, param=param, **admission)
-        return request, _without_parser
-    if forms.shows_special_tokens(rules):
-        params = _with(params, skip_special_tokens=False)
-    if rules is None:
-        (request,) = await service.prepare([chat], params, param=param, **admission)
+    forms, own_form = service.answer_forms, getattr(params, "structured_outputs", None)
+    shown = _with(params, skip_special_tokens=False) if forms.shows_special_tokens(rules) else params
+    if rules is None and (own_form is None or forms.thoughts is None):
+        (request,) = await service.prepare([chat], shown, param=param, **admission)
         return request, partial(forms.parser, None, forms.opens_thoughts(request.prompt_token_ids))
     # What holds the answer must know whether the prompt begins thoughts, before there is a request.
     token_ids = await service.encoded_chat(chat, param)
     opened = forms.opens_thoughts(token_ids)
     try:
-        grammar = await asyncio.to_thread(forms.grammar, rules, opened)
+        grammar = await asyncio.to_thread(forms.grammar, rules, opened, own_form)
     except RequestError as error:
         raise as_api_error(error, "tools") from None
-    held = params if grammar is None else _with(params, structured_outputs={"grammar": grammar})
+    if grammar is None and own_form is not None:  # it says the whole answer: no thoughts and no calls are in it
+        held, make_parser = params, _without_parser
+    else:
+        held = shown if grammar is None else _with(shown, structured_outputs={"grammar": grammar})
+        make_parser = partial(forms.parser, rules, opened, held is not shown)
     (request,) = await service.prepare([{"prompt_token_ids": token_ids}], held, param=param, **admission)
-    return request, partial(forms.parser, rules, opened, held is not params)
+    return request, make_parser
 
 
 def parts_of(parser: AnswerParser | None, text: str) -> Parts:

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mindspore_paged.tokenizer import Tokenizer
 from mindspore_paged.tools.answer_parser import AnswerParser
 from mindspore_paged.tools.call_parser import CallParser
 from mindspore_paged.tools.forms import form_of, thought_form_of
 from mindspore_paged.tools.functions import PLACES, Function, ToolChoice, checked_choice, checked_functions
-from mindspore_paged.tools.grammar import CallGrammar, check_schemas
+from mindspore_paged.tools.grammar import CallGrammar, answer_rule, check_schemas
 from mindspore_paged.tools.reasoning import ReasoningParser
 
 _END_OF_PROMPT = 8
@@ -76,16 +77,25 @@ class AnswerForms:
         marks += (self.thoughts.begin, self.thoughts.end) if self.thoughts else ()
         return self._tokenizer is not None and any(mark in self._tokenizer.special_tokens for mark in marks)
 
-    def grammar(self, rules: CallRules, thoughts_opened: bool) -> str | None:
+    def grammar(self, rules: CallRules | None, thoughts_opened: bool, own_form: Any = None) -> str | None:
         """What holds an answer to the rules, in llguidance's Lark; None where nothing can.
 
+        own_form: `structured_outputs` that the client holds the answer to, where it calls nothing; see `answer_rule`.
         Raises RequestError for parameters that no grammar can be made of.
         """
         grammar = CallGrammar(self.calls, self._tokens, self.thoughts, thoughts_opened)
-        check_schemas(rules.functions)
-        if rules.forced:
-            return grammar.forced(rules.functions, rules.parallel)
-        return grammar.free(rules.functions, rules.parallel)
+        if rules is not None:
+            check_schemas(rules.functions)
+            if rules.forced:
+                return grammar.forced(rules.functions, rules.parallel)
+            if own_form is None:
+                return grammar.free(rules.functions, rules.parallel)
+        answer = answer_rule(own_form)
+        if answer is None:
+            return None
+        if rules is None or not self.calls.begin:  # nothing would tell a call from the client's form
+            return grammar.formed(answer)
+        return grammar.formed(answer, rules.functions, rules.parallel)
 
     def parser(self, rules: CallRules | None, thoughts_opened: bool, held: bool = False) -> AnswerParser | None:
         """What takes one answer apart; None where it is content and nothing else. held: a grammar holds it."""

@@ -6,6 +6,7 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.tools.forms import CallForm, ThoughtForm
@@ -49,6 +50,12 @@ class CallGrammar:
             begun = f"begun[lazy]: TEXT {self._mark(form.begin)}"
             lines = [f"free: (begun {rest}){count} TEXT", begun]
         return self._lark("free", [*lines, *self._functions(functions)])
+
+    def formed(self, answer: str, functions: Sequence[Function] = (), parallel: bool = True) -> str:
+        """The answer is of a form of its own, which `answer_rule` gives, or calls of `functions`, which need a mark."""
+        if not functions:
+            return self._lark("formed", [f"formed: {answer}"])
+        return self._lark("(calls | formed)", [f"formed: {answer}", *self._calls(functions, parallel)])
 
     def _lark(self, answer: str, lines: list[str]) -> str:
         return "\n".join(["%llguidance {}", *self._start(answer), r"TEXT: /(.|\n)*/", *lines, ""])
@@ -109,6 +116,19 @@ def check_schemas(functions: Sequence[Function]) -> None:
         if problem:
             why = one_line(problem.split("failed to compile JSON schema: ")[-1].split("\n   1 |")[0])
             raise RequestError(f"tools: no calls can be held to the parameters of {function.name!r}: {why}")
+
+
+def answer_rule(structured_outputs: Any) -> str | None:
+    """What a grammar says of an answer that is held to a JSON Schema, to JSON, or to choices; None for other forms.
+
+    structured_outputs: with vLLM's `json`, `json_object` or `choice`, as attributes.
+    """
+    schema, choice = (getattr(structured_outputs, name, None) for name in ("json", "choice"))
+    if schema is not None:
+        return f"%json {json.dumps(json.loads(schema) if isinstance(schema, str) else schema)}"
+    if getattr(structured_outputs, "json_object", None):
+        return '%json {"type": "object"}'
+    return " | ".join(map(_text, choice)) if choice else None
 
 
 def _text(text: str) -> str:

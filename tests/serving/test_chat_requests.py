@@ -78,8 +78,20 @@ def test_thoughts_that_the_prompt_begins_are_part_of_what_is_allowed():
     assert parser.feed("Hm.") == [Piece("reasoning", "Hm.")]
 
 
+@pytest.mark.parametrize("rules", [None, FREE])
+def test_thoughts_and_calls_stand_beside_a_form_of_the_clients_own(rules):
+    own = SimpleNamespace(json={"type": "integer"})
+    params, parser, forms = prepared("qwen3", rules, structured_outputs=own)
+    assert params.structured_outputs == {"grammar": forms.grammar(rules, thoughts_opened=False, own_form=own)}
+    assert parser.feed("<think>Hm.</think>5") == [Piece("reasoning", "Hm."), Piece("content", "5")]
+    params, _, forms = prepared("llama 3.1", FREE, structured_outputs=own)
+    assert params.structured_outputs == {"grammar": forms.grammar(None, thoughts_opened=False, own_form=own)}
+    params, parser, _ = prepared("gemma", None, structured_outputs=own)
+    assert (params.structured_outputs, parser) == (own, None)
+
+
 def test_an_answer_that_the_client_holds_to_a_form_of_its_own_is_content():
-    own = {"regex": "a+"}
+    own = SimpleNamespace(regex="a+")
     opening = QWEN3 + "{{- '<think>\\n' }}"
     for rules in (None, FREE):
         params, parser, _ = prepared("qwen3", rules, opening, structured_outputs=own)

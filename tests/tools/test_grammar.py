@@ -1,6 +1,7 @@
 """Grammars take calls that are as the functions say, token by token, and no others; and parsers read what they take."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
@@ -10,12 +11,14 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.tools.call_parser import CallParser
 from mindspore_paged.tools.forms import FORMS, GENERIC, THOUGHT_FORMS
 from mindspore_paged.tools.functions import Function
-from mindspore_paged.tools.grammar import CallGrammar, check_schemas
+from mindspore_paged.tools.grammar import CallGrammar, answer_rule, check_schemas
 from mindspore_paged.tools.pieces import Parts
 from tests.tokenizer.families import byte_level
 
 BY_NAME = {form.name: form for form in (*FORMS, GENERIC)}
+MARKED = [name for name, form in BY_NAME.items() if form.begin]
 MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|tool_call|>")
+HOME_SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 PERSON = {
     "type": "object",
     "properties": {
@@ -25,7 +28,7 @@ PERSON = {
         "home": {"$ref": "#/$defs/home"},
     },
     "required": ["name", "home"],
-    "$defs": {"home": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}},
+    "$defs": {"home": HOME_SCHEMA},
 }
 FUNCTIONS = [Function("add", PERSON), Function("now"), Function("add_all", {"type": "object"})]
 HOME = {"name": "A b", "home": {"city": "Köln"}}
@@ -142,7 +145,7 @@ class TestForced:
 
 
 @pytest.mark.parametrize("marks_are_tokens", [True, False])
-@pytest.mark.parametrize("form", [name for name, form in BY_NAME.items() if form.begin])
+@pytest.mark.parametrize("form", MARKED)
 class TestFree:
     def test_text_with_and_without_calls(self, form, marks_are_tokens):
         grammar = grammar_of(form, marks_are_tokens).free(FUNCTIONS, parallel=True)
@@ -163,6 +166,38 @@ class TestFree:
         for text in ("Hello", "<think>\nHm.\n</think>\n\nHello", f"<think>Hm</think>\n{written(form, GOOD[:1])}"):
             assert accepts(grammar, text)
         assert not accepts(grammar, f"<think>Hm</think>\n{written(form, BAD[:1])}")
+
+
+@pytest.mark.parametrize("marks_are_tokens", [True, False])
+@pytest.mark.parametrize("form", MARKED)
+@pytest.mark.parametrize(
+    ("own", "good", "bad"),
+    [
+        ({"json": HOME_SCHEMA}, '{"city": "Köln"}', '{"town": "Köln"}'),
+        ({"json": json.dumps(HOME_SCHEMA)}, '{ "city":"" }', "Hello"),
+        ({"json_object": True}, '{"town": [1]}', "[1]"),
+        ({"choice": ["yes", 'n"o']}, 'n"o', "maybe"),
+    ],
+)
+def test_a_form_of_the_clients_own_or_calls(form, marks_are_tokens, own, good, bad):
+    accepts = VOCABULARIES[marks_are_tokens].accepts
+    answer = answer_rule(SimpleNamespace(**own))
+    grammar = grammar_of(form, marks_are_tokens, thoughts=THOUGHT_FORMS[0]).formed(answer, FUNCTIONS)
+    call = written(form, GOOD[:1])
+    for text in (good, f"<think>Hm</think>\n{good}", call, f"<think>Hm</think>\n{call}"):
+        assert accepts(grammar, text)
+    for text in (bad, f"<think>Hm</think>\n{bad}", "", f"{good}{call}"):
+        assert not accepts(grammar, text)
+    assert not accepts(grammar, written(form, BAD[:1]))
+    alone = grammar_of(form, marks_are_tokens, thoughts=THOUGHT_FORMS[0], thoughts_opened=True).formed(answer)
+    assert accepts(alone, f"Hm</think>\n{good}")
+    assert not accepts(alone, good)
+    assert not accepts(alone, f"Hm</think>\n{bad}")
+
+
+@pytest.mark.parametrize("own", [{"regex": "a+"}, {"grammar": "start: /a/"}, {"choice": []}, {}])
+def test_forms_that_calls_do_not_stand_beside(own):
+    assert answer_rule(SimpleNamespace(**own)) is None
 
 
 def test_no_grammar_is_made_where_nothing_marks_a_call():
