@@ -13,7 +13,7 @@ class CallForm:
         then the arguments alone.
     several: whether an answer may hold more than one.
     shown_by: texts of which the chat template has all; none for a form that the template knows nothing of, so that
-        tools and calls are put into the messages instead. not_by: a text that it has not.
+        tools and calls are put into the messages instead. not_by: texts of which it has none.
     short_ids: the template wants ids of 9 letters and digits (Mistral's).
     """
 
@@ -25,7 +25,7 @@ class CallForm:
     style: Literal["object", "list", "named"] = "object"
     several: bool = True
     shown_by: tuple[str, ...] = ()
-    not_by: str = "\0"
+    not_by: tuple[str, ...] = ()
     short_ids: bool = False
 
     @property
@@ -43,7 +43,7 @@ FORMS = (
              short_ids=True),
     CallForm("mistral", begin="[TOOL_CALLS]", style="list", shown_by=("[TOOL_CALLS]",), short_ids=True),
     CallForm("hermes", begin="<tool_call>", end="</tool_call>", around="\n", shown_by=("<tool_call>",),
-             not_by="<function="),
+             not_by=("<function=", "<arg_key>")),
     CallForm("granite", begin="<|tool_call|>", style="list", shown_by=("<|tool_call|>",)),
     CallForm("llama 3", key="parameters", several=False, shown_by=('"parameters": ', "<|start_header_id|>", "tools")),
 )  # fmt: skip
@@ -53,7 +53,7 @@ FORMS = (
 def form_of(template: str) -> CallForm:
     """The form that a chat template shows, GENERIC where it shows none of FORMS."""
     for form in FORMS:
-        if all(text in template for text in form.shown_by) and form.not_by not in template:
+        if all(text in template for text in form.shown_by) and not any(text in template for text in form.not_by):
             return form
     return GENERIC
 

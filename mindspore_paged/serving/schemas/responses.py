@@ -197,7 +197,7 @@ class InputTokensDetails(BaseModel):
 
 
 class OutputTokensDetails(BaseModel):
-    """Thoughts are not told apart."""
+    """Tokens of thoughts are not told apart."""
 
     reasoning_tokens: int = 0
 
