@@ -10,7 +10,7 @@ from mindspore_paged.tools.answer_parser import AnswerParser
 from mindspore_paged.tools.call_parser import CallParser
 from mindspore_paged.tools.forms import form_of, thought_form_of
 from mindspore_paged.tools.functions import PLACES, Function, ToolChoice, checked_choice, checked_functions
-from mindspore_paged.tools.grammar import CallGrammar, answer_rule, check_schemas
+from mindspore_paged.tools.grammar import CallGrammar, answer_rule, followed
 from mindspore_paged.tools.reasoning import ReasoningParser
 
 _END_OF_PROMPT = 8
@@ -85,17 +85,17 @@ class AnswerForms:
         """
         grammar = CallGrammar(self.calls, self._tokens, self.thoughts, thoughts_opened)
         if rules is not None:
-            check_schemas(rules.functions)
+            functions = followed(rules.functions, rules.forced)
             if rules.forced:
-                return grammar.forced(rules.functions, rules.parallel)
+                return grammar.forced(functions, rules.parallel)
             if own_form is None:
-                return grammar.free(rules.functions, rules.parallel)
+                return grammar.free(functions, rules.parallel)
         answer = answer_rule(own_form)
         if answer is None:
             return None
         if rules is None or not self.calls.begin:  # nothing would tell a call from the client's form
             return grammar.formed(answer)
-        return grammar.formed(answer, rules.functions, rules.parallel)
+        return grammar.formed(answer, functions, rules.parallel)
 
     def parser(self, rules: CallRules | None, thoughts_opened: bool, held: bool = False) -> AnswerParser | None:
         """What takes one answer apart; None where it is content and nothing else. held: a grammar holds it."""

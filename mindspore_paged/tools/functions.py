@@ -129,9 +129,11 @@ def _function(tool: Any, index: int, places: Mapping[str, str]) -> Function:
         raise RequestError(f"{where['strict']} is {shortened(strict)}; it must be true or false")
     if not isinstance(parameters, Mapping | None):
         raise RequestError(f"{where['parameters']} is {shortened(parameters)}; it must be the JSON Schema of an object")
-    if parameters and not _COMBINED & parameters.keys() and parameters.get("type", "object") != "object":
-        kind = shortened(parameters["type"])
-        raise RequestError(f"{where['parameters']} is of type {kind}; it must be the JSON Schema of an object")
+    kind = (parameters or {}).get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise RequestError(
+            f"{where['parameters']} is of type {shortened(kind)}; it must be the JSON Schema of an object"
+        )
     return Function(name, parameters, bool(strict))
 
 

@@ -5,7 +5,7 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mindspore_paged.errors import RequestError
@@ -104,18 +104,23 @@ class CallGrammar:
         return f"<[{self.tokens[text]}]>" if text in self.tokens else _text(text)
 
 
-def check_schemas(functions: Sequence[Function]) -> None:
-    """Raise RequestError for parameters that no grammar can be made of.
+def followed(functions: Sequence[Function], forced: bool) -> list[Function]:
+    """The functions with parameters that a grammar can follow.
 
-    What JSON Schema has and a grammar cannot follow is an error for strict functions, and else not looked at.
+    What a grammar cannot follow of JSON Schema is passed over, but for strict functions. Where none can be made at all,
+    and the function is neither strict nor must be called, its arguments are held to be an object and no more.
+    Raises RequestError for the others.
     """
     from llguidance import LLMatcher  # only now: whoever calls no tools does not load it
 
+    each = []
     for function in functions:
         problem = LLMatcher.validate_grammar(f"start: {_arguments(function)}")
-        if problem:
+        if problem and (forced or function.strict):
             why = one_line(problem.split("failed to compile JSON schema: ")[-1].split("\n   1 |")[0])
             raise RequestError(f"tools: no calls can be held to the parameters of {function.name!r}: {why}")
+        each.append(replace(function, parameters={"type": "object"}) if problem else function)
+    return each
 
 
 def answer_rule(structured_outputs: Any) -> str | None:

@@ -108,7 +108,7 @@ def test_a_chat_without_tools_and_thoughts_asks_for_nothing():
 
 
 def test_parameters_that_cannot_be_followed_are_the_clients_mistake():
-    rules = CallRules((Function("f", {"properties": {"a": {"type": "x"}}}),))
+    rules = CallRules((Function("f", {"properties": {"a": {"type": "x"}}}),), forced=True)
     with pytest.raises(ApiError) as caught:
         prepared("qwen3", rules)
     assert (caught.value.status_code, caught.value.param) == (400, "tools")

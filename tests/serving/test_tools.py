@@ -227,7 +227,7 @@ def tool(**function):
         ({"tools": [tool(name="f"), tool(name="f")]}, "tools[1].function.name", "as another tool's"),
         ({"tools": [tool(name="a b")]}, "tools[0].function.name", "is 'a b'; it must be 1 to 64 letters"),
         ({"tools": [tool(name="f", parameters=[])]}, "tools[0].function.parameters", "JSON Schema of an object"),
-        ({"tools": [tool(name="f", parameters={"properties": {"a": {"type": "x"}}})]}, "tools",
+        ({"tools": [tool(name="f", strict=True, parameters={"properties": {"a": {"type": "x"}}})]}, "tools",
          "Invalid type: x"),
         ({"tools": [tool(name=f"f{number}") for number in range(129)]}, "tools", "at most 128"),
         ({"tools": [tool(name="f", description="x" * 300_000)]}, "tools", "262144 characters"),

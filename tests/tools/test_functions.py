@@ -22,6 +22,8 @@ def nested(depth):
 def test_functions():
     tools = [tool("f", description="finds", parameters=OBJECT, strict=True), tool("g-1_X", parameters=None)]
     assert checked_functions(tools) == [Function("f", OBJECT, True), Function("g-1_X")]
+    either = {"type": ["object", "null"]}
+    assert checked_functions([tool(parameters=either)])[0].arguments_schema() == {"type": "object"}
     assert checked_functions(None) == checked_functions([]) == []
 
 

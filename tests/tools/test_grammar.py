@@ -11,7 +11,7 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.tools.call_parser import CallParser
 from mindspore_paged.tools.forms import FORMS, GENERIC, THOUGHT_FORMS
 from mindspore_paged.tools.functions import Function
-from mindspore_paged.tools.grammar import CallGrammar, answer_rule, check_schemas
+from mindspore_paged.tools.grammar import CallGrammar, answer_rule, followed
 from mindspore_paged.tools.pieces import Parts
 from tests.tokenizer.families import byte_level
 
@@ -216,10 +216,17 @@ def test_no_grammar_is_made_where_nothing_marks_a_call():
 )
 def test_parameters_that_no_grammar_can_be_made_of(parameters, strict, message):
     with pytest.raises(RequestError, match="^tools: no calls can be held to the parameters of 'f'") as caught:
-        check_schemas([Function("g"), Function("f", parameters, strict)])
+        followed([Function("g"), Function("f", parameters, strict)], forced=True)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    if strict:
+        with pytest.raises(RequestError, match="'f'"):
+            followed([Function("f", parameters, strict)], forced=False)
+    else:
+        anything = Function("f", {"type": "object"})
+        assert followed([Function("g"), Function("f", parameters)], forced=False) == [Function("g"), anything]
 
 
 def test_what_a_grammar_cannot_follow_is_passed_over_where_it_need_not():
-    check_schemas([Function("f", {"type": "object", "properties": {"a": {"not": {"type": "string"}}}})])
+    function = Function("f", {"type": "object", "properties": {"a": {"not": {"type": "string"}}}})
+    assert followed([function], forced=True) == [function]
