@@ -81,6 +81,7 @@ setup(
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "import-linter>=2.1"),
             *(
                 "httpx>=0.27,<1",
+                "jsonschema>=4.20,<5",
                 "openai>=2",
                 "anthropic>=1",
                 "vllm-router>=0.1.17",

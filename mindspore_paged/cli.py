@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from mindspore_paged.bounded_file import read_bounded
 from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.requests.outputs import RequestOutput, as_interrupted, request_output
 from mindspore_paged.errors import ConfigError, RequestError
@@ -20,6 +21,7 @@ from mindspore_paged.launch.keeper import kept
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.structured_outputs import LONGEST_SPECIFICATION, StructuredOutputs
 from mindspore_paged.script import exit_code_of
 
 EXIT_FAILED = 1
@@ -31,6 +33,7 @@ EPILOG = """examples:
   run_generate.py --config configs/smollm2_135m.yaml --set cache.block_size=32 scheduler.max_num_seqs=4 --prompt Hi
   run_generate.py --weights Qwen3-0.6B --chat --set model.chat_template_kwargs.enable_thinking=false --prompt Hi
   run_generate.py --weights model.gguf --set scheduler.num_speculative_tokens=4 --prompts-file texts_to_correct.jsonl
+  run_generate.py --config configs/smollm2_135m.yaml --chat --prompt "Describe a cat." --json-schema animal.json
 
 """
 MINDIR_EPILOG = """examples:
@@ -44,8 +47,9 @@ a line of the prompts file is one of
 messages are as OpenAI's API writes them, and may have beside them: tools, chat_template_kwargs (such as
 {"enable_thinking": false}), continue_final_message (go on where the last message ends), add_generation_prompt.
 A line may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
-ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias; and priority, request_class,
-cache_salt (who has another one does not find its pages)
+ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, structured_outputs (one of
+{"json": SCHEMA} {"json_object": true} {"regex": "…"} {"choice": ["…", "…"]} {"grammar": "Lark"} {"structural_tag": …});
+and priority, request_class, cache_salt (who has another one does not find its pages)
 """
 
 
@@ -141,6 +145,9 @@ def _add_prompts_and_the_rest(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--max-tokens", type=int, metavar="N", help="tokens to generate at most")
     sampling.add_argument("--temperature", type=float, metavar="X", help="0 is greedy")
     sampling.add_argument("--ignore-eos", action="store_true", default=None, help="go on after end-of-sequence tokens")
+    sampling.add_argument(
+        "--json-schema", type=Path, metavar="FILE", help="hold answers to a JSON Schema (structured_outputs below)"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="OUT", help="write answers and statistics to this file")
 
@@ -198,9 +205,21 @@ def _config(arguments: argparse.Namespace) -> EngineConfig:
 
 def _sampling(arguments: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
     flags = ("max_tokens", "temperature", "ignore_eos")
-    return replace(
-        defaults, **{flag: getattr(arguments, flag) for flag in flags if getattr(arguments, flag) is not None}
-    )
+    given = {flag: getattr(arguments, flag) for flag in flags if getattr(arguments, flag) is not None}
+    if arguments.json_schema is not None:
+        given["structured_outputs"] = _schema_file(arguments.json_schema)
+    return replace(defaults, **given)
+
+
+def _schema_file(path: Path) -> StructuredOutputs:
+    try:
+        return StructuredOutputs(json=read_bounded(path, 4 * LONGEST_SPECIFICATION).decode("utf-8"))
+    except OSError as error:
+        raise RequestError(f"--json-schema {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"--json-schema {path}: not UTF-8 text") from None
+    except RequestError as error:
+        raise RequestError(f"--json-schema {path}: {error}") from None
 
 
 def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[PromptEntry]:

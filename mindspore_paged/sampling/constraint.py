@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindspore_paged.errors import RequestError, StepError
-from mindspore_paged.sampling.structured_outputs import StructuredOutputs
+from mindspore_paged.sampling.structured_outputs import JSON_STYLE, StructuredOutputs
 from mindspore_paged.wording import one_line, shortened
 
 if TYPE_CHECKING:  # imported where a request first asks for it: others start without
@@ -26,9 +26,6 @@ MAX_COMPILED = 64
 
 MAX_LEXER_STATES = 50_000
 """Of one form, 1 to 2 KB each."""
-
-# As json.dumps writes it, which models are used to; white space anywhere would let an answer go on for ever.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Constraint:
@@ -135,9 +132,9 @@ def grammar_of(form: StructuredOutputs) -> str:
     from llguidance import LLMatcher
 
     if form.json_object:
-        return LLMatcher.grammar_from_json_schema({"type": "object"}, defaults=_JSON_STYLE)
+        return LLMatcher.grammar_from_json_schema({"type": "object"}, defaults=JSON_STYLE)
     if form.json is not None:
-        return LLMatcher.grammar_from_json_schema(form.json, defaults=_JSON_STYLE)
+        return LLMatcher.grammar_from_json_schema(form.json, defaults=JSON_STYLE)
     if form.regex is not None:
         return LLMatcher.grammar_from_regex(form.regex)
     if form.choice is not None:
@@ -174,7 +171,7 @@ def _tags(tag: dict[str, Any]) -> str:
             raise RequestError(
                 f"structured_outputs.structural_tag has the structure {shortened(begin)}, which no trigger begins"
             )
-        schema = {"x-guidance": _JSON_STYLE} | schema
+        schema = {"x-guidance": JSON_STYLE} | schema
         tags.append(StructTag(trigger=trigger, begin=begin, grammar=schema, end=end))
     return StructTag.to_grammar(tags, assume_special=False)
 

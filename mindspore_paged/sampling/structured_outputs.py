@@ -13,6 +13,12 @@ LONGEST_SPECIFICATION = 128 * 1024
 
 MAX_CHOICES = 1024
 
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""llguidance's options for JSON as json.dumps writes it, which models are used to.
+
+White space anywhere would let an answer go on for ever.
+"""
+
 
 @dataclass(frozen=True)
 class StructuredOutputs:

@@ -6,15 +6,12 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.structured_outputs import JSON_STYLE, StructuredOutputs
 from mindspore_paged.tools.forms import CallForm, ThoughtForm
 from mindspore_paged.tools.functions import Function
 from mindspore_paged.wording import one_line
-
-# As json.dumps and templates write JSON, which is what models are used to.
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -123,17 +120,13 @@ def followed(functions: Sequence[Function], forced: bool) -> list[Function]:
     return each
 
 
-def answer_rule(structured_outputs: Any) -> str | None:
-    """What a grammar says of an answer that is held to a JSON Schema, to JSON, or to choices; None for other forms.
-
-    structured_outputs: with vLLM's `json`, `json_object` or `choice`, as attributes.
-    """
-    schema, choice = (getattr(structured_outputs, name, None) for name in ("json", "choice"))
-    if schema is not None:
-        return f"%json {json.dumps(json.loads(schema) if isinstance(schema, str) else schema)}"
-    if getattr(structured_outputs, "json_object", None):
-        return '%json {"type": "object"}'
-    return " | ".join(map(_text, choice)) if choice else None
+def answer_rule(form: StructuredOutputs) -> str | None:
+    """What a grammar says of an answer that is held to a JSON Schema, to JSON, or to choices; None for other forms."""
+    if form.json is not None or form.json_object:
+        schema = json.loads(form.json) if form.json is not None else {"type": "object"}
+        options = JSON_STYLE | schema.pop("x-guidance", {})
+        return f"%json {json.dumps(schema | {'x-guidance': options})}"
+    return " | ".join(map(_text, form.choice)) if form.choice else None
 
 
 def _text(text: str) -> str:
@@ -141,5 +134,5 @@ def _text(text: str) -> str:
 
 
 def _arguments(function: Function) -> str:
-    options = _SPACING if function.strict else _SPACING | {"lenient": True}
+    options = JSON_STYLE if function.strict else JSON_STYLE | {"lenient": True}
     return f"%json {json.dumps(function.arguments_schema() | {'x-guidance': options})}"

@@ -91,7 +91,7 @@ def test_bodies_that_do_not_say_that_they_are_json(server, headers):
         ({"tools": 5}, "tools", "tools is 5; it must be a list"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "tools[0].function is missing"),
         ({"chat_template_kwargs": {"messages": 1}}, "messages", "chat_template_kwargs holds messages"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "response_format must be of type text"),
+        ({"response_format": {"type": "yaml"}}, "response_format", "response_format.type is 'yaml'; it must be one of"),
         ({"tool_choice": "required"}, "tool_choice", "tool_choice is given without tools"),
         ({"audio": {"voice": "alloy"}}, "audio", "audio is not supported by this server"),
         ({"modalities": ["audio"]}, "modalities", "modalities is not supported by this server"),

@@ -3,11 +3,11 @@
 import asyncio
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.structured_outputs import StructuredOutputs
 from mindspore_paged.serving.chat_requests import prepare_chat
 from mindspore_paged.serving.errors import ApiError
 from mindspore_paged.tools.answer_forms import AnswerForms, CallRules
@@ -24,7 +24,6 @@ FORCED, FREE = CallRules(FUNCTIONS, forced=True), CallRules(FUNCTIONS)
 class Params(SamplingParams):
     """Parameters of a sampler that follows grammars, and may show special tokens."""
 
-    structured_outputs: Any = None
     skip_special_tokens: bool = True
 
 
@@ -54,7 +53,7 @@ def prepared(family, rules, template=None, **params):
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma"])
 def test_an_answer_is_held_to_the_functions_and_read_as_it_comes(family, rules):
     params, parser, forms = prepared(family, rules)
-    assert params.structured_outputs == {"grammar": forms.grammar(rules, thoughts_opened=False)}
+    assert params.structured_outputs == StructuredOutputs(grammar=forms.grammar(rules, thoughts_opened=False))
     assert params.skip_special_tokens == (family != "mistral")
     begun = '[TOOL_CALLS][{"name": "f", "arguments": {' if family == "mistral" else (
         '<tool_call>\n{"name": "f", "arguments": {'
@@ -72,7 +71,7 @@ def test_where_nothing_marks_a_call_it_is_read_when_it_is_whole():
 def test_thoughts_that_the_prompt_begins_are_part_of_what_is_allowed():
     opening = QWEN3 + "{{- '<think>\\n' }}"
     params, parser, forms = prepared("qwen3", FORCED, opening)
-    assert params.structured_outputs == {"grammar": forms.grammar(FORCED, thoughts_opened=True)}
+    assert params.structured_outputs == StructuredOutputs(grammar=forms.grammar(FORCED, thoughts_opened=True))
     assert parser.feed("Hm.") == [Piece("reasoning", "Hm.")]
     _, parser, _ = prepared("qwen3", None, opening)
     assert parser.feed("Hm.") == [Piece("reasoning", "Hm.")]
@@ -80,25 +79,29 @@ def test_thoughts_that_the_prompt_begins_are_part_of_what_is_allowed():
 
 @pytest.mark.parametrize("rules", [None, FREE])
 def test_thoughts_and_calls_stand_beside_a_form_of_the_clients_own(rules):
-    own = SimpleNamespace(json={"type": "integer"})
+    own = StructuredOutputs(json={"type": "integer"})
     params, parser, forms = prepared("qwen3", rules, structured_outputs=own)
-    assert params.structured_outputs == {"grammar": forms.grammar(rules, thoughts_opened=False, own_form=own)}
+    assert params.structured_outputs == StructuredOutputs(
+        grammar=forms.grammar(rules, thoughts_opened=False, own_form=own)
+    )
     assert parser.feed("<think>Hm.</think>5") == [Piece("reasoning", "Hm."), Piece("content", "5")]
     params, _, forms = prepared("llama 3.1", FREE, structured_outputs=own)
-    assert params.structured_outputs == {"grammar": forms.grammar(None, thoughts_opened=False, own_form=own)}
+    assert params.structured_outputs == StructuredOutputs(
+        grammar=forms.grammar(None, thoughts_opened=False, own_form=own)
+    )
     params, parser, _ = prepared("gemma", None, structured_outputs=own)
     assert (params.structured_outputs, parser) == (own, None)
 
 
 def test_an_answer_that_the_client_holds_to_a_form_of_its_own_is_content():
-    own = SimpleNamespace(regex="a+")
+    own = StructuredOutputs(regex="a+")
     opening = QWEN3 + "{{- '<think>\\n' }}"
     for rules in (None, FREE):
         params, parser, _ = prepared("qwen3", rules, opening, structured_outputs=own)
         assert params.structured_outputs == own
         assert parser is None
     params, _, forms = prepared("qwen3", FORCED, structured_outputs=own)
-    assert params.structured_outputs == {"grammar": forms.grammar(FORCED, thoughts_opened=False)}
+    assert params.structured_outputs == StructuredOutputs(grammar=forms.grammar(FORCED, thoughts_opened=False))
 
 
 def test_a_chat_without_tools_and_thoughts_asks_for_nothing():

@@ -1,13 +1,13 @@
 """Grammars take calls that are as the functions say, token by token, and no others; and parsers read what they take."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken
 
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.structured_outputs import StructuredOutputs
 from mindspore_paged.tools.call_parser import CallParser
 from mindspore_paged.tools.forms import FORMS, GENERIC, THOUGHT_FORMS
 from mindspore_paged.tools.functions import Function
@@ -174,14 +174,14 @@ class TestFree:
     ("own", "good", "bad"),
     [
         ({"json": HOME_SCHEMA}, '{"city": "Köln"}', '{"town": "Köln"}'),
-        ({"json": json.dumps(HOME_SCHEMA)}, '{ "city":"" }', "Hello"),
+        ({"json": json.dumps(HOME_SCHEMA)}, '{"city": ""}', "Hello"),
         ({"json_object": True}, '{"town": [1]}', "[1]"),
         ({"choice": ["yes", 'n"o']}, 'n"o', "maybe"),
     ],
 )
 def test_a_form_of_the_clients_own_or_calls(form, marks_are_tokens, own, good, bad):
     accepts = VOCABULARIES[marks_are_tokens].accepts
-    answer = answer_rule(SimpleNamespace(**own))
+    answer = answer_rule(StructuredOutputs(**own))
     grammar = grammar_of(form, marks_are_tokens, thoughts=THOUGHT_FORMS[0]).formed(answer, FUNCTIONS)
     call = written(form, GOOD[:1])
     for text in (good, f"<think>Hm</think>\n{good}", call, f"<think>Hm</think>\n{call}"):
@@ -195,9 +195,9 @@ def test_a_form_of_the_clients_own_or_calls(form, marks_are_tokens, own, good, b
     assert not accepts(alone, f"Hm</think>\n{bad}")
 
 
-@pytest.mark.parametrize("own", [{"regex": "a+"}, {"grammar": "start: /a/"}, {"choice": []}, {}])
+@pytest.mark.parametrize("own", [{"regex": "a+"}, {"grammar": "start: /a/"}])
 def test_forms_that_calls_do_not_stand_beside(own):
-    assert answer_rule(SimpleNamespace(**own)) is None
+    assert answer_rule(StructuredOutputs(**own)) is None
 
 
 def test_no_grammar_is_made_where_nothing_marks_a_call():
