@@ -1,7 +1,6 @@
 """The engine: requests come in, steps run, tokens come out; it owns the scheduler, the device never sees a request."""
 
 import itertools
-import logging
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
@@ -9,9 +8,10 @@ from time import perf_counter
 
 import numpy as np
 
-from mindspore_paged.cache.event_log import PoolEventLog, block_owners
+from mindspore_paged.cache.event_log import PoolEventLog
 from mindspore_paged.engine.execution.page_mover import PageMover
 from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
+from mindspore_paged.engine.execution.pool_recorder import PoolRecorder
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
 from mindspore_paged.engine.requests.constraints import Constraints
@@ -54,9 +54,6 @@ class StepOutput:
     finished: list[RequestOutput] = field(default_factory=list)
 
 
-log = logging.getLogger("mindspore_paged")
-
-
 class LLMEngine:
     """Runs requests to their end; `add_request`, `abort` and `step` mutate.
 
@@ -88,7 +85,7 @@ class LLMEngine:
         self.limits = limits
         self.mover = mover or PageMover(scheduler, runner)
         self.response_cache = response_cache
-        self.event_log = event_log
+        self.pool_recorder = PoolRecorder(event_log, scheduler, self.mover)
         self.model_fingerprint = model_fingerprint
         self.page_key = page_key
         self.debug = debug
@@ -198,7 +195,7 @@ class LLMEngine:
             self._roll_back(plan)
             raise
         self._count(plan, perf_counter() - started)
-        self._log_step()
+        self.pool_recorder.record(self.metrics.num_steps)
         if self.debug and not self.has_unfinished:
             self.check_integrity()
         return output
@@ -218,8 +215,7 @@ class LLMEngine:
     def close(self) -> None:
         """Let go of files, threads and other ranks; nothing may run afterwards."""
         self.runner.close()
-        if self.event_log is not None:
-            self.event_log.close()
+        self.pool_recorder.close()
         if self.mover.host_tier is not None:
             self.mover.host_tier.close()
 
@@ -446,25 +442,6 @@ class LLMEngine:
             self._retire(request, output)
         self._known.clear()
         return output
-
-    def _log_step(self) -> None:
-        if self.event_log is None:
-            return
-        scheduler = self.scheduler
-        owners = block_owners(scheduler.cache, {s.row: s.request.arrival + 1 for s in scheduler.running})
-        try:
-            self.event_log.record(
-                self.metrics.num_steps,
-                owners,
-                running=len(scheduler.running),
-                waiting=len(scheduler.waiting),
-                preemptions=scheduler.num_preemptions,
-                host_pages=self.mover.num_host_pages,
-            )
-        except OSError as error:  # a full disk ends the record, not the run
-            log.warning("the pool's event log ends at step %d: %s", self.metrics.num_steps, error)
-            self.event_log.close()
-            self.event_log = None
 
     def _count_pages(self) -> None:
         cache = self.scheduler.cache
