@@ -15,7 +15,7 @@ from mindspore_paged.engine.execution.pool_recorder import PoolRecorder
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
 from mindspore_paged.engine.requests.constraints import Constraints
-from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.detokenizer import Decoder, IncrementalDetokenizer
 from mindspore_paged.engine.requests.outputs import (
     CompletionOutput,
     RequestOutput,
@@ -140,8 +140,7 @@ class LLMEngine:
         )
         decoder = self.tokenizer.backend if self.tokenizer is not None else None
         request.sequences = [
-            Sequence(request, index, IncrementalDetokenizer(decoder, params.stop, token_ids))
-            for index in range(params.n)
+            Sequence(request, index, _detokenizer(decoder, params, token_ids)) for index in range(params.n)
         ]
         return request
 
@@ -355,7 +354,8 @@ class LLMEngine:
         if request.params.logprobs is not None:
             sequence.logprobs.append(token)
         ends = self._is_stop_token(sequence, token.token_id)
-        text = "" if ends else sequence.detokenizer.append(token.token_id)
+        is_shown = not ends or request.params.include_stop_str_in_output
+        text = sequence.detokenizer.append(token.token_id) if is_shown else ""
         constraint = sequence.sampling_state.constraint
         is_whole = constraint is not None and constraint.is_complete
         reason = "stop" if ends or is_whole or sequence.detokenizer.stopped_by else self._length_reason(sequence)
@@ -447,6 +447,12 @@ class LLMEngine:
         cache = self.scheduler.cache
         tokens = sum(sequence.num_computed_tokens for sequence in self.scheduler.running)
         self.metrics.record_pool(cache.pool.num_used, cache.block_size, cache.num_reserved_tokens - tokens)
+
+
+def _detokenizer(decoder: Decoder | None, params: SamplingParams, token_ids: list[int]) -> IncrementalDetokenizer:
+    return IncrementalDetokenizer(
+        decoder, params.stop, token_ids, params.skip_special_tokens, params.include_stop_str_in_output
+    )
 
 
 def _rows_of(logits: np.ndarray, rows: list[int]) -> np.ndarray:

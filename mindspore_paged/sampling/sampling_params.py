@@ -44,6 +44,8 @@ class SamplingParams:
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
     logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
         penalties and temperature; kept as pairs in order of ids. Log-probabilities are reported as they are without it.
+    skip_special_tokens: special tokens have no text.
+    include_stop_str_in_output: the text ends behind the stop string, or the stop token's text, that ends it.
     structured_outputs: the form that the text is held to, a mapping of the keys of StructuredOutputs or one of these.
     """
 
@@ -62,6 +64,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: LogitBias = ()
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self):
@@ -126,7 +130,8 @@ class SamplingParams:
             "repetition_penalty",
         ):
             self._require(name, "a finite number", _is_number(getattr(self, name), (int, float)))
-        self._require("ignore_eos", "true or false", isinstance(self.ignore_eos, bool))
+        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
+            self._require(name, "true or false", isinstance(getattr(self, name), bool))
         self._require("stop", "a string or a list of strings", all(isinstance(text, str) for text in self.stop))
         self._require(
             "stop_token_ids",

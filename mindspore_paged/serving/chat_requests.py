@@ -3,13 +3,14 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.structured_outputs import StructuredOutputs
 from mindspore_paged.serving.errors import as_api_error
 from mindspore_paged.serving.service import Service
 from mindspore_paged.tools.answer_forms import CallRules
@@ -33,8 +34,8 @@ async def prepare_chat(
     rules: for calls in the answer, None for an answer without. admission: as `Service.prepare` takes it.
     Raises ApiError where it cannot be run, or not now.
     """
-    forms, own_form = service.answer_forms, getattr(params, "structured_outputs", None)
-    shown = _with(params, skip_special_tokens=False) if forms.shows_special_tokens(rules) else params
+    forms, own_form = service.answer_forms, params.structured_outputs
+    shown = replace(params, skip_special_tokens=False) if forms.shows_special_tokens(rules) else params
     if rules is None and (own_form is None or forms.thoughts is None):
         (request,) = await service.prepare([chat], shown, param=param, **admission)
         return request, partial(forms.parser, None, forms.opens_thoughts(request.prompt_token_ids))
@@ -48,7 +49,7 @@ async def prepare_chat(
     if grammar is None and own_form is not None:  # it says the whole answer: no thoughts and no calls are in it
         held, make_parser = params, _without_parser
     else:
-        held = shown if grammar is None else _with(shown, structured_outputs={"grammar": grammar})
+        held = shown if grammar is None else replace(shown, structured_outputs=StructuredOutputs(grammar=grammar))
         make_parser = partial(forms.parser, rules, opened, held is not shown)
     (request,) = await service.prepare([{"prompt_token_ids": token_ids}], held, param=param, **admission)
     return request, make_parser
@@ -74,10 +75,3 @@ def new_call_id() -> str:
 
 def _without_parser() -> None:
     return None
-
-
-def _with(params: SamplingParams, **keys: Any) -> SamplingParams:
-    """The parameters with these keys, as far as the sampler has them."""
-    known = {field.name for field in fields(params)}
-    known_keys = {key: value for key, value in keys.items() if key in known}
-    return replace(params, **known_keys) if known_keys else params

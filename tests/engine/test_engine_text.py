@@ -53,6 +53,31 @@ def test_a_stop_string_ends_the_text_before_it(answer_of):
     assert (output.text, output.token_ids, output.finish_reason) == (TEXT[:3], TOKENS[:5], "stop")
 
 
+def test_what_ends_the_text_is_part_of_it_on_request(answer_of):
+    output = answer_of(stop=TEXT[3:5], include_stop_str_in_output=True)
+    assert (output.text, output.token_ids, output.finish_reason) == (TEXT[:5], TOKENS[:5], "stop")
+    output = answer_of(stop_token_ids=[TOKENS[2]], include_stop_str_in_output=True)
+    assert (output.text, output.token_ids, output.finish_reason) == (TEXT[:3], TOKENS[:3], "stop")
+
+
+def test_special_tokens_are_text_on_request_and_may_be_stopped_at_as_such(answer_of):
+    special = (TOKENS[1], TOKENS[4])
+    assert answer_of(special=special).text == "".join(TEXT[place] for place in (0, 2, 3, 5, 6, 7))
+    # The tokenizer of this test gives special tokens no text, whoever asks: what is asked of it is seen here.
+    asked = []
+
+    def decode(ids, skip_special_tokens=True):
+        asked.append(skip_special_tokens)
+        return ""
+
+    engine = make_engine(tokenizer=SimpleNamespace(backend=SimpleNamespace(decode=decode), special_tokens={"<|1|>": 1}))
+    params = SamplingParams(max_tokens=2, skip_special_tokens=False, stop="a<|1|>b")
+    engine.add_request(engine.make_request(PROMPT, params))
+    run_to_end(engine)
+    assert asked
+    assert not any(asked)
+
+
 def test_a_stop_string_in_the_last_token_counts_as_stop(answer_of):
     output = answer_of(stop=TEXT[-1])
     assert (output.text, output.finish_reason) == (TEXT[:-1], "stop")

@@ -5,7 +5,9 @@ import time
 import pytest
 
 from mindspore_paged import LLM
+from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.tokenizer.chat_template import ChatTemplate
+from mindspore_paged.tools.answer_forms import AnswerForms
 from tests import cli_runs
 from tests.serving.running import RunningServer
 from tests.serving.scripted_answers import ScriptedAnswers
@@ -72,6 +74,12 @@ def long_server(long_llm):
 
 
 @pytest.fixture
+def unheld(monkeypatch):
+    """Tools that the model may call hold its answers to nothing."""
+    monkeypatch.setattr(AnswerForms, "grammar", lambda *_: None)
+
+
+@pytest.fixture
 def speaking(long_llm, monkeypatch):
     """Serves the model with another chat template, and answers that are given: `with speaking(template, *answers)`."""
 
@@ -79,6 +87,7 @@ def speaking(long_llm, monkeypatch):
         monkeypatch.setattr(long_llm.tokenizer, "_chat_template", ChatTemplate(template, {"bos_token": "<s>"}))
         script = ScriptedAnswers(long_llm.tokenizer, answers)
         monkeypatch.setattr(long_llm.engine.sampler, "sample", script.sample)
+        monkeypatch.setattr(Constraint, "forced", lambda _: [])  # the script says every token, also what is forbidden
         return RunningServer(long_llm, long_llm.config.server)
 
     return serve

@@ -66,7 +66,7 @@ def test_the_stop_sequence_is_told(server, client):
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
 
 
-def test_systems_tools_and_what_they_gave_are_the_chats_of_openai(long_server):
+def test_systems_tools_and_what_they_gave_are_the_chats_of_openai(long_server, unheld):
     function = {"name": "f", "description": "finds", "parameters": {"type": "object"}}
     call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     as_openai = [
@@ -199,7 +199,7 @@ def test_a_tool_is_called_in_a_loop(speaking, streamed):
     assert message.stop_reason == "end_turn"
 
 
-def test_a_call_that_is_cut_off_is_text(speaking):
+def test_a_call_that_is_cut_off_is_text(speaking, unheld):
     with speaking(QWEN3, ANSWER) as server:
         message = client_of(server).messages.create(
             model=MODEL, max_tokens=100, messages=HI, tools=[WEATHER], tool_choice={"type": "auto"}
@@ -207,6 +207,17 @@ def test_a_call_that_is_cut_off_is_text(speaking):
     assert message.stop_reason == "max_tokens"
     assert [block.type for block in message.content] == ["thinking", "text"]
     assert message.content[1].text == ANSWER[:99].partition("</think>\n\n")[2]  # ö is two tokens
+
+
+def test_a_call_that_is_cut_off_has_no_input_where_a_grammar_holds_it(speaking):
+    """It is known to be a call from its name on."""
+    with speaking(QWEN3, ANSWER) as server:
+        message = client_of(server).messages.create(
+            model=MODEL, max_tokens=100, messages=HI, tools=[WEATHER], tool_choice={"type": "auto"}
+        )
+    assert message.stop_reason == "max_tokens"
+    assert [block.type for block in message.content] == ["thinking", "text", "tool_use"]
+    assert (message.content[2].name, message.content[2].input) == ("get_weather", {})
 
 
 @pytest.mark.parametrize(("kind", "thinks"), [("enabled", True), ("disabled", False)])

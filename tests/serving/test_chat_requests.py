@@ -1,7 +1,6 @@
 """What a chat with tools asks of the sampler, and what reads its answers."""
 
 import asyncio
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -18,13 +17,6 @@ from tests.tools.test_answer_forms import FUNCTIONS, tokenizer_of
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 FORCED, FREE = CallRules(FUNCTIONS, forced=True), CallRules(FUNCTIONS)
-
-
-@dataclass(frozen=True)
-class Params(SamplingParams):
-    """Parameters of a sampler that follows grammars, and may show special tokens."""
-
-    skip_special_tokens: bool = True
 
 
 class StubService:
@@ -45,7 +37,7 @@ class StubService:
 
 def prepared(family, rules, template=None, **params):
     service = StubService(tokenizer_of(family, template))
-    request, make_parser = asyncio.run(prepare_chat(service, CHAT, Params(**params), rules))
+    request, make_parser = asyncio.run(prepare_chat(service, CHAT, SamplingParams(**params), rules))
     return request.params, make_parser(), service.answer_forms
 
 
@@ -106,7 +98,7 @@ def test_an_answer_that_the_client_holds_to_a_form_of_its_own_is_content():
 
 def test_a_chat_without_tools_and_thoughts_asks_for_nothing():
     params, parser, _ = prepared("gemma", None)
-    assert params == Params()
+    assert params == SamplingParams()
     assert parser is None
 
 

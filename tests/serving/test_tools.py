@@ -101,7 +101,8 @@ class TestLoop:
             message, _ = asked(server, streamed, parallel_tool_calls=False)
         assert calls_in(message) == [("get_time", {})]
 
-    def test_what_is_no_call_is_text(self, speaking, family, streamed):
+    def test_what_is_no_call_is_text(self, speaking, family, streamed, unheld):
+        """Where no grammar holds the answer, which a script does not follow."""
         template, call = family
         broken = call("get_weather", COLOGNE).replace('"}}', '"}')
         unknown = call("get_rich", {})

@@ -37,11 +37,20 @@ class IncrementalDetokenizer:
     stop: the text ends before the first of these to be complete, however the tokens split it; of several that end on
         the same character, before the longest.
     prompt_token_ids: the prompt that the generated tokens follow.
+    skip_special_tokens: special tokens have no text.
+    include_stop: the text ends behind the stop string, not before it.
     """
 
-    def __init__(self, tokenizer: Decoder | None, stop: Sequence[str] = (), prompt_token_ids: Sequence[int] = ()):
-        self._stream = None if tokenizer is None else _TokenStream(tokenizer, prompt_token_ids)
-        self._scanner = _StopScanner(stop)
+    def __init__(
+        self,
+        tokenizer: Decoder | None,
+        stop: Sequence[str] = (),
+        prompt_token_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+        include_stop: bool = False,
+    ):
+        self._stream = None if tokenizer is None else _TokenStream(tokenizer, prompt_token_ids, skip_special_tokens)
+        self._scanner = _StopScanner(stop, include_stop)
         self._given_out: list[str] = []
 
     @property
@@ -85,8 +94,9 @@ class _TokenStream:
     bad runs of byte tokens and cannot give out an incomplete end.
     """
 
-    def __init__(self, tokenizer: Decoder, prompt_token_ids: Sequence[int]):
+    def __init__(self, tokenizer: Decoder, prompt_token_ids: Sequence[int], skip_special_tokens: bool):
         self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._pending: list[int] = []
         self._context, self._context_text = self._end_of(prompt_token_ids)
 
@@ -128,15 +138,19 @@ class _TokenStream:
         return text
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
 
 
 class _StopScanner:
-    """Lets text pass until a stop string is complete, and holds back what may be the beginning of one."""
+    """Lets text pass until a stop string is complete, and holds back what may be the beginning of one.
 
-    def __init__(self, stop: Sequence[str]):
+    passes_it_on: the stop string itself, too.
+    """
+
+    def __init__(self, stop: Sequence[str], passes_it_on: bool):
         self.found: str | None = None
         self._stop = stop
+        self._passes_it_on = passes_it_on
         self._held = ""
 
     def feed(self, text: str) -> str:
@@ -144,7 +158,8 @@ class _StopScanner:
         matches = [(self._held.find(stop), stop) for stop in self._stop if stop in self._held]
         if matches:
             start, self.found = min(matches, key=lambda match: (match[0] + len(match[1]), match[0]))
-            text, self._held = self._held[:start], ""
+            end = start + len(self.found) if self._passes_it_on else start
+            text, self._held = self._held[:end], ""
             return text
         return self._pass_on(len(self._held) - self._length_of_possible_beginning())
 

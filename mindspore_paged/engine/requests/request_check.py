@@ -108,7 +108,7 @@ def resolved_stop_token_ids(params: SamplingParams, tokenizer: Tokenizer | None,
     if params.stop and tokenizer is None:
         raise RequestError(f"stop is {list(params.stop)}; stop strings need a tokenizer, and this model has none")
     token_ids = set(params.stop_token_ids)
-    special_tokens = tokenizer.special_tokens if params.stop else {}
+    special_tokens = tokenizer.special_tokens if params.stop and params.skip_special_tokens else {}
     for text in params.stop:
         if text in special_tokens:
             token_ids.add(special_tokens[text])

@@ -24,6 +24,7 @@ MAX_NAMED = 16
 _SAMPLING_KEYS = (
     *("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stop_token_ids", "ignore_eos"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+    *("skip_special_tokens", "include_stop_str_in_output"),
 )
 _NOTHING_DEPENDS_ON = frozenset(
     {
@@ -115,6 +116,7 @@ class SamplingFields(OpenSchema):
 
     priority: the higher, the sooner. cache_salt: prompts with different ones do not share pages.
     return_token_ids: tell the token ids, too (vLLM's).
+    skip_special_tokens, include_stop_str_in_output: what of the tokens becomes text, see SamplingParams.
     response_format, structured_outputs, guided_json, guided_regex, guided_choice, guided_grammar: what the answer is
     held to, at most one of them; OpenAI's, vLLM's, and vLLM's of before.
     """
@@ -131,6 +133,8 @@ class SamplingFields(OpenSchema):
     stop_token_ids: list[WholeNumber] | None = None
     ignore_eos: bool | None = None
     logit_bias: dict[str, float] | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None

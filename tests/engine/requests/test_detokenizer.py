@@ -59,9 +59,9 @@ def spelt(text: str) -> list[int]:
     return pieces(*(f"<0x{byte:02X}>" for byte in text.encode()))
 
 
-def stream(tokenizer, token_ids, stop=(), prompt=()):
+def stream(tokenizer, token_ids, stop=(), prompt=(), **options):
     """All that was given out, piece by piece, the end last; the text must be their sum at every moment."""
-    detokenizer = IncrementalDetokenizer(tokenizer, stop, prompt)
+    detokenizer = IncrementalDetokenizer(tokenizer, stop, prompt, **options)
     given_out = []
     for token in token_ids:
         given_out.append(detokenizer.append(token))
@@ -116,9 +116,11 @@ class TestText:
         first, *rest = byte_tokens("é".encode())
         assert "".join(stream(BYTE_LEVEL, [END, first, END, END, END, END, *rest, END])[0]) == "é"
 
-    @given(token_streams)
-    def test_any_tokens_add_up_to_decoding_at_once(self, token_ids):
-        assert "".join(stream(BYTE_LEVEL, token_ids)[0]) == BYTE_LEVEL.decode(token_ids)
+    @given(token_streams, st.booleans())
+    @example([END, *byte_tokens(b"a"), END], False)
+    def test_any_tokens_add_up_to_decoding_at_once(self, token_ids, skip):
+        expected = BYTE_LEVEL.decode(token_ids, skip_special_tokens=skip)
+        assert "".join(stream(BYTE_LEVEL, token_ids, skip_special_tokens=skip)[0]) == expected
 
     @given(token_streams, token_streams)
     @example(byte_tokens(b"\xac!"), byte_tokens(b"a\xe2\x82"))
