@@ -83,7 +83,7 @@ def llm_comply(form: str):
     def suite(tools: Path, url: str) -> tuple[list[str], list[str], str]:
         base = f"{url}/v1"
         output = run(tools, "llm-comply", "run", "-u", base, "-k", "none", "-m", MODEL, "--format", form, "-v", url=url)
-        return re.findall(r"✓ (.+?) \(", output), re.findall(r"✗ (.+?) \(", output), output
+        return re.findall(r"[✓✅] (.+?) \(", output), re.findall(r"[✗❌] (.+?) \(", output), output
 
     return suite
 
