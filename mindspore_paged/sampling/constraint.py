@@ -121,9 +121,13 @@ class ConstraintCompiler:
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(self._tokenizer_json, self._vocab_size, self._eos_token_ids or None)
         limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
-        matcher = LLMatcher(self._tokenizer, grammar_of(form), log_level=0, limits=limits)
-        if matcher.is_error():
-            raise RequestError(f"structured_outputs.{form.kind}: it cannot be followed: {_reason(matcher.get_error())}")
+        try:
+            matcher = LLMatcher(self._tokenizer, grammar_of(form), log_level=0, limits=limits)
+            problem = matcher.get_error()
+        except ValueError as error:  # JSON that is nested too deeply
+            problem = str(error)
+        if problem:
+            raise RequestError(f"structured_outputs.{form.kind}: it cannot be followed: {_reason(problem)}")
         return Constraint(matcher, self._vocab_size)
 
 

@@ -41,13 +41,13 @@ def line(caplog):
     return the_line
 
 
-def test_what_clients_ask_for_is_counted(server):
-    before = metrics_of(server)
-    answer = server.client.chat.completions.create(model=MODEL, messages=HI, max_tokens=7, n=2, seed=1, temperature=1)
-    with closing(server.client.completions.create(model=MODEL, prompt="aa", max_tokens=100, stream=True)) as stream:
+def test_what_clients_ask_for_is_counted(slow):
+    before = metrics_of(slow)
+    answer = slow.client.chat.completions.create(model=MODEL, messages=HI, max_tokens=7, n=2, seed=1, temperature=1)
+    with closing(slow.client.completions.create(model=MODEL, prompt="aa", max_tokens=100, stream=True)) as stream:
         next(iter(stream))
-    server.assert_idle()
-    after = metrics_of(server)
+    slow.assert_idle()
+    after = metrics_of(slow)
 
     def grown(name, reason=None):
         return after[f"vllm:{name}", reason] - before[f"vllm:{name}", reason]
