@@ -1,6 +1,5 @@
 """The engine: requests come in, steps run, tokens come out; it owns the scheduler, the device never sees a request."""
 
-import itertools
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
@@ -14,25 +13,14 @@ from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.execution.pool_recorder import PoolRecorder
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
-from mindspore_paged.engine.requests.constraints import Constraints
-from mindspore_paged.engine.requests.detokenizer import Decoder, IncrementalDetokenizer
 from mindspore_paged.engine.requests.outputs import (
     CompletionOutput,
     RequestOutput,
     SequenceUpdate,
     request_output,
 )
-from mindspore_paged.engine.requests.pooling import checked_pooling
-from mindspore_paged.engine.requests.request_check import (
-    ModelLimits,
-    check_embeds,
-    check_logit_bias,
-    check_prompt,
-    checked_cache_salt,
-    checked_priority,
-    resolved_stop_token_ids,
-    token_ids_of,
-)
+from mindspore_paged.engine.requests.request_check import ModelLimits
+from mindspore_paged.engine.requests.request_maker import RequestMaker
 from mindspore_paged.engine.requests.response_cache import ResponseCache
 from mindspore_paged.engine.requests.sequence import Request, Sequence
 from mindspore_paged.engine.scheduling.scheduler import Scheduler
@@ -91,10 +79,9 @@ class LLMEngine:
         self.debug = debug
         self.metrics = Metrics()
         self.sampler = Sampler()
-        self._constraints = Constraints(tokenizer, limits)
+        self._maker = RequestMaker(tokenizer, limits)
         self._requests: dict[str, Request] = {}
         self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
-        self._arrivals = itertools.count()
 
     @property
     def has_unfinished(self) -> bool:
@@ -115,34 +102,7 @@ class LLMEngine:
 
         priority, request_class, cache_salt, pooling: see `Request`.
         """
-        if pooling is not None:
-            check_embeds(self.limits)
-            pooling = checked_pooling(pooling)
-        token_ids = token_ids_of(prompt, self.tokenizer, self.limits)
-        check_prompt(token_ids, self.limits, has_answer=pooling is None)
-        check_logit_bias(params, self.limits)
-        priority = checked_priority(priority)
-        stop_token_ids = resolved_stop_token_ids(params, self.tokenizer, self.limits)
-        arrival = next(self._arrivals)
-        request = Request(
-            request_id=request_id or f"request-{arrival}",
-            arrival=arrival,
-            prompt=prompt if isinstance(prompt, str) else None,
-            prompt_token_ids=token_ids,
-            params=params,
-            stop_token_ids=stop_token_ids,
-            arrival_time=perf_counter(),
-            priority=priority,
-            request_class=request_class,
-            cache_salt=checked_cache_salt(cache_salt),
-            pooling=pooling,
-            constraint=None if pooling is not None else self._constraints.of(params),
-        )
-        decoder = self.tokenizer.backend if self.tokenizer is not None else None
-        request.sequences = [
-            Sequence(request, index, _detokenizer(decoder, params, token_ids)) for index in range(params.n)
-        ]
-        return request
+        return self._maker.make(prompt, params, request_id, priority, request_class, cache_salt, pooling)
 
     def add_request(self, request: Request, is_computed: bool = False) -> str:
         """Queue a request of `make_request`, and return its id; raises RequestError if it is in use or has ended.
@@ -331,7 +291,8 @@ class LLMEngine:
         The next step computes them together: no logits are needed but behind the last, unless somebody asks for them.
         """
         state, text = sequence.sampling_state, ""
-        if state.constraint is None or sequence.is_finished or sequence.request.params.logprobs is not None:
+        params = sequence.request.params
+        if state.constraint is None or state.rules is not None or sequence.is_finished or params.logprobs is not None:
             return text
         for token_id in state.constraint.forced():
             state.pass_over_draw()
@@ -447,12 +408,6 @@ class LLMEngine:
         cache = self.scheduler.cache
         tokens = sum(sequence.num_computed_tokens for sequence in self.scheduler.running)
         self.metrics.record_pool(cache.pool.num_used, cache.block_size, cache.num_reserved_tokens - tokens)
-
-
-def _detokenizer(decoder: Decoder | None, params: SamplingParams, token_ids: list[int]) -> IncrementalDetokenizer:
-    return IncrementalDetokenizer(
-        decoder, params.stop, token_ids, params.skip_special_tokens, params.include_stop_str_in_output
-    )
 
 
 def _rows_of(logits: np.ndarray, rows: list[int]) -> np.ndarray:

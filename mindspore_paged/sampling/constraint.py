@@ -149,7 +149,7 @@ def grammar_of(form: StructuredOutputs) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text)  # escapes what Lark's lexer does not take as it is
 
 
 def _tags(tag: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from mindspore_paged.wording import is_unicode, shortened
 MAX_N = 16384
 """vLLM's bound: each of a prompt's sequences takes memory before it runs."""
 
+MAX_BAD_WORDS = 256
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 512
 """Characters. Every token is compared with every stop string; OpenAI takes 4 of them."""
@@ -32,10 +33,16 @@ class SamplingParams:
     top_p: keep the most likely tokens whose probabilities sum to at least this (Holtzman et al. 2019).
     top_k: keep this many of the most likely tokens; 0 or -1 keeps all.
     min_p: drop tokens less likely than this share of the most likely one.
+    typical_p: keep the tokens whose surprise is nearest to the expected one, up to this probability together.
+    top_n_sigma: keep logits within so many standard deviations of the largest; 0 keeps all.
+    xtc_probability, xtc_threshold: so often drop all tokens of at least this probability but the least likely of them.
     n: sequences for one prompt, which share the prompt's pages.
     seed: makes the request's draws reproducible, whatever runs beside it; None or -1 draws from
         the system's entropy.
     stop: strings that end the text; they are not part of it. One that is a special token ends it by its id.
+    min_tokens: no end-of-sequence token or stop token comes, and no stop string is looked for, before so many tokens.
+    allowed_token_ids: the only tokens that may come; None allows all.
+    bad_words: texts that never come, with a space in front or without.
     stop_token_ids: tokens that end the sequence, besides the model's own end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token.
     logprobs: report this many of the most likely tokens at each position, and the chosen one; -1 reports all,
@@ -54,8 +61,15 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     n: int = 1
     seed: int | None = None
+    min_tokens: int = 0
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -81,7 +95,15 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         self._require("stop", "a string or a list of strings", isinstance(self.stop, (list, tuple)))
+        if isinstance(self.bad_words, str):
+            object.__setattr__(self, "bad_words", (self.bad_words,))
+        self._require("bad_words", "a list of strings", isinstance(self.bad_words, (list, tuple)))
+        object.__setattr__(self, "bad_words", tuple(self.bad_words))
         self._require("stop_token_ids", "a list of whole numbers", isinstance(self.stop_token_ids, (list, tuple)))
+        if self.allowed_token_ids is not None:
+            is_list = isinstance(self.allowed_token_ids, (list, tuple)) and len(self.allowed_token_ids) > 0
+            self._require("allowed_token_ids", "a list of whole numbers, at least one, or none", is_list)
+            object.__setattr__(self, "allowed_token_ids", tuple(map(_plain, self.allowed_token_ids)))
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(map(_plain, self.stop_token_ids)))
         object.__setattr__(self, "logit_bias", logit_bias_pairs(self.logit_bias))
@@ -92,6 +114,12 @@ class SamplingParams:
         self._require("top_p", "above 0 and at most 1", 0 < self.top_p <= 1)
         self._require("top_k", "at least 1, or 0 or -1 for all", self.top_k >= -1)
         self._require("min_p", "from 0 to 1", 0 <= self.min_p <= 1)
+        self._require("typical_p", "above 0 and at most 1", 0 < self.typical_p <= 1)
+        self._require("top_n_sigma", "0 or more, and finite", 0 <= self.top_n_sigma < math.inf)
+        self._require("xtc_probability", "from 0 to 1", 0 <= self.xtc_probability <= 1)
+        self._require("xtc_threshold", "from 0 to 1", 0 <= self.xtc_threshold <= 1)
+        at_most = self.max_tokens is None or self.min_tokens <= self.max_tokens
+        self._require("min_tokens", "from 0 to max_tokens", self.min_tokens >= 0 and at_most)
         self._require("n", f"from 1 to {MAX_N}", 1 <= self.n <= MAX_N)
         self._require("seed", "0 or more, or -1 or none", self.seed is None or self.seed >= 0)
         self._require("logprobs", "0 or more, -1 for all, or none", self.logprobs is None or self.logprobs >= -1)
@@ -103,6 +131,9 @@ class SamplingParams:
         longest = max(map(len, self.stop), default=0)
         self._require("stop", f"strings of at most {MAX_STOP_LENGTH} characters", longest <= MAX_STOP_LENGTH)
         self._require("stop", "Unicode text, which half a surrogate pair is not", all(map(is_unicode, self.stop)))
+        fit = all(word.strip() and len(word) <= MAX_STOP_LENGTH and is_unicode(word) for word in self.bad_words)
+        self._require("bad_words", f"texts of 1 to {MAX_STOP_LENGTH} characters, not blank", fit)
+        self._require("bad_words", f"{MAX_BAD_WORDS} texts at most", len(self.bad_words) <= MAX_BAD_WORDS)
 
     @property
     def greedy(self) -> bool:
@@ -119,12 +150,16 @@ class SamplingParams:
 
     def _check_types(self):
         optional_ints = ("max_tokens", "seed", "logprobs")
-        for name in ("top_k", "n", *(name for name in optional_ints if getattr(self, name) is not None)):
+        for name in ("top_k", "n", "min_tokens", *(name for name in optional_ints if getattr(self, name) is not None)):
             self._require(name, "a whole number", _is_number(getattr(self, name), int))
         for name in (
             "temperature",
             "top_p",
             "min_p",
+            "typical_p",
+            "top_n_sigma",
+            "xtc_probability",
+            "xtc_threshold",
             "presence_penalty",
             "frequency_penalty",
             "repetition_penalty",
@@ -133,6 +168,9 @@ class SamplingParams:
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
             self._require(name, "true or false", isinstance(getattr(self, name), bool))
         self._require("stop", "a string or a list of strings", all(isinstance(text, str) for text in self.stop))
+        self._require("bad_words", "a list of strings", all(isinstance(text, str) for text in self.bad_words))
+        allowed = self.allowed_token_ids or ()
+        self._require("allowed_token_ids", "a list of whole numbers", all(_is_number(token, int) for token in allowed))
         self._require(
             "stop_token_ids",
             "a list of whole numbers",

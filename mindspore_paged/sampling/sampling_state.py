@@ -6,6 +6,7 @@ import numpy as np
 
 from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.token_rules import TokenRules
 
 
 class TokenCounts:
@@ -51,9 +52,10 @@ class SamplingState:
     params: what the request asks for.
     prompt_token_ids: tokens of the prompt, for the repetition penalty.
     index: which of the request's `n` sequences this is; each has a random stream of its own.
-    generator: Philox (Salmon et al. 2011), one uniform number for each token drawn.
+    generator: Philox (Salmon et al. 2011), one uniform number for each token drawn, or two with XTC.
     counts: None when no penalty is asked for.
     constraint: what the answer is held to, its own; None for nothing.
+    rules: which tokens the request forbids; None for none.
     """
 
     def __init__(
@@ -62,9 +64,12 @@ class SamplingState:
         prompt_token_ids: Sequence[int],
         index: int = 0,
         constraint: Constraint | None = None,
+        rules: TokenRules | None = None,
     ):
         self.params = params
         self.constraint = constraint
+        self.rules = rules
+        self._output: list[int] = []  # where rules look at it
         # spawn_key keeps (seed, index) pairs apart where a plain list of both would let large seeds collide.
         seeds = np.random.SeedSequence(params.seed, spawn_key=(index,))
         self.generator = np.random.Generator(np.random.Philox(seeds))
@@ -76,11 +81,43 @@ class SamplingState:
             self.counts.add(token)
         if self.constraint is not None:
             self.constraint.observe(token)
+        if self.rules is not None:
+            self._output.append(token)
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether the logits of its row are not taken as they are."""
+        edits = (self.params.biases, self.counts, self.constraint, self.rules)
+        return any(edit is not None for edit in edits)
+
+    def edit(self, scores: np.ndarray) -> None:
+        """Add biases, take penalties, and forbid tokens, in vLLM's order; scores: [vocab_size] float32.
+
+        Raises StepError where nothing is left that may come.
+        """
+        if self.params.biases is not None:
+            tokens, values = self.params.biases
+            scores[tokens] += values
+        if self.counts is not None:
+            _penalise(scores, self.counts, self.params)
+        if self.rules is not None:
+            self.rules.forbid(scores, self._output)
+        if self.constraint is not None:
+            self.constraint.forbid(scores)
 
     def pass_over_draw(self) -> None:
         """Leave out the draw of a token that need not be sampled, so that those behind it stay what they are."""
         if not self.params.greedy:
-            self.generator.random()
+            self.generator.random(1 if self.params.xtc_probability == 0 else 2)
+
+
+def _penalise(scores: np.ndarray, counts: TokenCounts, params: SamplingParams) -> None:
+    tokens, generated = counts.tokens, counts.generated
+    seen = scores[tokens].astype(np.float64)
+    penalty = params.repetition_penalty
+    seen = np.where(seen > 0, seen / penalty, seen * penalty)
+    seen -= params.frequency_penalty * generated + params.presence_penalty * (generated > 0)
+    scores[tokens] = seen
 
 
 def _has_penalty(params: SamplingParams) -> bool:

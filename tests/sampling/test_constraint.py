@@ -7,7 +7,7 @@ from random import Random
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mindspore_paged.errors import RequestError, StepError
@@ -85,6 +85,7 @@ def test_texts_that_a_regular_expression_matches(regex, seed):
 @given(
     choices=st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8), min_size=1, max_size=5)
 )
+@example(["\x7f", "\U0001f600", '"\\', "\u2028\n"])
 def test_one_of_the_choices(choices):
     """Whatever is in them: quotes, backslashes, control characters."""
     ends = set()

@@ -94,6 +94,11 @@ def test_bodies_that_do_not_say_that_they_are_json(server, headers):
         ({"response_format": {"type": "yaml"}}, "response_format", "response_format.type is 'yaml'; it must be one of"),
         ({"tool_choice": "required"}, "tool_choice", "tool_choice is given without tools"),
         ({"audio": {"voice": "alloy"}}, "audio", "audio is not supported by this server"),
+        ({"mirostat": 2}, "mirostat", "mirostat is not supported by this server"),
+        ({"min_tokens": 500}, "min_tokens", "min_tokens is 500; it must be from 0 to max_tokens"),
+        ({"allowed_token_ids": [5000]}, None, "allowed_token_ids has token 5000, which is no token of this model"),
+        ({"xtc_probability": 2}, "xtc_probability", "xtc_probability is 2.0; it must be from 0 to 1"),
+        ({"bad_words": [" "]}, "bad_words", "bad_words is (' ',); it must be texts of 1 to 512 characters"),
         ({"modalities": ["audio"]}, "modalities", "modalities is not supported by this server"),
     ],
 )

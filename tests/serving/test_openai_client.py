@@ -71,6 +71,17 @@ class TestChat:
             streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
         assert streamed == texts
 
+    def test_keys_of_other_servers_are_the_engines(self, server):
+        keys = {"allowed_token_ids": [70, 71, 72], "min_tokens": 3, "top_n_sigma": 1.0, "typical_p": 0.9}
+        keys |= {"xtc_probability": 0.5, "bad_words": ["G"]}
+        params = SamplingParams(max_tokens=8, temperature=1.0, seed=2, **keys)
+        answer = server.client.chat.completions.create(
+            model=MODEL, messages=HI, max_tokens=8, temperature=1.0, seed=2, extra_body=keys | IDS
+        )
+        (choice,) = answer.choices
+        assert choice.token_ids == server.llm.chat(HI, params).outputs[0].token_ids
+        assert set(choice.token_ids) <= {70, 71, 72}
+
     def test_log_probabilities_are_the_engines_with_bytes(self, server):
         params = SamplingParams(max_tokens=5, logprobs=2)
         expected = server.llm.chat(HI, params).outputs[0].logprobs

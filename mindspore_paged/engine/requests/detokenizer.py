@@ -39,6 +39,7 @@ class IncrementalDetokenizer:
     prompt_token_ids: the prompt that the generated tokens follow.
     skip_special_tokens: special tokens have no text.
     include_stop: the text ends behind the stop string, not before it.
+    min_tokens: no stop string is looked for in the text of so many tokens.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class IncrementalDetokenizer:
         prompt_token_ids: Sequence[int] = (),
         skip_special_tokens: bool = True,
         include_stop: bool = False,
+        min_tokens: int = 0,
     ):
+        self._num_passed_on = -min_tokens  # tokens, from the one on of which stop strings are looked for
         self._stream = None if tokenizer is None else _TokenStream(tokenizer, prompt_token_ids, skip_special_tokens)
         self._scanner = _StopScanner(stop, include_stop)
         self._given_out: list[str] = []
@@ -67,7 +70,9 @@ class IncrementalDetokenizer:
         """Take one generated token; returns the text that is now safe to show. After a stop string there is none."""
         if self._stream is None or self.stopped_by is not None:
             return ""
-        return self._give_out(self._scanner.feed(self._stream.append(token_id)))
+        text = self._stream.append(token_id)
+        self._num_passed_on += 1
+        return self._give_out(text if self._num_passed_on <= 0 else self._scanner.feed(text))
 
     def finish(self) -> str:
         """Return what was held back, as no more tokens come; an incomplete character becomes U+FFFD.

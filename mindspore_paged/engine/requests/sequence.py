@@ -11,6 +11,7 @@ from mindspore_paged.engine.requests.pooling import PooledStates, Pooling
 from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.sampler import SampledToken, SamplingState
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.token_rules import TokenRules
 
 
 class Sequence:
@@ -33,7 +34,7 @@ class Sequence:
         self.is_long_prefill = False
         self.finish_reason: str | None = None
         constraint = request.constraint.copy() if request.constraint is not None else None
-        self.sampling_state = SamplingState(request.params, request.prompt_token_ids, index, constraint)
+        self.sampling_state = SamplingState(request.params, request.prompt_token_ids, index, constraint, request.rules)
         self.detokenizer = detokenizer
         self.logprobs: list[SampledToken] = []
         self.pooled = PooledStates(request.pooling) if request.pooling is not None else None
@@ -89,6 +90,7 @@ class Request:
     to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
     cache_salt: its pages are found by requests with an equal one alone, or without one if it has none.
     constraint: what its texts are held to, at their beginning; each has a copy of its own.
+    rules: which tokens it forbids.
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
     first_scheduled_time, first_token_time: when it first got a row, and its first token; None until then.
     num_cached_tokens: how many of the prompt's tokens were in the prefix cache when it first got a row.
@@ -105,6 +107,7 @@ class Request:
     request_class: str | None = None
     cache_salt: str | None = None
     constraint: Constraint | None = None
+    rules: TokenRules | None = None
     pooling: Pooling | None = None
     rank: tuple[float, int] | None = None
     sequences: list[Sequence] = field(default_factory=list)

@@ -24,7 +24,8 @@ MAX_NAMED = 16
 _SAMPLING_KEYS = (
     *("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stop_token_ids", "ignore_eos"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
-    *("skip_special_tokens", "include_stop_str_in_output"),
+    *("skip_special_tokens", "include_stop_str_in_output", "min_tokens", "allowed_token_ids", "bad_words"),
+    *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold"),
 )
 _NOTHING_DEPENDS_ON = frozenset(
     {
@@ -39,7 +40,7 @@ _NOT_SERVED: dict[str, tuple] = {
     "best_of": (1,),
     "function_call": ("none",),
     "functions": ([],),
-    "min_tokens": (0,),
+    **dict.fromkeys(("mirostat", "mirostat_mode"), (0,)),
     "modalities": (["text"],),
     "prompt_embeds": (),
     "prompt_logprobs": (),
@@ -133,6 +134,13 @@ class SamplingFields(OpenSchema):
     stop_token_ids: list[WholeNumber] | None = None
     ignore_eos: bool | None = None
     logit_bias: dict[str, float] | None = None
+    min_tokens: WholeNumber | None = None
+    allowed_token_ids: list[WholeNumber] | None = None
+    bad_words: list[str] | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     response_format: dict[str, Any] | None = None

@@ -1,0 +1,85 @@
+"""From what a user asks for to a request that can be queued, checked: what can never run is refused here."""
+
+import itertools
+from collections.abc import Sequence as SequenceOf
+from time import perf_counter
+
+from mindspore_paged.engine.requests.constraints import Constraints
+from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.pooling import checked_pooling
+from mindspore_paged.engine.requests.request_check import (
+    ModelLimits,
+    check_embeds,
+    check_logit_bias,
+    check_prompt,
+    checked_cache_salt,
+    checked_priority,
+    resolved_stop_token_ids,
+    token_ids_of,
+)
+from mindspore_paged.engine.requests.rules import token_rules
+from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.tokenizer import Tokenizer
+
+
+class RequestMaker:
+    """Makes requests to one model; several threads may call it. tokenizer: None if prompts are given as token ids."""
+
+    def __init__(self, tokenizer: Tokenizer | None, limits: ModelLimits):
+        self._tokenizer = tokenizer
+        self._limits = limits
+        self._constraints = Constraints(tokenizer, limits)
+        self._arrivals = itertools.count()
+
+    def make(
+        self,
+        prompt: str | SequenceOf[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        priority: int = 0,
+        request_class: str | None = None,
+        cache_salt: str | None = None,
+        pooling: str | None = None,
+    ) -> Request:
+        """A request with its sequences; raises RequestError that says what is wrong. See `Request`."""
+        tokenizer, limits = self._tokenizer, self._limits
+        if pooling is not None:
+            check_embeds(limits)
+            pooling = checked_pooling(pooling)
+        token_ids = token_ids_of(prompt, tokenizer, limits)
+        check_prompt(token_ids, limits, has_answer=pooling is None)
+        check_logit_bias(params, limits)
+        priority = checked_priority(priority)
+        stop_token_ids = resolved_stop_token_ids(params, tokenizer, limits)
+        is_answered = pooling is None
+        arrival = next(self._arrivals)
+        request = Request(
+            request_id=request_id or f"request-{arrival}",
+            arrival=arrival,
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=token_ids,
+            params=params,
+            stop_token_ids=stop_token_ids,
+            arrival_time=perf_counter(),
+            priority=priority,
+            request_class=request_class,
+            cache_salt=checked_cache_salt(cache_salt),
+            pooling=pooling,
+            constraint=self._constraints.of(params) if is_answered else None,
+            rules=token_rules(params, stop_token_ids, tokenizer, limits) if is_answered else None,
+        )
+        request.sequences = [
+            Sequence(request, index, self._detokenizer(params, token_ids)) for index in range(params.n)
+        ]
+        return request
+
+    def _detokenizer(self, params: SamplingParams, token_ids: list[int]) -> IncrementalDetokenizer:
+        return IncrementalDetokenizer(
+            self._tokenizer.backend if self._tokenizer is not None else None,
+            params.stop,
+            token_ids,
+            skip_special_tokens=params.skip_special_tokens,
+            include_stop=params.include_stop_str_in_output,
+            min_tokens=params.min_tokens,
+        )
