@@ -13,7 +13,7 @@ from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import config_from_dict
 from tests.cli_runs import write_gguf
 from tests.e2e.msrun import run_alone, run_job
-from tests.e2e.test_structured_outputs import SCHEMA, SIZES
+from tests.e2e.test_held_answers import SCHEMA, SIZES
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__)
