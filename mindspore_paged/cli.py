@@ -47,8 +47,8 @@ a line of the prompts file is one of
 messages are as OpenAI's API writes them, and may have beside them: tools, chat_template_kwargs (such as
 {"enable_thinking": false}), continue_final_message (go on where the last message ends), add_generation_prompt.
 A line may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
-ignore_eos, logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, typical_p, top_n_sigma,
-xtc_probability, xtc_threshold, min_tokens, allowed_token_ids, bad_words, skip_special_tokens,
+ignore_eos, logprobs, prompt_logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, typical_p,
+top_n_sigma, xtc_probability, xtc_threshold, min_tokens, allowed_token_ids, bad_words, skip_special_tokens,
 include_stop_str_in_output, structured_outputs (one of
 {"json": SCHEMA} {"json_object": true} {"regex": "…"} {"choice": ["…", "…"]} {"grammar": "Lark"} {"structural_tag": …});
 and priority, request_class, cache_salt (who has another one does not find its pages)

@@ -154,6 +154,15 @@ class LLM:
         """
         return self.run([self.make_embedding_request(prompt, pooling) for prompt in _each(prompts)])
 
+    def score(self, prompts: Prompt | Sequence[Prompt]) -> list[list[float]]:
+        """The natural logarithm of each prompt token's probability behind those before it, from the second on.
+
+        Their sum is the prompt's own, without its first token. A prompt may have max_model_len - 1 tokens. Raises
+        RequestError as `generate` does, and where scheduler.enable_chunked_prefill is false.
+        """
+        told = self.generate(prompts, SamplingParams(max_tokens=1, prompt_logprobs=0))
+        return [[token.logprob for token in output.prompt_logprobs[1:]] for output in told]
+
     def chat(
         self,
         messages: Sequence[dict[str, Any]],

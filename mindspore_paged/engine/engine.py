@@ -115,7 +115,7 @@ class LLMEngine:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self._requests[request.request_id] = request
         known = None
-        if self.response_cache is not None and request.pooling is None and not is_computed:
+        if self.response_cache is not None and request.is_cacheable and not is_computed:
             known = self.response_cache.get(request.prompt_token_ids, request.params, request.cache_salt)
         if known is not None:
             self._known.append((request, known))
@@ -145,9 +145,7 @@ class LLMEngine:
             result = self._compute(plan)
             self.scheduler.commit(plan)
             self._count_pages()
-            output = (
-                self._pool(plan, result) if plan.pools else self._append_tokens(self._sequences_to_sample(plan), result)
-            )
+            output = self._pool(plan, result) if plan.pools else self._sample(plan, result)
         except StepError as error:
             return self._recover(plan, error)
         except BaseException:
@@ -204,11 +202,23 @@ class LLMEngine:
         """
         sequences, row = [], 0
         for chunk in plan.chunks:
-            if chunk.is_last:
-                sequences.append((chunk.sequence, row, chunk.drafts))
-                sequences += [(sibling, row, ()) for sibling in self._start_siblings(chunk.sequence)]
             row += chunk.num_logits
+            if chunk.is_last and not chunk.sequence.is_finished:
+                last = row - 1 - len(chunk.drafts)
+                sequences.append((chunk.sequence, last, chunk.drafts))
+                sequences += [(sibling, last, ()) for sibling in self._start_siblings(chunk.sequence)]
         return sequences
+
+    def _tell_prompts(self, plan: StepPlan, logits: np.ndarray, output: StepOutput) -> None:
+        """Take what the logits say of the tokens of prompts whose log-probabilities are asked for."""
+        row = 0
+        for chunk in plan.chunks:
+            if chunk.wants_all:
+                try:
+                    chunk.sequence.prompt_logprobs.add(chunk.start, logits[row : row + chunk.num_tokens])
+                except StepError as error:
+                    self._fail(chunk.sequence.request, error, output)
+            row += chunk.num_logits
 
     def _start_siblings(self, sequence: Sequence) -> list[Sequence]:
         """Those that share the pages of a prompt that was computed just now; the others wait for a row."""
@@ -240,8 +250,10 @@ class LLMEngine:
                 self._end_request(request, "stop", output)
         return output
 
-    def _append_tokens(self, sequences: list[tuple[Sequence, int, tuple[int, ...]]], logits: np.ndarray) -> StepOutput:
+    def _sample(self, plan: StepPlan, logits: np.ndarray) -> StepOutput:
         output = StepOutput()
+        self._tell_prompts(plan, logits, output)
+        sequences = self._sequences_to_sample(plan)
         rows, states = [row for _, row, _ in sequences], [sequence.sampling_state for sequence, _, _ in sequences]
         firsts = self.sampler.sample(_rows_of(logits, rows), states)
         for (sequence, row, drafts), first, state in zip(sequences, firsts, states, strict=True):
@@ -275,8 +287,18 @@ class LLMEngine:
             self.metrics.record_tokens(len(token_ids), len(drafts), num_accepted)
             reason = sequence.finish_reason
             logprobs = None if request.params.logprobs is None else sequence.logprobs[-len(token_ids) :]
+            told = sequence.prompt_logprobs
+            is_first = told is not None and sequence.num_output_tokens == len(token_ids)
             output.updates.append(
-                SequenceUpdate(request.request_id, sequence.index, text, token_ids, reason, logprobs=logprobs)
+                SequenceUpdate(
+                    request.request_id,
+                    sequence.index,
+                    text,
+                    token_ids,
+                    reason,
+                    logprobs=logprobs,
+                    prompt_logprobs=told.entries if is_first else None,
+                )
             )
         if isinstance(token, StepError):
             self._fail(request, token, output)
@@ -369,7 +391,7 @@ class LLMEngine:
             del self._requests[request.request_id]
             self.metrics.num_requests_finished += 1
             output.finished.append(request_output(request))
-            if self.response_cache is not None and request.pooling is None:
+            if self.response_cache is not None and request.is_cacheable:
                 self.response_cache.put(
                     request.prompt_token_ids, request.params, output.finished[-1].outputs, request.cache_salt
                 )

@@ -68,7 +68,7 @@ def _sample_row(logits: np.ndarray, peak: int, state: SamplingState) -> SampledT
     token = peak if params.greedy else _draw(scores, scores[peak], params, state.generator)
     if params.logprobs is None:
         return SampledToken(token)
-    return _with_logprobs(logits, token, params.logprobs)
+    return with_logprobs(logits, token, params.logprobs)
 
 
 def _draw(scores: np.ndarray, peak: float, params: SamplingParams, generator: np.random.Generator) -> int:
@@ -94,7 +94,8 @@ def _draw(scores: np.ndarray, peak: float, params: SamplingParams, generator: np
     return position if tokens is None else int(tokens[position])
 
 
-def _with_logprobs(logits: np.ndarray, token: int, count: int) -> SampledToken:
+def with_logprobs(logits: np.ndarray, token: int, count: int) -> SampledToken:
+    """A token with its log-probability and those of the `count` most likely ones, -1 for all; logits: [vocab_size]."""
     below_peak = logits.astype(np.float64) - logits.max()
     logprobs = below_peak - np.log(np.exp(below_peak).sum())
     top = largest(logits, count if count > 0 else logits.size) if count else np.empty(0, dtype=np.int64)

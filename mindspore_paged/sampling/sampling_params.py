@@ -47,6 +47,8 @@ class SamplingParams:
     ignore_eos: go on after an end-of-sequence token.
     logprobs: report this many of the most likely tokens at each position, and the chosen one; -1 reports all,
         None nothing.
+    prompt_logprobs: report this many of the most likely tokens at each position of the prompt, and its own; -1 reports
+        all, None nothing.
     presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
     logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
@@ -74,6 +76,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -123,6 +126,8 @@ class SamplingParams:
         self._require("n", f"from 1 to {MAX_N}", 1 <= self.n <= MAX_N)
         self._require("seed", "0 or more, or -1 or none", self.seed is None or self.seed >= 0)
         self._require("logprobs", "0 or more, -1 for all, or none", self.logprobs is None or self.logprobs >= -1)
+        is_told = self.prompt_logprobs is None or self.prompt_logprobs >= -1
+        self._require("prompt_logprobs", "0 or more, -1 for all, or none", is_told)
         self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
         self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
         self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)
@@ -149,7 +154,7 @@ class SamplingParams:
         return np.array(tokens, dtype=np.int64), np.array(values, dtype=np.float32)
 
     def _check_types(self):
-        optional_ints = ("max_tokens", "seed", "logprobs")
+        optional_ints = ("max_tokens", "seed", "logprobs", "prompt_logprobs")
         for name in ("top_k", "n", "min_tokens", *(name for name in optional_ints if getattr(self, name) is not None)):
             self._require(name, "a whole number", _is_number(getattr(self, name), int))
         for name in (

@@ -42,6 +42,7 @@ class Generation:
         self.requests = requests
         self._service = service
         self._num_output_tokens = 0
+        self._prompt_logprobs: dict[int, list[SampledToken | None]] = {}
 
     async def updates(self) -> AsyncGenerator[tuple[int, SequenceUpdate]]:
         """What each step brings, with the index of the answer: the request's, times n, plus the sequence's.
@@ -56,6 +57,8 @@ class Generation:
                     if update.finish_reason == "error":
                         raise ApiError(500, f"the request failed: {one_line(update.error)}", code="request_failed")
                     self._num_output_tokens += len(update.token_ids)
+                    if update.prompt_logprobs is not None:
+                        self._prompt_logprobs[index] = update.prompt_logprobs
                     yield index, update
 
     async def answers(self) -> list[Answer]:
@@ -77,6 +80,10 @@ class Generation:
                 cached_tokens=sum(request.num_cached_tokens or 0 for request in self.requests)
             ),
         )
+
+    def prompt_logprobs(self, place: int) -> list[SampledToken | None] | None:
+        """Those of a request's prompt, if they were asked for and one of its answers has begun."""
+        return self._prompt_logprobs.get(place * self.requests[place].params.n)
 
     async def _of_one(self, place: int) -> AsyncGenerator[tuple[int, SequenceUpdate]]:
         request = self.requests[place]

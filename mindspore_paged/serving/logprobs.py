@@ -27,19 +27,26 @@ def chat_logprobs(tokens: Sequence[SampledToken] | None, texts: TokenTexts) -> C
 
 
 def completion_logprobs(
-    tokens: Sequence[SampledToken] | None, texts: TokenTexts, offset: int
+    tokens: Sequence[SampledToken] | None, texts: TokenTexts, offset: int, first: int | None = None
 ) -> CompletionLogprobs | None:
-    """Those of a completion or of a piece of it, which begins `offset` characters after the text; None for none."""
+    """Those of a completion or of a piece of it, which begins `offset` characters after the text; None for none.
+
+    first: the token before all of them, of which nothing is known as none stands before it; None where there is none.
+    """
     if tokens is None:
         return None
+    ids, known = [token.token_id for token in tokens], [_finite(token.logprob) for token in tokens]
+    top = [_top_by_text(token, texts) for token in tokens]
+    if first is not None:
+        ids, known, top = [first, *ids], [None, *known], [None, *top]
     offsets = []
-    for token in tokens:
+    for token_id in ids:
         offsets.append(offset)
-        offset += len(texts.of(token.token_id)[0])
+        offset += len(texts.of(token_id)[0])
     return CompletionLogprobs(
-        tokens=[texts.unique(token.token_id) for token in tokens],
-        token_logprobs=[_finite(token.logprob) for token in tokens],
-        top_logprobs=[_top_by_text(token, texts) for token in tokens],
+        tokens=[texts.unique(token_id) for token_id in ids],
+        token_logprobs=known,
+        top_logprobs=top,
         text_offset=offsets,
     )
 

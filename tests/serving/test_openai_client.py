@@ -182,6 +182,24 @@ class TestCompletions:
         assert [t for c in chunks for t in c.choices[0].logprobs.tokens] == logprobs.tokens
         assert [t for c in chunks for t in c.choices[0].logprobs.token_logprobs] == logprobs.token_logprobs
 
+    @pytest.mark.parametrize("prompt", ["Hello", [41, 74]])
+    def test_echo_with_log_probabilities_tells_those_of_the_prompt(self, server, prompt):
+        """As lm-eval asks for them."""
+        params = SamplingParams(max_tokens=1, logprobs=1, prompt_logprobs=1)
+        output = server.llm.generate([prompt], params)[0]
+        told = [*output.prompt_logprobs[1:], *output.outputs[0].logprobs]
+        common = {"model": MODEL, "prompt": prompt, "max_tokens": 1, "logprobs": 1, "echo": True, "n": 2}
+        answer = server.client.completions.create(**common)
+        for choice in answer.choices:
+            assert choice.logprobs.token_logprobs == [None, *(token.logprob for token in told)]
+            assert choice.logprobs.top_logprobs[0] is None
+            best = [max(top.values()) for top in choice.logprobs.top_logprobs[1:]]
+            assert best == [max(token.logprob, token.top_logprobs[0][1]) for token in told]
+            assert choice.logprobs.text_offset[:2] == [0, 1]
+            assert len(choice.logprobs.tokens) == len(output.prompt_token_ids) + 1
+        (first, *_) = server.client.completions.create(**common, stream=True)
+        assert first.choices[0].logprobs == answer.choices[first.choices[0].index].logprobs
+
     def test_cached_tokens_of_the_prompt_are_counted(self, server):
         prompt = [*range(2, 50)]
         cached = [

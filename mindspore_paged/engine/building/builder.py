@@ -123,6 +123,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
             plan.max_model_len,
             _ends(model_config, tokenizer),
             model_config.hidden_size if plan.embeddings else None,
+            config.scheduler.enable_chunked_prefill,
         ),
         mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
         response_cache=_response_cache(config),
@@ -196,6 +197,7 @@ def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: in
         contiguous_priority=config.cache.contiguous_priority,
         reserve_max_model_len=options.reserve_max_model_len,
         speculation=_speculation(options),
+        max_num_logits=options.max_num_seqs * options.logits_per_seq,
     )
 
 

@@ -257,6 +257,7 @@ def _end(request: Request, answer: RequestOutput) -> None:
     request.answer = answer.outputs
     request.num_cached_tokens = answer.num_cached_tokens
     request.embedding = answer.embedding
+    request.prompt_logprobs = answer.prompt_logprobs
     for sequence, completion in zip(request.sequences, answer.outputs, strict=True):
         sequence.finish_reason = completion.finish_reason
 

@@ -15,6 +15,7 @@ class SequenceUpdate:
     text is safe to show: no half characters, nothing of a stop string; it may be empty while tokens arrive.
     finish_reason: None while it goes on, then `stop`, `length`, `abort` or `error`, and for the last `error` says why.
     logprobs: one entry for each of token_ids, if they were asked for.
+    prompt_logprobs: those of the prompt, if they were asked for, with the first tokens of the first text.
     """
 
     request_id: str
@@ -24,6 +25,7 @@ class SequenceUpdate:
     finish_reason: str | None
     error: str | None = None
     logprobs: list[SampledToken] | None = None
+    prompt_logprobs: list[SampledToken | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class RequestOutput:
     """A finished request; `error` says why if it ended by an error of its own.
 
     num_cached_tokens: how many of the prompt's tokens were found in the prefix cache when it first ran.
+    prompt_logprobs: an entry for each of prompt_token_ids, None for the first, if they were asked for.
     embedding: float32 [hidden_size] of length 1, where the request asked for one, and then the one output has no text.
     """
 
@@ -52,6 +55,7 @@ class RequestOutput:
     error: str | None = None
     num_cached_tokens: int = field(default=0, compare=False)  # an answer is the same, whatever was in the cache
     embedding: np.ndarray | None = None
+    prompt_logprobs: list[SampledToken | None] | None = None
 
 
 def request_output(request: Request) -> RequestOutput:
@@ -74,7 +78,16 @@ def request_output(request: Request) -> RequestOutput:
         error=request.error,
         num_cached_tokens=request.num_cached_tokens,
         embedding=request.embedding,
+        prompt_logprobs=_prompt_logprobs(request),
     )
+
+
+def _prompt_logprobs(request: Request) -> list[SampledToken | None] | None:
+    """Those of a request that asked for them, if all of the prompt was computed."""
+    if request.prompt_logprobs is not None:  # told by another replica
+        return request.prompt_logprobs
+    own = request.sequences[0].prompt_logprobs
+    return own.entries if own is not None and own.is_complete else None
 
 
 def as_interrupted(output: RequestOutput) -> RequestOutput:

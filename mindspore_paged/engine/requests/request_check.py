@@ -23,12 +23,14 @@ class ModelLimits:
     """What a request is checked against: token ids below vocab_size, at most max_model_len tokens in a sequence.
 
     embedding_size: numbers of an embedding; None where the engine gives none.
+    cuts_prompts: whether a prompt may be computed in chunks.
     """
 
     vocab_size: int
     max_model_len: int
     eos_token_ids: tuple[int, ...] = ()
     embedding_size: int | None = None
+    cuts_prompts: bool = True
 
 
 def token_ids_of(
@@ -65,6 +67,12 @@ def check_embeds(limits: ModelLimits) -> None:
     """Raise RequestError if the engine gives no embeddings."""
     if limits.embedding_size is None:
         raise RequestError("this engine gives no embeddings; it does with runtime.embeddings: true")
+
+
+def check_prompt_logprobs(params: SamplingParams, limits: ModelLimits) -> None:
+    """Raise RequestError where chunks cannot be as small as the rows of logits are few."""
+    if params.prompt_logprobs is not None and not limits.cuts_prompts:
+        raise RequestError("prompt_logprobs needs scheduler.enable_chunked_prefill: true")
 
 
 def checked_priority(priority: int | np.integer) -> int:

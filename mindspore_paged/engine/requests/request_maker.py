@@ -12,6 +12,7 @@ from mindspore_paged.engine.requests.request_check import (
     check_embeds,
     check_logit_bias,
     check_prompt,
+    check_prompt_logprobs,
     checked_cache_salt,
     checked_priority,
     resolved_stop_token_ids,
@@ -50,6 +51,7 @@ class RequestMaker:
         token_ids = token_ids_of(prompt, tokenizer, limits)
         check_prompt(token_ids, limits, has_answer=pooling is None)
         check_logit_bias(params, limits)
+        check_prompt_logprobs(params, limits)
         priority = checked_priority(priority)
         stop_token_ids = resolved_stop_token_ids(params, tokenizer, limits)
         is_answered = pooling is None

@@ -8,6 +8,7 @@ import numpy as np
 from mindspore_paged.cache.block_pool import extend_block_hashes
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.pooling import PooledStates, Pooling
+from mindspore_paged.engine.requests.prompt_logprobs import PromptLogprobs
 from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.sampler import SampledToken, SamplingState
 from mindspore_paged.sampling.sampling_params import SamplingParams
@@ -38,6 +39,8 @@ class Sequence:
         self.detokenizer = detokenizer
         self.logprobs: list[SampledToken] = []
         self.pooled = PooledStates(request.pooling) if request.pooling is not None else None
+        count = request.params.prompt_logprobs if index == 0 else None
+        self.prompt_logprobs = PromptLogprobs(list(request.prompt_token_ids), count) if count is not None else None
 
     @property
     def num_tokens(self) -> int:
@@ -67,7 +70,12 @@ class Sequence:
     @property
     def takes_cached(self) -> bool:
         """Whether pages of tokens that another sequence computed are as good as its own."""
-        return self.pooled is None or not self.pooled.needs_all
+        return not self.wants_all_logits and (self.pooled is None or not self.pooled.needs_all)
+
+    @property
+    def wants_all_logits(self) -> bool:
+        """Whether logits are wanted behind every token, as the prompt's own log-probabilities are not all known."""
+        return self.prompt_logprobs is not None and not self.prompt_logprobs.is_complete
 
     @property
     def is_finished(self) -> bool:
@@ -94,6 +102,7 @@ class Request:
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
     first_scheduled_time, first_token_time: when it first got a row, and its first token; None until then.
     num_cached_tokens: how many of the prompt's tokens were in the prefix cache when it first got a row.
+    prompt_logprobs: an entry for each of the prompt's tokens, None for the first, once all are known.
     """
 
     request_id: str
@@ -116,7 +125,13 @@ class Request:
     num_cached_tokens: int = 0
     error: str | None = None
     embedding: np.ndarray | None = None
+    prompt_logprobs: list[SampledToken | None] | None = None
     answer: list | None = None  # the completions, where they were known without running it
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether its texts are the whole answer, so that another request's may stand for them."""
+        return self.pooling is None and self.params.prompt_logprobs is None
 
     @property
     def is_finished(self) -> bool:

@@ -30,6 +30,7 @@ class Scheduler:
     contiguous_priority: requests of this priority and above get their pages as one run, if there is one.
     reserve_max_model_len: admit a sequence only where max_model_len tokens fit, as a contiguous cache has to.
     speculation: lets sequences that decode guess ahead where a step has room; None gives each a token a step.
+    max_num_logits: rows of logits of a step, at least as many as there are rows for sequences; None: one a token.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Scheduler:
         contiguous_priority: int | None = None,
         reserve_max_model_len: bool = False,
         speculation: Speculation | None = None,
+        max_num_logits: int | None = None,
     ):
         self.cache = cache
         self.max_num_batched_tokens = max_num_batched_tokens
@@ -59,6 +61,7 @@ class Scheduler:
         self.contiguous_priority = contiguous_priority
         self.reserve_max_model_len = reserve_max_model_len
         self.speculation = speculation
+        self.max_num_logits = max_num_batched_tokens if max_num_logits is None else max_num_logits
         if prefill_window is not None and not enable_chunked_prefill:
             raise ConfigError("scheduler.long_prefill_share needs scheduler.enable_chunked_prefill")
         self.waiting: list[Sequence] = []  # both lists in order of rank
@@ -206,7 +209,9 @@ class Scheduler:
         if self.num_preemptions == preempted_before:
             self._admit_waiting(plan, allowance, pools)
         if self.speculation is not None:
-            self.speculation.add_drafts(plan, self.cache, self.max_num_batched_tokens, self.max_model_len)
+            self.speculation.add_drafts(
+                plan, self.cache, self.max_num_batched_tokens, self.max_model_len, self.max_num_logits
+            )
         return plan
 
     def _running_in_turn(self) -> list[Sequence]:
@@ -233,8 +238,8 @@ class Scheduler:
     def _plan_chunk(self, plan: StepPlan, sequence: Sequence, allowance: int) -> None:
         """Add the sequence's next tokens to the plan, preempting the worst ranked until their pages fit."""
         wanted = sequence.num_uncomputed_tokens
-        num_tokens = min(wanted, self._budget(plan, sequence, allowance))
-        if num_tokens == 0 or (num_tokens < wanted and not self.enable_chunked_prefill):
+        num_tokens = min(wanted, self._budget(plan, sequence, allowance), self._most_logits(plan, sequence))
+        if num_tokens <= 0 or (num_tokens < wanted and not self.enable_chunked_prefill):
             return
         start = sequence.num_computed_tokens
         while not self.cache.grow(sequence.row, start, start + num_tokens):
@@ -244,11 +249,19 @@ class Scheduler:
             self.num_preemptions += 1
             if victim is sequence:
                 return
-        plan.add(Chunk(sequence, start, num_tokens))
+        plan.add(Chunk(sequence, start, num_tokens, wants_all=sequence.wants_all_logits))
 
     def _budget(self, plan: StepPlan, sequence: Sequence, allowance: int) -> int:
         budget = self.max_num_batched_tokens - plan.num_tokens
         return min(budget, allowance - plan.num_long_prefill_tokens) if sequence.is_long_prefill else budget
+
+    def _most_logits(self, plan: StepPlan, sequence: Sequence) -> int:
+        """Tokens of a sequence that the step's rows of logits leave room for; all others that run have one, too."""
+        left = self.max_num_logits - plan.num_logits
+        if not sequence.wants_all_logits:
+            return self.max_num_batched_tokens if left > 0 or sequence.pooled is not None else 0
+        others = len(self.running) - len(plan.chunks) - 1
+        return left - max(0, others)
 
     def _admit_waiting(self, plan: StepPlan, allowance: int, pools: bool) -> None:
         if not self.waiting or self.cache.table.num_free_rows == 0:

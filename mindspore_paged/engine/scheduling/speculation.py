@@ -37,20 +37,25 @@ class Speculation:
         self.proposer = proposer
         self.num_speculative_tokens = num_speculative_tokens
 
-    def add_drafts(self, plan: StepPlan, cache: CacheManager, max_num_tokens: int, max_model_len: int) -> None:
+    def add_drafts(
+        self, plan: StepPlan, cache: CacheManager, max_num_tokens: int, max_model_len: int, max_num_logits: int
+    ) -> None:
         """Let sequences that decode guess ahead, the best ranked first, in a plan to which nothing else is added.
 
-        They take what is left: of the step's `max_num_tokens`, and of blocks that are free. Nobody is preempted, no
-        cached prefix is evicted, and the blocks go back when the step is done, so they keep nobody out either.
+        They take what is left: of the step's `max_num_tokens` and `max_num_logits`, and of blocks that are free. Nobody
+        is preempted, no cached prefix is evicted, and the blocks go back when the step is done, so they keep nobody out
+        either.
         """
+        logits_left = max_num_logits - plan.num_logits
         for place, chunk in enumerate(plan.chunks):
-            room = min(self._most_drafts(chunk, cache, max_model_len), max_num_tokens - plan.num_tokens)
+            room = min(self._most_drafts(chunk, cache, max_model_len), max_num_tokens - plan.num_tokens, logits_left)
             drafts = self.proposer.propose(chunk.sequence, room) if room > 0 else []
             constraint = chunk.sequence.sampling_state.constraint
             if constraint is not None:  # what is forbidden is never sampled
                 drafts = drafts[: constraint.num_allowed(drafts)]
             if drafts and cache.grow(chunk.sequence.row, chunk.end, chunk.end + len(drafts)):
                 plan.add_drafts(place, drafts)
+                logits_left -= len(drafts)
 
     def _most_drafts(self, chunk: Chunk, cache: CacheManager, max_model_len: int) -> int:
         sequence = chunk.sequence

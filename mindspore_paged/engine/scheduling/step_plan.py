@@ -8,12 +8,16 @@ from mindspore_paged.sampling.constraint import Constraint
 
 
 class Chunk(NamedTuple):
-    """Tokens start .. start + num_tokens - 1 of a sequence, computed in one step; drafts: guesses at those behind."""
+    """Tokens start .. start + num_tokens - 1 of a sequence, computed in one step.
+
+    drafts: guesses at those behind. wants_all: logits are wanted behind every token, not behind the last alone.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
     drafts: tuple[int, ...] = ()
+    wants_all: bool = False
 
     @property
     def end(self) -> int:
@@ -28,7 +32,8 @@ class Chunk(NamedTuple):
     @property
     def num_logits(self) -> int:
         """Tokens whose logits are wanted, the last one and the drafts behind it; or hidden states, of all."""
-        return 1 + len(self.drafts) if self.sequence.pooled is None else self.num_tokens
+        of_chunk = self.num_tokens if self.wants_all or self.sequence.pooled is not None else 1
+        return of_chunk + len(self.drafts)
 
 
 @dataclass
@@ -63,6 +68,11 @@ class StepPlan:
         """Put guesses behind the chunk at `place`, which has none yet."""
         self.chunks[place] = self.chunks[place]._replace(drafts=tuple(drafts))
         self.num_tokens += len(drafts)
+
+    @property
+    def num_logits(self) -> int:
+        """Tokens whose logits are wanted, of all chunks."""
+        return sum(chunk.num_logits for chunk in self.chunks)
 
     @property
     def pools(self) -> bool:

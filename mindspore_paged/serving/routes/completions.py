@@ -65,14 +65,21 @@ class _Completion:
 
     def _choice(self, index: int, answer: Answer | SequenceUpdate) -> CompletionChoice:
         begins = index not in self._lengths
-        prompt = self._prompt(index) if begins and self._body.echo else ""
+        echoes = begins and self._body.echo
+        prompt = self._prompt(index) if echoes else ""
         offset = self._lengths.get(index, 0) + len(prompt)
         self._lengths[index] = offset + len(answer.text)
+        logprobs, texts = answer.logprobs, self._service.token_texts
+        told = self._generation.prompt_logprobs(index // self._per_prompt) if echoes and logprobs is not None else None
         ids = self._body.return_token_ids
         return CompletionChoice(
             index=index,
             text=prompt + answer.text,
-            logprobs=completion_logprobs(answer.logprobs, self._service.token_texts, offset),
+            logprobs=(
+                completion_logprobs(logprobs, texts, offset)
+                if told is None
+                else completion_logprobs([*told[1:], *logprobs], texts, 0, self._request(index).prompt_token_ids[0])
+            ),
             finish_reason=answer.finish_reason,
             token_ids=answer.token_ids if ids else None,
             prompt_token_ids=self._request(index).prompt_token_ids if ids and begins else None,

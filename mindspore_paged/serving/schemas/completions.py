@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
-from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.common import MAX_LOGPROBS, OptionalIds, SamplingFields, Usage, WholeNumber
 
 MAX_PROMPTS = 1024
@@ -58,16 +57,16 @@ class CompletionRequest(SamplingFields):
     def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams:
         """See `SamplingFields.sampling_params`."""
         if self.echo and self.logprobs is not None:
-            raise bad_request("echo with logprobs is not supported by this server", "echo", "unsupported_parameter")
+            others["prompt_logprobs"] = self.logprobs
         return super().sampling_params(defaults, logprobs=self.logprobs, **others)
 
 
 class CompletionLogprobs(BaseModel):
-    """One entry a token; text_offset: where it begins, in characters of the text."""
+    """One entry a token, null for the first of a prompt; text_offset: where it begins, in characters of the text."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

@@ -50,14 +50,14 @@ class Seer:
 class WatchedSpeculation(Speculation):
     """Holds that drafts take nothing from anyone: what it counts must not change while they are added."""
 
-    def add_drafts(self, plan, cache, max_num_tokens, max_model_len):
+    def add_drafts(self, plan, cache, max_num_tokens, max_model_len, max_num_logits):
         def others():
             pool = cache.pool
             chunks = [chunk[:3] for chunk in plan.chunks]
             return chunks, pool.cached_blocks(), pool.withheld_blocks(), list(pool._evictions), list(cache._copies)
 
         before = others()
-        super().add_drafts(plan, cache, max_num_tokens, max_model_len)
+        super().add_drafts(plan, cache, max_num_tokens, max_model_len, max_num_logits)
         assert others() == before
         assert plan.num_tokens == sum(chunk.num_tokens + len(chunk.drafts) for chunk in plan.chunks) <= max_num_tokens
         for chunk in plan.chunks:
