@@ -16,6 +16,9 @@ from mindspore_paged.wording import is_unicode, shortened
 MAX_N = 16384
 """vLLM's bound: each of a prompt's sequences takes memory before it runs."""
 
+MAX_PROMPT_LOGPROBS = 128
+"""They are kept for every token of a prompt until its answer has ended."""
+
 MAX_BAD_WORDS = 256
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 512
@@ -47,8 +50,8 @@ class SamplingParams:
     ignore_eos: go on after an end-of-sequence token.
     logprobs: report this many of the most likely tokens at each position, and the chosen one; -1 reports all,
         None nothing.
-    prompt_logprobs: report this many of the most likely tokens at each position of the prompt, and its own; -1 reports
-        all, None nothing.
+    prompt_logprobs: report this many of the most likely tokens at each position of the prompt, and its own; None
+        reports nothing.
     presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
     logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
@@ -126,8 +129,8 @@ class SamplingParams:
         self._require("n", f"from 1 to {MAX_N}", 1 <= self.n <= MAX_N)
         self._require("seed", "0 or more, or -1 or none", self.seed is None or self.seed >= 0)
         self._require("logprobs", "0 or more, -1 for all, or none", self.logprobs is None or self.logprobs >= -1)
-        is_told = self.prompt_logprobs is None or self.prompt_logprobs >= -1
-        self._require("prompt_logprobs", "0 or more, -1 for all, or none", is_told)
+        is_told = self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_PROMPT_LOGPROBS
+        self._require("prompt_logprobs", f"from 0 to {MAX_PROMPT_LOGPROBS}, or none", is_told)
         self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
         self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
         self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)

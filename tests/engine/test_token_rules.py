@@ -93,6 +93,8 @@ def test_rules_forbid_what_their_definition_says(output, bad_words, allowed, end
 @pytest.mark.parametrize(
     ("params", "message"),
     [
+        ({"prompt_logprobs": -1}, "prompt_logprobs is -1; it must be from 0 to 128, or none"),
+        ({"prompt_logprobs": 129}, "prompt_logprobs is 129; it must be from 0 to 128, or none"),
         ({"min_tokens": -1}, "min_tokens is -1; it must be from 0 to max_tokens"),
         ({"min_tokens": 31}, "min_tokens is 31; it must be from 0 to max_tokens"),
         (

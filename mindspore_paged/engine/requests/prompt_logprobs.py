@@ -9,7 +9,7 @@ from mindspore_paged.sampling.sampler import SampledToken, with_logprobs
 class PromptLogprobs:
     """What is known of one prompt's tokens so far; `add` mutates.
 
-    token_ids: of the prompt. count: how many of the most likely tokens are told at each place, -1 for all.
+    token_ids: of the prompt. count: how many of the most likely tokens are told at each place.
     """
 
     def __init__(self, token_ids: list[int], count: int):
