@@ -27,6 +27,9 @@ MAX_COMPILED = 64
 MAX_LEXER_STATES = 50_000
 """Of one form, 1 to 2 KB each."""
 
+LEXER_FUEL = 200_000
+"""What may be built of expressions: a fifth of llguidance's bound, with which `(a{1000}){1000}` takes a second."""
+
 
 class Constraint:
     """What one sequence may still say; `observe` mutates.
@@ -120,15 +123,25 @@ class ConstraintCompiler:
 
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(self._tokenizer_json, self._vocab_size, self._eos_token_ids or None)
-        limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+        limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False)
         try:
             matcher = LLMatcher(self._tokenizer, grammar_of(form), log_level=0, limits=limits)
-            problem = matcher.get_error()
+            problem = matcher.get_error() or _problem_at_first(matcher.deep_copy())
         except ValueError as error:  # JSON that is nested too deeply
             problem = str(error)
         if problem:
             raise RequestError(f"structured_outputs.{form.kind}: it cannot be followed: {_reason(problem)}")
         return Constraint(matcher, self._vocab_size)
+
+
+def _problem_at_first(matcher: "LLMatcher") -> str:
+    """What goes wrong with the first two tokens: some forms prove too large only then."""
+    first = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    allowed = np.flatnonzero(np.unpackbits(first, bitorder="little"))
+    if len(allowed) and not matcher.is_error():
+        matcher.consume_token(int(allowed[0]))
+        matcher.compute_bitmask()
+    return matcher.get_error()
 
 
 def grammar_of(form: StructuredOutputs) -> str:

@@ -189,6 +189,7 @@ def test_rows_without_a_form_are_what_they_were():
         ({"json": {"type": "array", "uniqueItems": True}}, 'Unimplemented keys: ["uniqueItems"]'),
         ({"json": {"$ref": "#/nowhere"}}, "structured_outputs.json: it cannot be followed"),
         ({"json": '{"items":' * 5000 + "{}" + "}" * 5000}, "structured_outputs.json"),
+        ({"regex": "(a{1000}){1000}"}, "structured_outputs.regex: it cannot be followed: lexer error"),
         ({"regex": "(a"}, "structured_outputs.regex: it cannot be followed: "),
         ({"grammar": "start: nothing"}, 'unknown name: "nothing"'),
         ({"grammar": "start: " + "(" * 20_000 + '"a"' + ")" * 20_000}, "structured_outputs.grammar"),
