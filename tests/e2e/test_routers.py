@@ -57,7 +57,7 @@ class Outcome:
 def outcome(tmp_path_factory):
     """Three servers behind both routers at once: one is killed in mid-load, one told to end, one serves on."""
     folder = tmp_path_factory.mktemp("routers")
-    weights = write_gguf(folder / "model.gguf")
+    weights = write_gguf(folder / "model.gguf", positions=512)
     ports = free_ports(6)
     with ExitStack() as stack:
         servers = [
