@@ -20,6 +20,7 @@ def engine(monkeypatch):
         return run(inputs)
 
     monkeypatch.setattr("mindspore_paged.engine.engine.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mindspore_paged.engine.requests.request_maker.perf_counter", lambda: now[0])
     monkeypatch.setattr(engine.runner, "run", slow_run)
     return engine
 
