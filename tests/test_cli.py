@@ -88,7 +88,14 @@ def test_the_answers_have_the_documented_shape(tmp_path, model):
     tokenizer = load_tokenizer(model)
     assert [output["prompt"] for output in document["outputs"]] == ["Hello", "you"]
     for output in document["outputs"]:
-        assert set(output) == {"request_id", "prompt", "prompt_token_ids", "outputs", "num_cached_tokens", "prompt_logprobs"}
+        assert set(output) == {
+            "request_id",
+            "prompt",
+            "prompt_token_ids",
+            "outputs",
+            "num_cached_tokens",
+            "prompt_logprobs",
+        }
         assert output["prompt_token_ids"] == tokenizer.encode(output["prompt"])
         (answer,) = output["outputs"]
         assert set(answer) == {"index", "text", "token_ids", "finish_reason"}
