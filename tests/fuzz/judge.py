@@ -30,7 +30,7 @@ the file. other: another exception. The rest is what the limits are for."""
 SECONDS, BYTES = 2.0, 2 * 2**30
 """What a mutant may take at most, of the processor's time and beyond the memory of a process that has read nothing."""
 
-LONGEST_LINE = 1000
+LONGEST_LINE = 600
 _REFUSALS = (CheckpointError, ConfigError, RequestError, DamagedPageError, ForeignPageError)
 
 

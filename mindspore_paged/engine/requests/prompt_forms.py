@@ -64,6 +64,10 @@ def text_or_token_ids(
     return tokenizer.encode_chat(list(messages), most_tokens=most_tokens, **options)
 
 
+MOST_NAMED = 15
+"""Keys that a refusal names."""
+
+
 def unpacked(prompt: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """Which of PROMPT_KEYS a mapping has, its value, and CHAT_KEYS; raises RequestError for other keys or kinds."""
     given = {key: value for key, value in prompt.items() if value is not None}
@@ -90,8 +94,13 @@ def check_keys(given: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {_named(known)}"
             raise RequestError(f"unknown key {shortened(key)}; {hint}")
+
+
+def _named(keys: Sequence[str]) -> str:
+    """Names for one line: the first of them where there are many, as the documentation lists all."""
+    return ", ".join(keys) if len(keys) <= MOST_NAMED else f"{', '.join(keys[:MOST_NAMED])}, … (--help lists all)"
 
 
 def _is_message(value: Any) -> bool:
