@@ -7,7 +7,7 @@ LETTERS = "abcdefgh"
 
 def draw_schema(random: Random, depth: int = 0) -> dict:
     """One schema: of the kinds of JSON-Schema-Test-Suite's folders that grammars can follow."""
-    leaves = (_string, _integer, _enum, _const, _boolean, _null, _pattern, _format, _types)
+    leaves = (_string, _integer, _number, _enum, _const, _boolean, _null, _pattern, _format, _types)
     nested = (_object, _object, _array, _tuple, _any_of, _one_of_by_const, _by_reference, _all_of)
     return random.choice(leaves if depth == 3 or (depth and random.random() < 0.4) else (*leaves, *nested * 2))(
         random, depth + 1
@@ -25,6 +25,12 @@ def _integer(random, depth):
     if random.random() < 0.3:
         bounds = {"exclusiveMinimum": low, "exclusiveMaximum": low + 2 + random.randrange(90)}
     return {"type": "integer", **bounds}
+
+
+def _number(random, depth):
+    """Halves: a number without a step may have digits for ever."""
+    low = random.randrange(-50, 50)
+    return {"type": "number", "minimum": low, "maximum": low + 0.5 * random.randrange(1, 40), "multipleOf": 0.5}
 
 
 def _enum(random, depth):
