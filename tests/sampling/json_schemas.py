@@ -1,8 +1,16 @@
-"""JSON Schemas of every kind that is followed, drawn by a seed; small enough that an answer ends."""
+"""JSON Schemas of every kind that is followed, drawn by a seed; small enough that an answer ends.
+
+OPEN_ENDED stand apart: the digits of their numbers and of a time's seconds may go on for ever, and of some models do.
+"""
 
 from random import Random
 
 LETTERS = "abcdefgh"
+OPEN_ENDED = (
+    {"type": "number", "minimum": -23, "maximum": -18.0},
+    {"type": "string", "format": "time"},
+    {"type": "array", "items": {"type": "string", "format": "date-time"}, "minItems": 2, "maxItems": 3},
+)
 
 
 def draw_schema(random: Random, depth: int = 0) -> dict:
@@ -58,7 +66,7 @@ def _pattern(random, depth):
 
 
 def _format(random, depth):
-    return {"type": "string", "format": random.choice(["date", "time", "date-time", "ipv4", "uuid"])}
+    return {"type": "string", "format": random.choice(["date", "ipv4", "uuid"])}
 
 
 def _types(random, depth):

@@ -16,7 +16,7 @@ from mindspore_paged.sampling.sampler import Sampler
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.sampling_state import SamplingState
 from mindspore_paged.sampling.structured_outputs import StructuredOutputs
-from tests.sampling.json_schemas import draw_schema
+from tests.sampling.json_schemas import OPEN_ENDED, draw_schema
 from tests.tokenizer.families import byte_level
 
 BACKEND = byte_level("qwen2")
@@ -58,6 +58,13 @@ def test_instances_of_schemas_of_all_kinds(first_seed):
         schema = draw_schema(Random(seed))
         tokens, text = answer(StructuredOutputs(json=schema), seed)
         assert len(tokens) < MOST_TOKENS, schema
+        VALIDATOR(schema, format_checker=VALIDATOR.FORMAT_CHECKER).validate(json.loads(text))
+
+
+@pytest.mark.parametrize("schema", OPEN_ENDED, ids=lambda schema: schema["type"])
+def test_instances_of_schemas_without_a_longest_text(schema):
+    for seed in range(20):
+        _, text = answer(StructuredOutputs(json=schema), seed)
         VALIDATOR(schema, format_checker=VALIDATOR.FORMAT_CHECKER).validate(json.loads(text))
 
 
