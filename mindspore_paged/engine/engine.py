@@ -69,8 +69,6 @@ class LLMEngine:
     ):
         self.scheduler = scheduler
         self.runner = runner
-        self.tokenizer = tokenizer
-        self.limits = limits
         self.mover = mover or PageMover(scheduler, runner)
         self.response_cache = response_cache
         self.pool_recorder = PoolRecorder(event_log, scheduler, self.mover)
@@ -79,9 +77,19 @@ class LLMEngine:
         self.debug = debug
         self.metrics = Metrics()
         self.sampler = Sampler()
-        self._maker = RequestMaker(tokenizer, limits)
+        self.request_maker = RequestMaker(tokenizer, limits)
         self._requests: dict[str, Request] = {}
         self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer; None if prompts are given as token ids."""
+        return self.request_maker.tokenizer
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What requests are checked against."""
+        return self.request_maker.limits
 
     @property
     def has_unfinished(self) -> bool:
@@ -102,7 +110,7 @@ class LLMEngine:
 
         priority, request_class, cache_salt, pooling: see `Request`.
         """
-        return self._maker.make(prompt, params, request_id, priority, request_class, cache_salt, pooling)
+        return self.request_maker.make(prompt, params, request_id, priority, request_class, cache_salt, pooling)
 
     def add_request(self, request: Request, is_computed: bool = False) -> str:
         """Queue a request of `make_request`, and return its id; raises RequestError if it is in use or has ended.

@@ -56,6 +56,7 @@ class SamplingState:
     counts: None when no penalty is asked for.
     constraint: what the answer is held to, its own; None for nothing.
     rules: which tokens the request forbids; None for none.
+    edits_logits: whether the logits of its row are not taken as they are.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SamplingState:
         seeds = np.random.SeedSequence(params.seed, spawn_key=(index,))
         self.generator = np.random.Generator(np.random.Philox(seeds))
         self.counts = TokenCounts(prompt_token_ids) if _has_penalty(params) else None
+        self.edits_logits = any(edit is not None for edit in (params.biases, self.counts, constraint, rules))
 
     def observe(self, token: int) -> None:
         """Take note of a token that was appended to the sequence; call once for each, after sampling it."""
@@ -83,12 +85,6 @@ class SamplingState:
             self.constraint.observe(token)
         if self.rules is not None:
             self._output.append(token)
-
-    @property
-    def edits_logits(self) -> bool:
-        """Whether the logits of its row are not taken as they are."""
-        edits = (self.params.biases, self.counts, self.constraint, self.rules)
-        return any(edit is not None for edit in edits)
 
     def edit(self, scores: np.ndarray) -> None:
         """Add biases, take penalties, and forbid tokens, in vLLM's order; scores: [vocab_size] float32.

@@ -62,7 +62,7 @@ def test_what_cannot_be_embedded(server, body, param, message):
 
 def test_a_server_without_embeddings_says_so(server, monkeypatch):
     engine = server.llm.engine
-    monkeypatch.setattr(engine._maker, "_limits", dataclasses.replace(engine.limits, embedding_size=None))
+    monkeypatch.setattr(engine.request_maker, "limits", dataclasses.replace(engine.limits, embedding_size=None))
     with pytest.raises(openai.BadRequestError, match="this engine gives no embeddings") as refusal:
         server.client.embeddings.create(model=MODEL, input="Hi")
     assert refusal.value.status_code == 400

@@ -28,8 +28,8 @@ class RequestMaker:
     """Makes requests to one model; several threads may call it. tokenizer: None if prompts are given as token ids."""
 
     def __init__(self, tokenizer: Tokenizer | None, limits: ModelLimits):
-        self._tokenizer = tokenizer
-        self._limits = limits
+        self.tokenizer = tokenizer
+        self.limits = limits
         self._constraints = Constraints(tokenizer, limits)
         self._arrivals = itertools.count()
 
@@ -44,7 +44,7 @@ class RequestMaker:
         pooling: str | None = None,
     ) -> Request:
         """A request with its sequences; raises RequestError that says what is wrong. See `Request`."""
-        tokenizer, limits = self._tokenizer, self._limits
+        tokenizer, limits = self.tokenizer, self.limits
         if pooling is not None:
             check_embeds(limits)
             pooling = checked_pooling(pooling)
@@ -78,7 +78,7 @@ class RequestMaker:
 
     def _detokenizer(self, params: SamplingParams, token_ids: list[int]) -> IncrementalDetokenizer:
         return IncrementalDetokenizer(
-            self._tokenizer.backend if self._tokenizer is not None else None,
+            self.tokenizer.backend if self.tokenizer is not None else None,
             params.stop,
             token_ids,
             skip_special_tokens=params.skip_special_tokens,

@@ -40,11 +40,13 @@ class Chunk(NamedTuple):
 class StepPlan:
     """The chunks of one step, in the order in which their tokens are laid out.
 
-    `add`, `drop` and `add_drafts` mutate. num_tokens: of all chunks, with their drafts.
+    `add`, `drop` and `add_drafts` mutate. num_tokens: of all chunks, with their drafts. num_logits: of tokens whose
+    logits, or hidden states, are wanted.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
     num_tokens: int = field(default=0, init=False)
+    num_logits: int = field(default=0, init=False)
     num_long_prefill_tokens: int = field(default=0, init=False)
 
     def __post_init__(self):
@@ -68,11 +70,7 @@ class StepPlan:
         """Put guesses behind the chunk at `place`, which has none yet."""
         self.chunks[place] = self.chunks[place]._replace(drafts=tuple(drafts))
         self.num_tokens += len(drafts)
-
-    @property
-    def num_logits(self) -> int:
-        """Tokens whose logits are wanted, of all chunks."""
-        return sum(chunk.num_logits for chunk in self.chunks)
+        self.num_logits += len(drafts)
 
     @property
     def pools(self) -> bool:
@@ -92,5 +90,6 @@ class StepPlan:
 
     def _count(self, chunk: Chunk, sign: int) -> None:
         self.num_tokens += sign * (chunk.num_tokens + len(chunk.drafts))
+        self.num_logits += sign * chunk.num_logits
         if chunk.sequence.is_long_prefill:
             self.num_long_prefill_tokens += sign * chunk.num_tokens
