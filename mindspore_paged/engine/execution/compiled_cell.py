@@ -1,6 +1,7 @@
 """A Cell in graph mode: NumPy in and out, its compiles counted, its failures survived."""
 
 from collections.abc import Callable
+from threading import Lock
 
 import mindspore as ms
 import numpy as np
@@ -9,6 +10,9 @@ from mindspore.graph.api import _cell_graph_executor, _convert_python_data
 
 from mindspore_paged.errors import StepError
 from mindspore_paged.launch import supervision
+
+_GRAPHS = Lock()
+"""One graph runs at a time in a process: those of two threads at once can wait for each other in MindSpore for ever."""
 
 
 def run_graph(phase: str, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -35,7 +39,14 @@ class CompiledCell:
         return self._num_dropped + len(self._cell.compile_cache)
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
-        """Run the graph to its end; raises StepError, with what the operator said, if the device refuses it."""
+        """Run the graph to its end; raises StepError, with what the operator said, if the device refuses it.
+
+        Any thread may call it; one whose turn it is not waits.
+        """
+        with _GRAPHS:
+            return self._run_alone(arrays)
+
+    def _run_alone(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray:
         shapes = tuple(array.shape for array in arrays)
         # Not Tensor(array), which copies and takes several times as long.
         tensors = tuple(map(ms.from_numpy, arrays))

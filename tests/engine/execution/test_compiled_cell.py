@@ -1,5 +1,8 @@
 """CompiledCell over a stand-in for a Cell: when it compiles, and that the job's supervisor hears of it."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -65,3 +68,23 @@ def test_a_graph_that_is_known_is_run_without_the_cell():
     for size in (3, 2):
         cell(np.zeros(size, np.int32))
         assert fake.compile_phase == f"graph of {size}"
+
+
+def test_graphs_of_several_threads_run_one_after_the_other():
+    """MindSpore's, at once, can wait for each other for ever."""
+    under_way, most = 0, 0
+
+    class Slow(FakeCell):
+        def run(self, phase, tensors):
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            time.sleep(0.01)
+            under_way -= 1
+            return super().run(phase, tensors)
+
+    fakes = [Slow() for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda fake: CompiledCell(fake, fake.run)(np.zeros(3, np.float32)), fakes))
+    assert most == 1
+    assert all((result == 1).all() for result in results)
