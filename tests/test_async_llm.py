@@ -86,7 +86,8 @@ def test_leaving_a_stream_or_cancelling_its_reader_aborts_it(llm, slow_steps):
             await anext(updates)
         cancelled = await asynchronous.make_request([1], FORTY)
         task = asyncio.create_task(asynchronous.run(cancelled))
-        await until_one_runs(asynchronous)
+        while cancelled.first_scheduled_time is None:  # one that was not queued yet would never run
+            await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

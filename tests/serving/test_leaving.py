@@ -96,30 +96,30 @@ def test_a_body_that_does_not_come_is_not_waited_for(server):
     assert (status, answer["error"]["code"]) == (408, "request_timeout")
 
 
-def test_a_reader_that_takes_nothing_is_cut_off_and_nobody_waits_for_it(server):
+def test_a_reader_that_takes_nothing_is_cut_off_and_nobody_waits_for_it(slow):
     many = {"model": MODEL, "prompt": "Hi", "n": 8, "max_tokens": 120, "logprobs": 20, "ignore_eos": True}
-    with server.beside(max_buffered_updates=16) as bounded, bounded.connect() as connection:
+    with slow.beside(max_buffered_updates=16) as bounded, bounded.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(request_bytes("/v1/completions", **many, stream=True))
         bounded.wait_until(lambda: bounded.engine.num_unfinished == 1)
-        server.call(lambda engine: None)  # between two steps, while that one runs
+        slow.call(lambda engine: None)  # between two steps, while that one runs
         used = None
         while used != 0:  # its pages come back long before its connection ends
-            used = server.call(lambda engine: engine.scheduler.cache.pool.num_used)
+            used = slow.call(lambda engine: engine.scheduler.cache.pool.num_used)
         assert bounded.num_connections == 1
-        answer = server.client.completions.create(model=MODEL, prompt="Hi", max_tokens=3)
+        answer = slow.client.completions.create(model=MODEL, prompt="Hi", max_tokens=3)
         assert answer.usage.completion_tokens == 3
         bounded.wait_until(lambda: bounded.num_connections == 0, seconds=10)  # the fixture's 1 s, by the kernel's clock
         assert bounded.service.num_under_way == 0
 
 
-def test_a_reader_that_falls_behind_hears_why_it_was_cut_off(server):
+def test_a_reader_that_falls_behind_hears_why_it_was_cut_off(slow):
     many = {"model": MODEL, "prompt": "Hi", "n": 8, "max_tokens": 120, "logprobs": 20, "ignore_eos": True}
-    with server.beside(max_buffered_updates=16, connection_timeout=30.0) as bounded, bounded.connect() as connection:
+    with slow.beside(max_buffered_updates=16, connection_timeout=30.0) as bounded, bounded.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(request_bytes("/v1/completions", **many, stream=True))
         bounded.wait_until(lambda: bounded.engine.num_unfinished == 1)
-        while server.call(lambda engine: engine.scheduler.cache.pool.num_used):
+        while slow.call(lambda engine: engine.scheduler.cache.pool.num_used):
             time.sleep(0.01)
         data = b""
         while b"[DONE]" not in data:
