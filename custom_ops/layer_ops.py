@@ -130,19 +130,24 @@ class DecoderStep(nn.Cell):
     options: int64 [L, 2], each layer's window and rope_table. table_kind, head_kind: of what `table` and `head` are.
     embedding_scale, residual_scale, logit_scale: embeddings times; what half a layer puts out times, behind its output
     norm, before x is added; logits times. activation: as that of FeedForwardLayer.
+    adapter_rank: a multiple of layer_roles.RANK_STEP, the rank of what adapters add to products; 0: there are none.
     Inputs: input_ids, positions, rows [T] int32; logit_indices [N] int32, tokens whose logits are wanted, -1 for none;
     table_indices [E, 2] and table_values [E] int32, written into block_table first; table and head [V, C]; norm_weight
     [C], of the last norm; key_cache and value_cache [L, NB, BS, K, D]; packs: uint8 [bytes] each, of any number.
-    The other inputs are as the two layers take them. Logits of none are zeros.
+    The other inputs are as the two layers take them. Logits of none are zeros. of_adapters: nothing, or, with an
+    adapter_rank, int32 [T], each token's adapter, -1 for none, and float32 [S, numbers], what each of S adapters has:
+    layer by layer that of layer_roles.ADAPTED_ROLES, of each A [rank, columns] and then B [panels, rank, 16 rows], both filled up to
+    a line of 16 numbers. They add B (A x) to a weight's product with x (Hu et al. 2021, "LoRA").
     """
 
     def __init__(
         self, epsilon: float, scale: float, layout: np.ndarray, options: np.ndarray, table_kind: int, head_kind: int,
         backend: str | Path, *, embedding_scale: float = 1.0, residual_scale: float = 1.0, logit_scale: float = 1.0,
-        activation: int = 0,
+        activation: int = 0, adapter_rank: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.epsilon, self.scale = float(epsilon), float(scale)
+        self.adapter_rank = adapter_rank
         self.embedding_scale, self.residual_scale = float(embedding_scale), float(residual_scale)
         self.logit_scale, self.activation = float(logit_scale), activation
         self.layout, self.options = Tensor(layout, ms.int64), Tensor(options, ms.int64)
@@ -151,14 +156,14 @@ class DecoderStep(nn.Cell):
 
     def construct(
         self, input_ids, positions, rows, cos_tables, sin_tables, logit_indices, table_indices, table_values,
-        block_table, table, norm_weight, head, key_cache, value_cache, packs,
+        block_table, table, norm_weight, head, key_cache, value_cache, packs, of_adapters=(),
     ):  # fmt: skip
         """Write the entries, then compute the tokens."""
         return self.op(
             input_ids, positions, rows, cos_tables, sin_tables, logit_indices, table_indices, table_values, block_table,
-            self.layout, self.options, table, norm_weight, head, key_cache, value_cache, *packs,
-            self.epsilon, self.scale, self.embedding_scale, self.residual_scale, self.logit_scale, self.activation,
-            self.table_kind, self.head_kind,
+            self.layout, self.options, table, norm_weight, head, key_cache, value_cache, *of_adapters,
+            *packs, self.epsilon, self.scale, self.embedding_scale, self.residual_scale, self.logit_scale,
+            self.activation, self.adapter_rank, self.table_kind, self.head_kind,
         )  # fmt: skip
 
 

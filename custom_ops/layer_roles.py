@@ -19,3 +19,12 @@ NO_HEAD = -1
 
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 """What a feed forward layer may do to its gate: silu(a) = a / (1 + e^-a), or GELU by its tanh approximation."""
+
+ADAPTED_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+"""The matrices that adapters of low rank stand beside, in the order in which DecoderStep has those of a layer."""
+
+RANK_STEP = 4
+"""The rank of adapters as DecoderStep takes them is a multiple of it."""
+
+PANEL_ROWS = 16
+"""Rows of a weight that stand together; see cpu/linear/panels.h."""

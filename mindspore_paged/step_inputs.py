@@ -5,12 +5,15 @@ take them in this order. The models are beneath the engine and know them too, so
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, get_type_hints
+from typing import Annotated, get_origin, get_type_hints
 
 import numpy as np
 
 PADDING = -1
 """A row, or a token whose logits are wanted, that is none."""
+
+NO_ADAPTER = -1
+"""The adapter of a token that has none."""
 
 FIRST = None
 """As padding: the array's first entry, again."""
@@ -29,6 +32,8 @@ class StepInputs:
     """The tokens of one step and the entries of block_table that changed.
 
     T tokens; N of them whose logits are wanted; E entries, at least 1, as (row, column) and block id.
+    adapters: int32 [T], the number of each token's adapter, or NO_ADAPTER; None: no token has one. A step that has no
+    adapters does not take it.
     """
 
     input_ids: Annotated[np.ndarray, StepInput(("T",), 0)]
@@ -37,21 +42,27 @@ class StepInputs:
     logit_indices: Annotated[np.ndarray, StepInput(("N",), PADDING)]
     table_indices: Annotated[np.ndarray, StepInput(("E", 2), FIRST)]
     table_values: Annotated[np.ndarray, StepInput(("E",), FIRST)]
+    adapters: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
         """T, without padding."""
         return len(self.input_ids)
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """The inputs of the graph, in the order that the model takes them."""
-        return tuple(getattr(self, name) for name in STEP_INPUTS)
+    def arrays(self, with_adapters: bool = False) -> tuple[np.ndarray, ...]:
+        """The inputs of the graph, in the order that the model takes them; with_adapters: of one that has adapters."""
+        arrays = tuple(getattr(self, name) for name in STEP_INPUTS)
+        if not with_adapters:
+            return arrays
+        adapters = np.full(self.num_tokens, NO_ADAPTER, np.int32) if self.adapters is None else self.adapters
+        return (*arrays, adapters)
 
     def padded(self, num_tokens: int, num_logits: int, num_entries: int) -> "StepInputs":
         """The same step with T, N and E as given; what is filled up is no token, no wanted logits, no other entry."""
         sizes = {"T": num_tokens, "N": num_logits, "E": num_entries}
         of_step = zip(STEP_INPUTS.values(), self.arrays(), strict=True)
-        return StepInputs(*(_pad(array, sizes[each.shape[0]], each.padding) for each, array in of_step))
+        adapters = None if self.adapters is None else _pad(self.adapters, num_tokens, NO_ADAPTER)
+        return StepInputs(*(_pad(array, sizes[each.shape[0]], each.padding) for each, array in of_step), adapters)
 
     def split_table_changes(self, num_entries: int) -> list["StepInputs"]:
         """Steps to run in turn so that none has more than `num_entries` changes: all but the last have no tokens."""
@@ -70,9 +81,11 @@ def table_only(table_indices: np.ndarray, table_values: np.ndarray) -> StepInput
 
 
 STEP_INPUTS: dict[str, StepInput] = {
-    name: annotated.__metadata__[0] for name, annotated in get_type_hints(StepInputs, include_extras=True).items()
+    name: annotated.__metadata__[0]
+    for name, annotated in get_type_hints(StepInputs, include_extras=True).items()
+    if get_origin(annotated) is Annotated
 }
-"""Each input by its name, in the order in which a step takes them."""
+"""Each input that every step takes by its name, in the order in which a step takes them."""
 
 
 def _pad(array: np.ndarray, length: int, padding: int | None) -> np.ndarray:

@@ -15,10 +15,12 @@ widths are those of one rank.
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from mindspore_paged.custom_ops.ops import PagedAttention, ReshapeAndCache
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.adapter_slots import StackedAdapters
 from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.model_weights import ModelWeights
 
@@ -26,7 +28,8 @@ from mindspore_paged.models.model_weights import ModelWeights
 class Decoder(nn.Cell):
     """One step over T tokens of any sequences, whatever mixture of prefill and decode they are.
 
-    embed_tokens: ids [T] -> [T, hidden_size]. positions: block_table, positions, rows -> what a layer takes as `step`.
+    embed_tokens: ids [T] -> [T, hidden_size]. positions: block_table, positions, rows, adapters -> what a layer takes as
+    `step`.
     layers: x, key_cache, value_cache, step -> x. head: [N, hidden_size] -> logits float32 [N, vocab_size].
     Calling it: as StepInputs says. Returns logits float32 [N, vocab_size]. `wanted_tokens` is what goes into the head.
     """
@@ -41,14 +44,14 @@ class Decoder(nn.Cell):
         self.gather = ops.Gather()
         self.write_table = ops.ScatterNdUpdate()
 
-    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        x = self.wanted_tokens(input_ids, positions, rows, logit_indices, table_indices, table_values)
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values, adapters=None):
+        x = self.wanted_tokens(input_ids, positions, rows, logit_indices, table_indices, table_values, adapters)
         return scaled(self.head(x), self.logit_scale)
 
-    def wanted_tokens(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+    def wanted_tokens(self, input_ids, positions, rows, logit_indices, table_indices, table_values, adapters):
         """The tokens of `logit_indices` behind the last layer, [N, hidden_size]."""
         block_table = ops.depend(self.block_table, self.write_table(self.block_table, table_indices, table_values))
-        step = self.positions(block_table, positions, rows)
+        step = self.positions(block_table, positions, rows, adapters)
         x = scaled(self.embed_tokens(input_ids), self.embedding_scale)
         for layer, key_cache, value_cache in zip(self.layers, self.key_caches, self.value_caches):  # noqa: B905
             x = layer(x, key_cache, value_cache, step)
@@ -65,19 +68,19 @@ class DecoderHidden(nn.Cell):
         self.norm = RMSNorm(weights.of_model("final_norm"), weights.config.rms_norm_eps)
         self.cast = ops.Cast()
 
-    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        x = self.of.wanted_tokens(input_ids, positions, rows, logit_indices, table_indices, table_values)
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values, adapters=None):
+        x = self.of.wanted_tokens(input_ids, positions, rows, logit_indices, table_indices, table_values, adapters)
         return self.cast(self.norm(x), ms.float32)
 
 
 class DecoderLayer(nn.Cell):
     """x + attention(norm(x)), then x + mlp(norm(x)); what is added is normed and scaled where the model does so."""
 
-    def __init__(self, weights: ModelWeights, layer: int, ops_backend, ranks):
+    def __init__(self, weights: ModelWeights, layer: int, ops_backend, ranks, adapters: StackedAdapters | None = None):
         super().__init__()
         config = weights.config
-        self.attention = Attention(weights, layer, ops_backend, ranks)
-        self.mlp = MLP(weights, layer, ranks)
+        self.attention = Attention(weights, layer, ops_backend, ranks, adapters)
+        self.mlp = MLP(weights, layer, ranks, adapters)
         self.attention_norm, self.attention_output_norm, self.mlp_norm, self.mlp_output_norm = (
             norm_of_layer(weights, layer, role)
             for role in ("attention_norm", "attention_output_norm", "mlp_norm", "mlp_output_norm")
@@ -87,19 +90,21 @@ class DecoderLayer(nn.Cell):
     def construct(self, x, key_cache, value_cache, step):
         attended = self.attention(self.attention_norm(x), key_cache, value_cache, step)
         x = x + scaled(self.attention_output_norm(attended), self.residual_scale)
-        fed = self.mlp(self.mlp_norm(x))
+        fed = self.mlp(self.mlp_norm(x), step[-1])
         return x + scaled(self.mlp_output_norm(fed), self.residual_scale)
 
 
 class Attention(nn.Cell):
     """Grouped-query attention over the sequence's pages; this step's keys and values are written first."""
 
-    def __init__(self, weights: ModelWeights, layer: int, ops_backend, ranks):
+    def __init__(self, weights: ModelWeights, layer: int, ops_backend, ranks, adapters: StackedAdapters | None = None):
         super().__init__()
         config = weights.config
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (linear(weights, layer, role) for role in "qkvo")
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            linear(weights, layer, role, adapters) for role in "qkvo"
+        )
         self.q_norm, self.k_norm = norm_of_layer(weights, layer, "q_norm"), norm_of_layer(weights, layer, "k_norm")
         self.rope_table = config.rope_table_of(layer)
         self.rotated = config.rotated
@@ -110,17 +115,18 @@ class Attention(nn.Cell):
         self.concat = ops.Concat(axis=-1)
 
     def construct(self, x, key_cache, value_cache, step):
-        rotations, slot_mapping, block_table, rows, context_lens = step
-        query = self.q_norm(self.q_proj(x).reshape(-1, self.num_heads, self.head_dim))
-        key = self.k_norm(self.k_proj(x).reshape(-1, self.num_kv_heads, self.head_dim))
-        value = self.v_proj(x).reshape(-1, self.num_kv_heads, self.head_dim)
+        rotations, slot_mapping, block_table, rows, context_lens, adapters = step
+        query = self.q_norm(self.q_proj(x, adapters).reshape(-1, self.num_heads, self.head_dim))
+        key = self.k_norm(self.k_proj(x, adapters).reshape(-1, self.num_kv_heads, self.head_dim))
+        value = self.v_proj(x, adapters).reshape(-1, self.num_kv_heads, self.head_dim)
         if self.rope_table >= 0:
             cos, sin = rotations[self.rope_table]
             query, key = self.rotate(query, cos, sin), self.rotate(key, cos, sin)
         written = self.reshape_and_cache(key, value, key_cache, value_cache, slot_mapping)
         query = ops.depend(query, written)
         attended = self.paged_attention(query, key_cache, value_cache, block_table, rows, context_lens)
-        return self.sum_over_ranks(self.o_proj(attended.reshape(-1, self.num_heads * self.head_dim)))
+        attended = attended.reshape(-1, self.num_heads * self.head_dim)
+        return self.sum_over_ranks(self.o_proj(attended, adapters))
 
     def rotate(self, heads, cos, sin):
         """Rotary position embedding (Su et al. 2021) of [T, heads, D], in rotate-half order; of the first numbers."""
@@ -134,16 +140,18 @@ class Attention(nn.Cell):
 class MLP(nn.Cell):
     """down(act(gate(x)) * up(x)): SwiGLU or GeGLU (Shazeer 2020)."""
 
-    def __init__(self, weights: ModelWeights, layer: int, ranks):
+    def __init__(self, weights: ModelWeights, layer: int, ranks, adapters: StackedAdapters | None = None):
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = (linear(weights, layer, role) for role in ("gate", "up", "down"))
+        self.gate_proj, self.up_proj, self.down_proj = (
+            linear(weights, layer, role, adapters) for role in ("gate", "up", "down")
+        )
         self.is_silu = weights.config.hidden_act == "silu"
         self.sum_over_ranks = ranks.sum()
 
-    def construct(self, x):
-        gate = self.gate_proj(x)
+    def construct(self, x, adapters):
+        gate = self.gate_proj(x, adapters)
         gate = ops.silu(gate) if self.is_silu else ops.gelu(gate, approximate="tanh")
-        return self.sum_over_ranks(self.down_proj(gate * self.up_proj(x)))
+        return self.sum_over_ranks(self.down_proj(gate * self.up_proj(x, adapters), adapters))
 
 
 class Linear(nn.Cell):
@@ -154,9 +162,24 @@ class Linear(nn.Cell):
         self.weight, self.bias = weight, bias
         self.matmul = ops.MatMul(transpose_b=True)
 
-    def construct(self, x):
+    def construct(self, x, _adapters=()):
         product = self.matmul(x, self.weight)
         return product if self.bias is None else product + self.bias
+
+
+class AdaptedLinear(nn.Cell):
+    """A projection, plus B (A x) of each token's adapter (Hu et al. 2021): those of all, of which it takes its own.
+
+    down [S R, in], up [out, S R]: of S adapters of rank R. adapters [T, S R]: ones where a number is of the token's.
+    """
+
+    def __init__(self, projection: Linear, down, up):
+        super().__init__()
+        self.projection, self.down, self.up = projection, down, up
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x, adapters):
+        return self.projection(x) + self.matmul(self.matmul(x, self.down) * adapters, self.up)
 
 
 class RMSNorm(nn.Cell):
@@ -187,21 +210,31 @@ class Head(nn.Cell):
 
 
 class Positions(nn.Cell):
-    """The tokens' rotations by each table, their slots in the pages, and how many tokens they attend to."""
+    """The tokens' rotations by each table, their slots in the pages, how many tokens they attend to, and which of the
+    numbers of all `adapters` are of their own: [T, S R] of dtype."""
 
-    def __init__(self, kv_pages: KVPages, tables: list[tuple[Tensor, Tensor]]):
+    def __init__(
+        self, kv_pages: KVPages, tables: list[tuple[Tensor, Tensor]], adapters: StackedAdapters | None = None,
+        dtype=ms.float32,
+    ):  # fmt: skip
         super().__init__()
+        numbers = np.arange(adapters.room.number).repeat(adapters.room.rank) if adapters else [0]
+        self.adapter_of_number, self.dtype = Tensor(numbers, ms.int32), dtype
         self.tables = tuple(tables)  # cosines and sines, each [P, 1, rotated]
         self.block_size = kv_pages.block_size
         self.blocks_per_row = kv_pages.block_table.shape[1]
         self.gather = ops.Gather()
 
-    def construct(self, block_table, positions, rows):
+    def construct(self, block_table, positions, rows, adapters):
         rotations = ()
         for cos, sin in self.tables:
             rotations += ((self.gather(cos, positions, 0), self.gather(sin, positions, 0)),)
         slots = self.slots(block_table, positions, rows)
-        return rotations, slots, block_table, rows, ops.select(rows < 0, ops.zeros_like(positions), positions + 1)
+        context_lens = ops.select(rows < 0, ops.zeros_like(positions), positions + 1)
+        of_adapters = ()
+        if adapters is not None:
+            of_adapters = ops.cast(adapters.reshape(-1, 1) == self.adapter_of_number, self.dtype)
+        return rotations, slots, block_table, rows, context_lens, of_adapters
 
     def slots(self, block_table, positions, rows):
         """Flat slot of each token in the pages, int32 [T]; -1 for padding, which is never written."""
@@ -215,9 +248,10 @@ def scaled(x, scale):
     return x if scale == 1.0 else x * scale
 
 
-def linear(weights: ModelWeights, layer: int, role: str) -> Linear:
-    """A layer's projection."""
-    return Linear(weights.of_layer(layer, role), weights.of_layer(layer, f"{role}_bias"))
+def linear(weights: ModelWeights, layer: int, role: str, adapters: StackedAdapters | None) -> nn.Cell:
+    """A layer's projection, with adapters where there are any."""
+    projection = Linear(weights.of_layer(layer, role), weights.of_layer(layer, f"{role}_bias"))
+    return AdaptedLinear(projection, *adapters.parameters[layer, role]) if adapters else projection
 
 
 def norm_of_layer(weights: ModelWeights, layer: int, role: str) -> nn.Cell:

@@ -12,6 +12,7 @@ from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.formats.weight_format import BF16, FLOAT16, FLOAT32, WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace, put
 from mindspore_paged.model_config import ModelConfig
+from mindspore_paged.models.adapter_slots import StackedAdapters
 from mindspore_paged.models.decoder import Decoder, DecoderHidden, DecoderLayer, Head, Positions
 from mindspore_paged.models.executions.layer_operators import (
     OperatorEmbedding,
@@ -25,6 +26,7 @@ from mindspore_paged.models.model_weights import ModelWeights, head_role
 from mindspore_paged.models.parallel import ONE_RANK, VocabParallelEmbedding, VocabParallelLogits
 from mindspore_paged.models.rope import rope_tables
 from mindspore_paged.tensor_parallel import WHOLE
+from mindspore_paged.weights.lora_adapter import AdapterRoom
 
 FORMATS = {ms.float32: FLOAT32, ms.float16: FLOAT16, ms.bfloat16: BF16}
 
@@ -38,15 +40,17 @@ class ModelStep(nn.Cell):
     parallel, ranks: which part of the model this rank has, and how the ranks exchange what they computed.
     formats: how a matrix of each name is held. With it larger operators of the CPU compute the step, in float32: the
     whole of it, or half a layer each where ranks share the model. Without it each operator of `models.decoder` does.
+    room: for adapters of low rank, which `adapters` has; None: there are none. One rank alone has them.
 
     Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
     wanted (padding: -1); table_indices int32 [U, 2] and table_values int32 [U], entries of block_table to write before
-    anything else. Returns logits float32 [N, vocab_size].
+    anything else; with adapters int32 [T], each token's, -1 for none. Returns logits float32 [N, vocab_size].
     """
 
     def __init__(
         self, config: ModelConfig, kv_pages: KVPages, num_positions, dtype=ms.float32, ops_backend="cpu",
         share_layers=False, parallel=WHOLE, ranks=ONE_RANK, formats: Callable[[str], WeightFormat] | None = None,
+        room: AdapterRoom | None = None,
     ):  # fmt: skip
         super().__init__()
         share, vocab = parallel.share(config), parallel.vocab(config)
@@ -55,15 +59,20 @@ class ModelStep(nn.Cell):
         if formats is None:
             form = FORMATS[dtype]
             weights = ModelWeights(share, vocab, lambda _: form, form, share_layers)
-            self.execution = operator_by_operator(weights, vocab, kv_pages, tables, dtype, ops_backend, ranks)
+            self.adapters = StackedAdapters(weights, room, dtype) if room else None
+            self.execution = operator_by_operator(
+                weights, vocab, kv_pages, tables, dtype, ops_backend, ranks, self.adapters
+            )
             self._places = weights.places
         elif ranks is ONE_RANK:
             weights = ModelWeights(share, vocab, formats, FLOAT32, share_layers)
-            self.execution = WholeStep(weights, kv_pages, tables, ops_backend)
+            self.execution = WholeStep(weights, kv_pages, tables, ops_backend, room)
+            self.adapters = self.execution.adapters
             self._places = self.execution.places
         else:
             weights = ModelWeights(share, vocab, formats, FLOAT32, share_layers)
             self.execution = half_layers(weights, vocab, kv_pages, tables, ops_backend, ranks)
+            self.adapters = None
             self._places = weights.places
         self._weights, self._kv_pages = weights, kv_pages
         self.format_of = weights.format_of
@@ -114,21 +123,24 @@ class ModelStep(nn.Cell):
         # milliseconds; only that of the whole is read.
         self._compile_phase = phase
 
-    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
-        return self.execution(input_ids, positions, rows, logit_indices, table_indices, table_values)
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values, adapters=None):
+        return self.execution(input_ids, positions, rows, logit_indices, table_indices, table_values, adapters)
 
 
-def operator_by_operator(weights: ModelWeights, vocab, kv_pages: KVPages, tables, dtype, ops_backend, ranks) -> Decoder:
+def operator_by_operator(
+    weights: ModelWeights, vocab, kv_pages: KVPages, tables, dtype, ops_backend, ranks,
+    adapters: StackedAdapters | None,
+) -> Decoder:  # fmt: skip
     """The execution of any backend, and the reference."""
     config = weights.config
     rotations = [(Tensor(cos[:, None], dtype), Tensor(sin[:, None], dtype)) for cos, sin in tables]
     table, head = _table_and_head(weights)
-    layers = _layers(weights, lambda layer: DecoderLayer(weights, layer, ops_backend, ranks))
+    layers = _layers(weights, lambda layer: DecoderLayer(weights, layer, ops_backend, ranks, adapters))
     return Decoder(
         config,
         kv_pages,
         VocabParallelEmbedding(table, vocab, config.vocab_size, ranks),
-        Positions(kv_pages, rotations),
+        Positions(kv_pages, rotations, adapters, dtype),
         layers,
         VocabParallelLogits(Head(weights, head), config.vocab_size, ranks),
     )

@@ -35,6 +35,8 @@ class MindIRStep(nn.GraphCell):
     `weight_places()`, are still to be set.
     """
 
+    adapters = None
+
     def __init__(self, graph, weights: Mapping[str, ExportedWeight]):
         super().__init__(graph)
         self._weights = weights

@@ -126,7 +126,7 @@ class OperatorPositions(nn.Cell):
         super().__init__()
         self.cos_tables, self.sin_tables = stacked(tables)
 
-    def construct(self, block_table, positions, rows):
+    def construct(self, block_table, positions, rows, _adapters):
         return self.cos_tables, self.sin_tables, block_table, positions, rows
 
 

@@ -14,11 +14,13 @@ from mindspore import ParameterTuple, nn
 from mindspore_paged.custom_ops.layer_ops import ABSENT, ACTIVATIONS, LAYER_ROLES, NO_HEAD, DecoderStep
 from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.formats.weight_place import WeightPlace, whole_lines
+from mindspore_paged.models.adapter_slots import PackedAdapters
 from mindspore_paged.models.executions.layer_operators import stacked
 from mindspore_paged.models.kv_pages import KVPages
 from mindspore_paged.models.model_weights import ModelWeights, head_role
 from mindspore_paged.models.parallel import weight_parameter
 from mindspore_paged.models.spec import WeightSpec
+from mindspore_paged.weights.lora_adapter import AdapterRoom
 
 PACK_BYTES = 2**30
 """A Parameter takes no layer beyond it: some pieces of memory are easier to find than one, and cost no time."""
@@ -74,10 +76,12 @@ class WholeStep(nn.Cell):
     """The step of `models.decoder` as one operator; activations are float32.
 
     weights: of one rank that has all of the model; kv_pages: a pool that has all layers together. places: where each
-    weight is that a checkpoint must provide.
+    weight is that a checkpoint must provide. room: for adapters, which `adapters` then has; None: there are none.
     """
 
-    def __init__(self, weights: ModelWeights, kv_pages: KVPages, tables, ops_backend):
+    def __init__(
+        self, weights: ModelWeights, kv_pages: KVPages, tables, ops_backend, room: AdapterRoom | None = None
+    ):  # fmt: skip
         super().__init__()
         config = weights.config
         self.cos_tables, self.sin_tables = stacked(tables)
@@ -88,15 +92,22 @@ class WholeStep(nn.Cell):
         self.table, self.norm_weight = weights.of_model("embedding"), weights.of_model("final_norm")
         self.head = weights.of_model(head_role(config))
         self.places = weights.places | layers.places
-        self.operator_with = partial(_operator, weights, layers.layout, ops_backend)
+        self.adapters = PackedAdapters(weights, room) if room else None
+        self.adapter_weights = self.adapters.parameter if self.adapters else None
+        rank = self.adapters.rank if self.adapters else 0
+        self.operator_with = partial(_operator, weights, layers.layout, ops_backend, rank)
         self.step = self.operator_with(weights.kind_of_model(head_role(config)))
 
-    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values, adapters=None):
         return self.step(
             input_ids, positions, rows, self.cos_tables, self.sin_tables, logit_indices, table_indices, table_values,
             self.block_table, self.table, self.norm_weight, self.head, self.key_caches[0], self.value_caches[0],
-            self.packs,
+            self.packs, self.of_adapters(adapters),
         )  # fmt: skip
+
+    def of_adapters(self, adapters):
+        """What the operator takes of adapters: nothing, if there are none."""
+        return () if adapters is None else (adapters, self.adapter_weights)
 
 
 class WholeStepHidden(nn.Cell):
@@ -106,15 +117,18 @@ class WholeStepHidden(nn.Cell):
         super().__init__()
         self.of, self.step = of, of.operator_with(NO_HEAD)
 
-    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values):
+    def construct(self, input_ids, positions, rows, logit_indices, table_indices, table_values, adapters=None):
         of = self.of
         return self.step(
             input_ids, positions, rows, of.cos_tables, of.sin_tables, logit_indices, table_indices, table_values,
             of.block_table, of.table, of.norm_weight, of.norm_weight, of.key_caches[0], of.value_caches[0], of.packs,
+            of.of_adapters(adapters),
         )  # fmt: skip
 
 
-def _operator(weights: ModelWeights, layout: np.ndarray, ops_backend, head_kind: int) -> DecoderStep:
+def _operator(
+    weights: ModelWeights, layout: np.ndarray, ops_backend, adapter_rank: int, head_kind: int
+) -> DecoderStep:
     config = weights.config
     options = [(config.window_of(layer), config.rope_table_of(layer)) for layer in range(config.num_hidden_layers)]
     return DecoderStep(
@@ -129,6 +143,7 @@ def _operator(weights: ModelWeights, layout: np.ndarray, ops_backend, head_kind:
         residual_scale=config.residual_scale,
         logit_scale=config.logit_scale,
         activation=ACTIVATIONS.index(config.hidden_act),
+        adapter_rank=adapter_rank,
     )
 
 

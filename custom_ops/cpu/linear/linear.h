@@ -1,4 +1,4 @@
-// x W^T, plus a bias where there is one, for 1 to some hundred tokens: what every linear layer of a model computes.
+// x W^T, plus a bias and what adapters add where there are any, for 1 to some hundred tokens: what every linear layer of a model computes.
 //
 // W stands in panels of 16 rows (panels.h). A sum belongs to one token and row, and takes its products in the same order
 // for any number of tokens, threads and chunks. So a token's result is bitwise the same whatever else is in the batch.
@@ -23,7 +23,13 @@ inline void AddBias(const Panel& panel, int64_t num_tokens, Sums sums) {
   }
 }
 
-// A weight whose products with x, plus its bias, go to
+// What is added to a panel's sums, of tokens from `token` on.
+inline void AddToSums(const Panel& panel, int64_t token, int64_t num_tokens, Sums sums) {
+  if (panel.weights.bias != nullptr) AddBias(panel, num_tokens, sums);
+  if (!panel.weights.low_rank.is_absent()) AddUp(panel.weights.low_rank, panel.index, token, num_tokens, sums);
+}
+
+// A weight whose products with x, plus what is added to them, go to
 // consume(first_token, num_tokens, first_row, num_rows, products [tokens][16]).
 template <typename Consume>
 struct Product {
@@ -44,7 +50,7 @@ struct Product {
     }
     const int64_t done = std::min<int64_t>(most, kPanelsTogether);
     for (int64_t i = 0; i < done; ++i) {
-      if (weights.bias != nullptr) AddBias({weights, panel + i}, tokens.num_tokens, products[i]);
+      AddToSums({weights, panel + i}, token, tokens.num_tokens, products[i]);
       consume(token, tokens.num_tokens, (panel + i) * kPanelRows, weights.rows_of(panel + i), products[i]);
     }
     return done;
@@ -67,8 +73,8 @@ struct ProductOfTwo {
   int64_t Run(PanelWorker& worker, const LinearTokens& tokens, int64_t token, int64_t panel, int64_t /*most*/) const {
     alignas(kLineBytes) float products[2][kBlockTokens][kPanelRows];
     worker.Multiply(tokens, {first, panel}, products[0], {second, panel}, products[1]);
-    if (first.bias != nullptr) AddBias({first, panel}, tokens.num_tokens, products[0]);
-    if (second.bias != nullptr) AddBias({second, panel}, tokens.num_tokens, products[1]);
+    AddToSums({first, panel}, token, tokens.num_tokens, products[0]);
+    AddToSums({second, panel}, token, tokens.num_tokens, products[1]);
     consume(token, tokens.num_tokens, panel * kPanelRows, first.rows_of(panel), products[0], products[1]);
     return 1;
   }

@@ -114,7 +114,19 @@ inline void ScaleNumbers(float* numbers, int64_t count, float factor) {
 }
 
 // What an op needs between its steps.
-enum ScratchPart { kTokens, kWanted, kNormalized, kQueries, kKeys, kValues, kAttended, kHidden, kPutOut, kNumScratchParts };
+enum ScratchPart {
+  kTokens,
+  kWanted,
+  kNormalized,
+  kQueries,
+  kKeys,
+  kValues,
+  kAttended,
+  kHidden,
+  kPutOut,
+  kLowRank,
+  kNumScratchParts
+};
 
 // Working memory of the calling thread, kept from call to call.
 inline float* Scratch(ScratchPart part, size_t count) {

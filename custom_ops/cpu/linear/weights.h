@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu/linear/formats.h"
+#include "cpu/linear/low_rank.h"
 #include "op/aot_op.h"
 
 namespace paged_ops {
@@ -13,7 +14,8 @@ namespace paged_ops {
 // tokens that are rounded to bfloat16, too, where the CPU has such products and no tiles.
 enum class WeightKind : int64_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 30, kW16A16 = 107 };
 
-// All panels; then the rows that are too few for one, as they come in a file. bias: [num_rows], or null.
+// All panels; then the rows that are too few for one, as they come in a file. bias: [num_rows], or null. low_rank: what
+// adapters add to the products.
 struct Weights {
   WeightKind kind;
   const char* data;
@@ -21,6 +23,7 @@ struct Weights {
   int64_t num_columns;
   int64_t row_bytes;
   const float* bias = nullptr;
+  LowRank low_rank = {};
 
   int64_t bytes() const { return num_rows * row_bytes; }
   int64_t products(int64_t num_tokens) const { return num_tokens * num_rows * num_columns; }

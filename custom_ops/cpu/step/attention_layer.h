@@ -121,6 +121,7 @@ inline void ProjectAndStore(const AttentionLayerCall& call, float* queries) {
   float* keys = Scratch(kKeys, num_tokens * width);
   float* values = Scratch(kValues, num_tokens * width);
   NormalizeTokens(call.x, call.norm, call.epsilon, normalized);
+  ApplyDown(normalized, num_tokens, call.query, call.key, call.value);
   Multiply(InputFor(normalized, num_tokens, call.query, call.key, call.value), ProductInto(call.query, queries),
            ProductInto(call.key, keys), ProductInto(call.value, values));
   FinishHeads(call, queries, keys);

@@ -15,12 +15,15 @@
 //   norm_weight              [C] float32, of the last norm
 //   head                     [V, C], as the weight of norm_linear; may be the table itself. Without one norm_weight again
 //   key_cache, value_cache   [L, NB, BS, K, D], written in place: of each layer those of attention_layer
+//   adapters                 [T] int32: each token's adapter, -1 = none; only with an adapter_rank
+//   adapter_weights          [S, floats] float32, those of each adapter, as Adapters takes them; only with an adapter_rank
 //   packs                    [bytes] uint8, at least one: the layers' weights
 //   epsilon, scale           float32 scalars
 //   embedding_scale, residual_scale, logit_scale
 //                            float32 scalars: embeddings times; what half a layer adds to x, after its output norm,
 //                            times; logits times
 //   activation               int64 scalar, as feed_forward_layer takes it
+//   adapter_rank             int64 scalar, a multiple of 4: the rank of all adapters; 0: there are none
 //   table_kind, head_kind    int64 scalars; a head_kind of -1: there is no head
 //   output                   [N, V] float32; without a head [N, C], the tokens wanted behind the last norm
 // One operator of few inputs, because MindSpore takes 20 us for an operator and 3 us for each input when weights have
@@ -31,9 +34,8 @@
 #include <algorithm>
 #include <string>
 
-#include "cpu/step/attention_layer.h"
+#include "cpu/step/adapters.h"
 #include "cpu/step/embedding.h"
-#include "cpu/step/feed_forward_layer.h"
 #include "cpu/step/norm_linear.h"
 #include "cpu/step/weight_packs.h"
 
@@ -42,8 +44,9 @@ namespace {
 
 constexpr char kDecoderStep[] = "decoder_step";
 
-// Parameters before the packs, and behind them.
-constexpr int kBefore = 16, kBehind = 9;
+// Parameters before those of adapters and the packs, and behind them.
+constexpr int kBefore = 16, kBehind = 10;
+constexpr int kOfAdapters = 2;
 constexpr int64_t kLayerOptions = 2;
 
 // A head_kind.
@@ -80,9 +83,26 @@ struct StepShapes {
   int64_t wanted[2];   // x of the head
 };
 
+int64_t AdapterRank(const Parameters& parameters) {
+  Arguments rank = parameters.Some(kDecoderStep, parameters.count - 4, 1);
+  return NextInteger(rank, "adapter_rank");
+}
+
+Adapters AdaptersOf(const Parameters& parameters, int64_t num_all, int64_t num_tokens) {
+  const int64_t rank = AdapterRank(parameters);
+  if (rank == 0) return {};
+  Arguments arguments = parameters.Some(kDecoderStep, kBefore, kOfAdapters);
+  const Tensor numbers = arguments.NextInt32("adapters", 1);
+  const Tensor weights = arguments.Next("adapter_weights", 2, {DType::kFloat32});
+  RequireShape(kDecoderStep, numbers, {num_all});
+  return {kDecoderStep, numbers, weights, rank, num_tokens};
+}
+
 std::vector<Tensor> Packs(const Parameters& parameters) {
-  const int number = parameters.count - kBehind - kBefore;
-  Arguments arguments = parameters.Some(kDecoderStep, kBefore, number);
+  const int first = kBefore + (AdapterRank(parameters) == 0 ? 0 : kOfAdapters);
+  const int number = parameters.count - kBehind - first;
+  if (number < 1) Refuse(kDecoderStep, "got ", parameters.count, " inputs and outputs, no pack is among them");
+  Arguments arguments = parameters.Some(kDecoderStep, first, number);
   std::vector<Tensor> packs;
   for (int i = 0; i < number; ++i) packs.push_back(arguments.Next("pack", 1, {DType::kUInt8}));
   return packs;
@@ -159,6 +179,7 @@ LayersCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* sha
   common.residual_scale = NextNumber(behind, "residual_scale");
   step->logit_scale = NextNumber(behind, "logit_scale");
   layers.activation = ActivationOf(kDecoderStep, NextInteger(behind, "activation"));
+  NextInteger(behind, "adapter_rank");
   const int64_t columns = step->head.norm_weight.shape[0];
   step->embedding.table = WeightsOf(kDecoderStep, table, NextInteger(behind, "table_kind"), columns);
   const int64_t head_kind = NextInteger(behind, "head_kind");
@@ -193,7 +214,8 @@ LayersCall ParseCommon(const Parameters& parameters, Step* step, StepShapes* sha
   return layers;
 }
 
-DecoderLayer ParseLayer(const char* op, const LayersCall& layers, const std::vector<Tensor>& packs, int64_t index) {
+DecoderLayer ParseLayer(const char* op, const LayersCall& layers, const std::vector<Tensor>& packs, int64_t index,
+                        Adapters& adapters) {
   const PackedWeights weights(op, packs, layers.layout.as<int64_t>() + index * kNumRoles * kPlaceNumbers);
   const int64_t* options = layers.options.as<int64_t>() + index * kLayerOptions;
   AttentionLayerCall attention = layers.attention;
@@ -205,6 +227,7 @@ DecoderLayer ParseLayer(const char* op, const LayersCall& layers, const std::vec
   static_cast<HalfLayer&>(feed_forward) = layers.attention;
   feed_forward.activation = layers.activation;
   TakeWeights(op, weights, feed_forward);
+  adapters.TakeLayer(op, attention, feed_forward);
   return {attention, feed_forward};
 }
 
@@ -213,10 +236,12 @@ Step Parse(const Parameters& parameters, StepShapes* shapes) {
   Step step;
   const LayersCall layers = ParseCommon(parameters, &step, shapes);
   const std::vector<Tensor> packs = Packs(parameters);
+  Adapters adapters = AdaptersOf(parameters, step.num_tokens, layers.attention.num_tokens());
   for (int64_t i = 0; i < layers.pages.num_layers; ++i) {
     const std::string op = std::string(kDecoderStep) + ": layer " + std::to_string(i);
-    step.layers.push_back(ParseLayer(op.c_str(), layers, packs, i));
+    step.layers.push_back(ParseLayer(op.c_str(), layers, packs, i, adapters));
   }
+  adapters.RequireAllTaken(kDecoderStep);
   return step;
 }
 

@@ -51,6 +51,7 @@ void GateAndUp(const float* normalized, const FeedForwardCall& call, float* targ
     Combine(gates, ups, count, activated);
     for (int64_t t = 0; t < count; ++t) std::copy_n(ups[t], num_rows, target + (token + t) * width + row);
   };
+  ApplyDown(normalized, call.num_tokens(), call.gate, call.up);
   Multiply(InputFor(normalized, call.num_tokens(), call.gate, call.up), ProductOfTwo{call.gate, call.up, combine});
 }
 

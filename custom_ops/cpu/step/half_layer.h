@@ -42,6 +42,7 @@ inline void AddNormalized(const HalfLayer& half, float* product) {
 inline void PutOut(const HalfLayer& half, const float* input, const Weights& weights) {
   const int64_t num_tokens = half.num_tokens();
   const LinearInput tokens = InputFor(input, num_tokens, weights);
+  ApplyDown(input, num_tokens, weights);
   if (!half.adds_residual || (half.output_norm == nullptr && half.residual_scale == 1.0f)) {
     const float* residual = half.adds_residual ? half.x.as<float>() : nullptr;
     return Multiply(tokens, ProductInto(weights, half.output.as<float>(), residual));

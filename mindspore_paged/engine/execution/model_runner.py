@@ -43,6 +43,7 @@ class ModelRunner:
         self.model = model
         self.kv_pool = kv_pool
         self._step = CompiledCell(model)
+        self._takes_adapters = model.adapters is not None
         self._hidden_states = CompiledCell(hidden_states) if hidden_states else None
         self._copy_pages = CompiledCell(kv_pool.copier)
         self._read_pages = CompiledCell(kv_pool.reader)
@@ -139,7 +140,7 @@ class ModelRunner:
     def _execute(self, bucket: int, inputs: StepInputs, of_hidden: bool = False) -> np.ndarray:
         num_wanted = bucket if of_hidden else min(bucket, self.max_num_logits)
         padded = inputs.padded(bucket, num_wanted, self.table_entries_per_step)
-        return (self._hidden_states if of_hidden else self._step)(*padded.arrays())
+        return (self._hidden_states if of_hidden else self._step)(*padded.arrays(self._takes_adapters))
 
 
 def _ids_of_call(block_ids: list[int], nothing: int) -> np.ndarray:

@@ -7,10 +7,16 @@ from typing import Protocol
 import numpy as np
 
 from mindspore_paged.formats.weight_place import WeightPlace
+from mindspore_paged.weights.lora_adapter import AdapterSlots
 
 
 class Step(Protocol):
-    """The Cell that computes a step: ModelStep, or what was exported from one, which has no hidden_states."""
+    """The Cell that computes a step: ModelStep, or what was exported from one, which has no hidden_states.
+
+    adapters: where adapters of low rank are written; None: it has none, and takes no numbers of them.
+    """
+
+    adapters: AdapterSlots | None
 
     def weight_places(self) -> dict[str, WeightPlace]:
         """Where each weight of a checkpoint goes, by Hugging Face's names; those of one Parameter together."""
