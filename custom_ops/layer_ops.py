@@ -136,8 +136,8 @@ class DecoderStep(nn.Cell):
     [C], of the last norm; key_cache and value_cache [L, NB, BS, K, D]; packs: uint8 [bytes] each, of any number.
     The other inputs are as the two layers take them. Logits of none are zeros. of_adapters: nothing, or, with an
     adapter_rank, int32 [T], each token's adapter, -1 for none, and float32 [S, numbers], what each of S adapters has:
-    layer by layer that of layer_roles.ADAPTED_ROLES, of each A [rank, columns] and then B [panels, rank, 16 rows], both filled up to
-    a line of 16 numbers. They add B (A x) to a weight's product with x (Hu et al. 2021, "LoRA").
+    layer by layer that of layer_roles.ADAPTED_ROLES, of each A [rank, columns] and then B [panels, rank, 16 rows], both
+    filled up to a line of 16 numbers. They add B (A x) to a weight's product with x (Hu et al. 2021, "LoRA").
     """
 
     def __init__(

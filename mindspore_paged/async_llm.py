@@ -7,6 +7,7 @@ from typing import Any
 
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.engine.loop import Engine
+from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.requests.prompt_forms import Prompt
 from mindspore_paged.engine.requests.request_check import ModelLimits
@@ -115,6 +116,11 @@ class AsyncLLM:
         options: as of `LLM.make_embedding_request`. Raises RequestError as that does, and what `generate` raises.
         """
         return await self.run(await self.make_embedding_request(prompt, pooling, **options))
+
+    @property
+    def lora(self) -> LoraAdapters:
+        """The adapters that requests may ask for."""
+        return self.llm.engine.lora
 
     async def call(self, function: Callable[..., Any], *arguments) -> Any:
         """What `function(engine, *arguments)` returns or raises, done between two steps."""

@@ -34,6 +34,7 @@ EPILOG = """examples:
   run_generate.py --weights Qwen3-0.6B --chat --set model.chat_template_kwargs.enable_thinking=false --prompt Hi
   run_generate.py --weights model.gguf --set scheduler.num_speculative_tokens=4 --prompts-file texts_to_correct.jsonl
   run_generate.py --config configs/smollm2_135m.yaml --chat --prompt "Describe a cat." --json-schema animal.json
+  run_generate.py --weights model.gguf --set model.lora_adapters={sql: sql_adapter} --lora-adapter sql --prompt Hi
 
 """
 MINDIR_EPILOG = """examples:
@@ -51,7 +52,8 @@ ignore_eos, logprobs, prompt_logprobs, presence_penalty, frequency_penalty, repe
 top_n_sigma, xtc_probability, xtc_threshold, min_tokens, allowed_token_ids, bad_words, skip_special_tokens,
 include_stop_str_in_output, structured_outputs (one of
 {"json": SCHEMA} {"json_object": true} {"regex": "…"} {"choice": ["…", "…"]} {"grammar": "Lark"} {"structural_tag": …});
-and priority, request_class, cache_salt (who has another one does not find its pages)
+and priority, request_class, cache_salt (who has another one does not find its pages), lora_adapter (of those that
+model.lora_adapters names)
 """
 
 
@@ -122,6 +124,11 @@ def _generate_parser() -> argparse.ArgumentParser:
         help="GGUF file, Hugging Face folder, or MindSpore checkpoint; alone it is enough if it describes its model",
     )
     _add_set(model, "change a key of the YAML, such as cache.num_blocks=512 or scheduler.max_num_seqs=16")
+    model.add_argument(
+        "--lora-adapter",
+        metavar="NAME",
+        help="answer with this one of model.lora_adapters, unless a line says otherwise",
+    )
     _add_prompts_and_the_rest(parser)
     return parser
 
@@ -162,7 +169,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     from mindspore_paged.llm import LLM  # takes seconds: --help and bad input do not wait for it
 
     with LLM(config, show_progress=sys.stderr.isatty()) as llm:
-        requests = [_request(llm, entry) for entry in prompts]
+        lora_adapter = getattr(arguments, "lora_adapter", None)  # exported models have none
+        requests = [_request(llm, entry, lora_adapter) for entry in prompts]
         errors = _answer(llm, requests, arguments.json)
         _print_summary(llm.get_statistics())
     for error in errors:
@@ -236,9 +244,16 @@ def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[Prom
     return prompts
 
 
-def _request(llm, entry: PromptEntry):
+def _request(llm, entry: PromptEntry, lora_adapter: str | None):
     try:
-        return llm.make_request(entry.prompt, entry.params, entry.priority, entry.request_class, entry.cache_salt)
+        return llm.make_request(
+            entry.prompt,
+            entry.params,
+            entry.priority,
+            entry.request_class,
+            entry.cache_salt,
+            entry.lora_adapter or lora_adapter,
+        )
     except RequestError as error:
         raise RequestError(f"{entry.origin}: {error}") from None
 

@@ -14,6 +14,7 @@ from mindspore_paged.config import EngineConfig, load_config
 from mindspore_paged.engine.building.builder import build_engine
 from mindspore_paged.engine.execution.ranks.place import errors_end_the_job
 from mindspore_paged.engine.loop import Engine, EngineLoop
+from mindspore_paged.engine.replicas.adapters import load_lora_adapter, unload_lora_adapter
 from mindspore_paged.engine.replicas.joining import files_of_replica, serve_or_route
 from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefix, pin_prefix
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
@@ -105,6 +106,7 @@ class LLM:
         priority: int = 0,
         request_class: str | None = None,
         cache_salt: str | None = None,
+        lora_adapter: str | None = None,
     ) -> Request:
         """Check a prompt, without running it; raises RequestError that says what is wrong with it.
 
@@ -113,6 +115,7 @@ class LLM:
         priority: the higher, the sooner, for the policy `priority`. request_class: requests of one class are expected
         to get answers of like length. cache_salt: text without which nobody finds the pages of this prompt, or its
         answer in the response cache: it keeps tenants apart, who could tell by the time of an answer what others ask.
+        lora_adapter: the name of an adapter that is loaded, which computes the answer beside the model.
         """
         params = self.config.sampling if params is None else params
         if not isinstance(request_class, str | None):
@@ -121,30 +124,52 @@ class LLM:
             raise RequestError(f"the sampling params are {shortened(params)}; they must be SamplingParams")
         prompt = self._text_or_token_ids(prompt)
         return self.engine.make_request(
-            prompt, params, priority=priority, request_class=request_class, cache_salt=cache_salt
+            prompt,
+            params,
+            priority=priority,
+            request_class=request_class,
+            cache_salt=cache_salt,
+            lora_adapter=lora_adapter,
         )
 
     def make_embedding_request(
-        self, prompt: Prompt, pooling: str = "mean", *, priority: int = 0, cache_salt: str | None = None
+        self,
+        prompt: Prompt,
+        pooling: str = "mean",
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        lora_adapter: str | None = None,
     ) -> Request:
         """Check a prompt whose embedding is wanted, as `make_request` does; see `embed`."""
         prompt = self._text_or_token_ids(prompt)
         return self.engine.make_request(
-            prompt, SamplingParams(max_tokens=1), priority=priority, cache_salt=cache_salt, pooling=pooling
+            prompt,
+            SamplingParams(max_tokens=1),
+            priority=priority,
+            cache_salt=cache_salt,
+            pooling=pooling,
+            lora_adapter=lora_adapter,
         )
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        lora_adapter: str | Sequence[str | None] | None = None,
     ) -> list[RequestOutput]:
         """Answer every prompt, in the order given; params one for all or one each (None: the config's `sampling`).
 
+        lora_adapter: the name of a loaded adapter, one for all or one each; None is the model alone.
         Raises RequestError before anything runs if any prompt cannot be run.
         """
         prompts = _each(prompts)
-        each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
-        if len(each) != len(prompts):
-            raise RequestError(f"{len(each)} sampling params for {len(prompts)} prompts; give one, or one each")
-        return self.run([self.make_request(prompt, param) for prompt, param in zip(prompts, each, strict=True)])
+        each = _one_each(params, isinstance(params, Sequence), len(prompts), "sampling params")
+        is_several = isinstance(lora_adapter, Sequence) and not isinstance(lora_adapter, str)
+        adapters = _one_each(lora_adapter, is_several, len(prompts), "names of adapters")
+        asked = zip(prompts, each, adapters, strict=True)
+        return self.run([self.make_request(prompt, param, lora_adapter=name) for prompt, param, name in asked])
 
     def embed(self, prompts: Prompt | Sequence[Prompt], pooling: str = "mean") -> list[RequestOutput]:
         """The embedding of every prompt, in the order given: `embedding`, float32 [hidden_size] of length 1, of each.
@@ -223,6 +248,17 @@ class LLM:
         """Take pages that `export_prefix` gave; returns their tokens. Raises CheckpointError if they do not fit."""
         return self.loop.call(import_prefix, source).result()
 
+    def load_lora_adapter(self, name: str, folder: str | Path) -> None:
+        """Load a PEFT folder, to be asked for by this name; raises RequestError, and loads nothing, where it cannot.
+
+        There must be room: model.max_loras, model.max_lora_rank. Requests go on meanwhile.
+        """
+        self.loop.call(load_lora_adapter, name, self.engine.lora.read(folder)).result()
+
+    def unload_lora_adapter(self, name: str) -> None:
+        """Let no further request have this adapter; those under way end with it. Raises RequestError for an unknown."""
+        self.loop.call(unload_lora_adapter, name).result()
+
     def get_statistics(self) -> dict[str, float | int]:
         """Memory, block utilization, throughput and the like since the engine was built (see `LLMEngine`)."""
         return self.loop.call(_statistics).result()
@@ -277,6 +313,13 @@ def _abort(engine: Engine, request_id: str) -> None:
 
 def _statistics(engine: Engine) -> dict[str, float | int]:
     return engine.get_statistics()
+
+
+def _one_each(given: Any, are_several: bool, count: int, what: str) -> list:
+    each = list(given) if are_several else [given] * count
+    if len(each) != count:
+        raise RequestError(f"{len(each)} {what} for {count} prompts; give one, or one each")
+    return each
 
 
 def _each(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

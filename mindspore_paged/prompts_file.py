@@ -12,7 +12,7 @@ from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer.messages import checked_messages, checked_tools
 
-REQUEST_KEYS = ("priority", "request_class", "cache_salt")
+REQUEST_KEYS = ("priority", "request_class", "cache_salt", "lora_adapter")
 SAMPLING_KEYS = tuple(field.name for field in fields(SamplingParams))
 _NULL_IS_A_VALUE = ("max_tokens", "seed", "logprobs")
 _KNOWN = (*PROMPT_KEYS, *SAMPLING_KEYS, *REQUEST_KEYS, *CHAT_KEYS)
@@ -31,6 +31,7 @@ class PromptEntry:
     priority: int = 0
     request_class: str | None = None
     cache_salt: str | None = None
+    lora_adapter: str | None = None
 
 
 def read_prompts_file(path: Path, defaults: SamplingParams) -> list[PromptEntry]:

@@ -28,9 +28,8 @@ from mindspore_paged.models.model_weights import ModelWeights
 class Decoder(nn.Cell):
     """One step over T tokens of any sequences, whatever mixture of prefill and decode they are.
 
-    embed_tokens: ids [T] -> [T, hidden_size]. positions: block_table, positions, rows, adapters -> what a layer takes as
-    `step`.
-    layers: x, key_cache, value_cache, step -> x. head: [N, hidden_size] -> logits float32 [N, vocab_size].
+    embed_tokens: ids [T] -> [T, hidden_size]. positions: block_table, positions, rows, adapters -> what layers take as
+    `step`. layers: x, key_cache, value_cache, step -> x. head: [N, hidden_size] -> logits float32 [N, vocab_size].
     Calling it: as StepInputs says. Returns logits float32 [N, vocab_size]. `wanted_tokens` is what goes into the head.
     """
 
@@ -102,9 +101,7 @@ class Attention(nn.Cell):
         config = weights.config
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            linear(weights, layer, role, adapters) for role in "qkvo"
-        )
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (linear(weights, layer, role, adapters) for role in "qkvo")
         self.q_norm, self.k_norm = norm_of_layer(weights, layer, "q_norm"), norm_of_layer(weights, layer, "k_norm")
         self.rope_table = config.rope_table_of(layer)
         self.rotated = config.rotated

@@ -26,20 +26,26 @@ def hash_block(parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
     return sha256(parent_hash + np.asarray(token_ids, np.int32).tobytes()).digest()
 
 
-def salted_root(cache_salt: str | None) -> bytes:
+def salted_root(cache_salt: str | None, adapter: bytes | None = None) -> bytes:
     """What stands in place of a parent before a first block: names under one salt are never those under another.
 
-    No text is like the tokens of a block, for it stands behind what is no token.
+    No text is like the tokens of a block, for it stands behind what is no token. adapter: the digest of what tokens are
+    computed with beside the model; it stands behind two of these, which begin no text.
     """
-    return _ROOT_HASH if cache_salt is None else sha256(_NO_TOKEN + cache_salt.encode()).digest()
+    root = _ROOT_HASH if cache_salt is None else sha256(_NO_TOKEN + cache_salt.encode()).digest()
+    return root if adapter is None else sha256(_NO_TOKEN + _NO_TOKEN + adapter + root).digest()
 
 
 def extend_block_hashes(
-    hashes: list[bytes], token_ids: Sequence[int], block_size: int, cache_salt: str | None = None
+    hashes: list[bytes],
+    token_ids: Sequence[int],
+    block_size: int,
+    cache_salt: str | None = None,
+    adapter: bytes | None = None,
 ) -> None:
-    """Append to `hashes` the names of the full blocks of `token_ids`, under the salt, that it does not hold yet."""
+    """Append to `hashes` the names of the full blocks of `token_ids` that it does not hold yet; see `salted_root`."""
     for index in range(len(hashes), len(token_ids) // block_size):
-        parent = hashes[-1] if hashes else salted_root(cache_salt)
+        parent = hashes[-1] if hashes else salted_root(cache_salt, adapter)
         hashes.append(hash_block(parent, token_ids[index * block_size : (index + 1) * block_size]))
 
 

@@ -84,7 +84,9 @@ class ModelSection:
     the matrices alone, where operators are fused (runtime.fused_ops): `auto` keeps blocks of few bits as the checkpoint
     has them, and makes floats of dtype of its floats; int8 and int4 have a scale for each 32 neighbours; w16a16 is
     bfloat16 whose products may round activations to bfloat16, where that is faster; `stored` keeps floats as they are,
-    too.
+    too. lora_adapters: PEFT folders by the names that requests ask for them. max_loras: how many adapters there is room
+    for, loaded while serving included (default: those that are named); max_lora_rank: of each, at most (default: the
+    largest of those that are named, or 16).
     """
 
     name: Literal[tuple(MODEL_CONFIGS)] | None = None
@@ -96,6 +98,9 @@ class ModelSection:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     weight_dtype: Literal["auto", "float32", "float16", "bfloat16", "w16a16", "int8", "int4", "stored"] = "auto"
     seed: StrictInt = Field(0, ge=0)
+    lora_adapters: dict[str, Annotated[Path, BeforeValidator(path)]] = Field(default_factory=dict)
+    max_loras: StrictInt | None = Field(None, ge=0, le=64)
+    max_lora_rank: StrictInt | None = Field(None, ge=1, le=512)
 
     @field_validator("weights")
     @classmethod

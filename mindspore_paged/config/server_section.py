@@ -27,6 +27,7 @@ class ServerSection:
     host, port: where it listens; port 0 takes any that is free. served_model_names: what clients call the model, the
     first in answers; none takes the name of the weights. api_key_file: one key a line, of which each request needs
     one; None asks for none. cache_salt_from_key: prompts of one key do not find the pages of another's.
+    allow_lora_loading: clients may load adapters from folders of this machine, and unload them (/v1/load_lora_adapter).
     tls_certificate, tls_key: PEM files, both or neither. allowed_origins: web sites whose scripts may ask (CORS).
     max_body_bytes: of a request's body. max_queued_requests: when so many wait, further ones are refused with 429.
     queue_timeout, request_timeout: from a request's arrival to its first step, and to its end; None is no limit.
@@ -42,6 +43,7 @@ class ServerSection:
     served_model_names: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     api_key_file: Annotated[Path, BeforeValidator(path)] | None = None
     cache_salt_from_key: StrictBool = False
+    allow_lora_loading: StrictBool = False
     tls_certificate: Annotated[Path, BeforeValidator(path)] | None = None
     tls_key: Annotated[Path, BeforeValidator(path)] | None = None
     allowed_origins: tuple[Annotated[str, Field(min_length=1)], ...] = ()

@@ -13,6 +13,7 @@ from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.execution.pool_recorder import PoolRecorder
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
+from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.outputs import (
     CompletionOutput,
     RequestOutput,
@@ -49,7 +50,7 @@ class LLMEngine:
     mover: moves whole pages around the steps; None makes one without tiers. response_cache: answers of identical
     requests; None keeps none. event_log: where each step's use of the pool is written; None writes nothing.
     model_fingerprint: equal for engines that can exchange pages; page_key: seals pages that leave, and opens those
-    that come in; None trusts whoever brings them.
+    that come in; None trusts whoever brings them. lora: the adapters that requests may ask for; None: there are none.
     debug: check every invariant whenever nothing is left to do.
     """
 
@@ -65,6 +66,7 @@ class LLMEngine:
         event_log: PoolEventLog | None = None,
         model_fingerprint: str = "",
         page_key: bytes | None = None,
+        lora: LoraAdapters | None = None,
         debug: bool = False,
     ):
         self.scheduler = scheduler
@@ -77,7 +79,8 @@ class LLMEngine:
         self.debug = debug
         self.metrics = Metrics()
         self.sampler = Sampler()
-        self.request_maker = RequestMaker(tokenizer, limits)
+        self.lora = lora or LoraAdapters(None)
+        self.request_maker = RequestMaker(tokenizer, limits, self.lora)
         self._requests: dict[str, Request] = {}
         self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
 
@@ -105,12 +108,15 @@ class LLMEngine:
         request_class: str | None = None,
         cache_salt: str | None = None,
         pooling: str | None = None,
+        lora_adapter: str | None = None,
     ) -> Request:
         """Check a request and make it ready, without queueing it; raises RequestError that says what is wrong.
 
-        priority, request_class, cache_salt, pooling: see `Request`.
+        priority, request_class, cache_salt, pooling: see `Request`. lora_adapter: the name of one that is loaded.
         """
-        return self.request_maker.make(prompt, params, request_id, priority, request_class, cache_salt, pooling)
+        return self.request_maker.make(
+            prompt, params, request_id, priority, request_class, cache_salt, pooling, lora_adapter
+        )
 
     def add_request(self, request: Request, is_computed: bool = False) -> str:
         """Queue a request of `make_request`, and return its id; raises RequestError if it is in use or has ended.
@@ -121,10 +127,11 @@ class LLMEngine:
             raise RequestError(f"request_id {request.request_id!r} is in use by a request under way")
         if request.is_finished:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
+        self.lora.hold(request.adapter)
         self._requests[request.request_id] = request
         known = None
         if self.response_cache is not None and request.is_cacheable and not is_computed:
-            known = self.response_cache.get(request.prompt_token_ids, request.params, request.cache_salt)
+            known = self.response_cache.get(request.prompt_token_ids, request.params, request.scope)
         if known is not None:
             self._known.append((request, known))
         else:
@@ -397,11 +404,12 @@ class LLMEngine:
     def _retire(self, request: Request, output: StepOutput) -> None:
         if request.is_finished:
             del self._requests[request.request_id]
+            self.lora.release(request.adapter)
             self.metrics.num_requests_finished += 1
             output.finished.append(request_output(request))
             if self.response_cache is not None and request.is_cacheable:
                 self.response_cache.put(
-                    request.prompt_token_ids, request.params, output.finished[-1].outputs, request.cache_salt
+                    request.prompt_token_ids, request.params, output.finished[-1].outputs, request.scope
                 )
 
     def _count(self, plan: StepPlan, seconds: float) -> None:

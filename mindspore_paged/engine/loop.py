@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from mindspore_paged.engine.engine import StepOutput
+from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.sequence import Request
@@ -32,6 +33,8 @@ class Engine(Protocol):
     def limits(self) -> ModelLimits: ...
     @property
     def model_fingerprint(self) -> str: ...
+    @property
+    def lora(self) -> LoraAdapters: ...
     @property
     def has_unfinished(self) -> bool: ...
     def make_request(self, prompt: str | Sequence[int], params: SamplingParams, *rest, **options) -> Request: ...

@@ -9,6 +9,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from mindspore_paged.async_llm import AsyncLLM
 from mindspore_paged.config import ServerSection
+from mindspore_paged.errors import ConfigError
 from mindspore_paged.serving.access_log import write_access_line
 from mindspore_paged.serving.auth import KeyCheck
 from mindspore_paged.serving.body_limit import BodyLimit
@@ -18,7 +19,17 @@ from mindspore_paged.serving.observed_llm import ObservedLLM
 from mindspore_paged.serving.page import page_router
 from mindspore_paged.serving.pool_events import pool_router
 from mindspore_paged.serving.request_record import REQUEST_ID_HEADER, RecordRequests
-from mindspore_paged.serving.routes import chat, completions, embeddings, health, messages, models, responses, tokens
+from mindspore_paged.serving.routes import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    lora,
+    messages,
+    models,
+    responses,
+    tokens,
+)
 from mindspore_paged.serving.service import Service, names_of
 from mindspore_paged.serving.tracing import Tracing
 
@@ -30,6 +41,7 @@ ROUTERS = (
     messages.router,
     embeddings.router,
     tokens.router,
+    lora.router,
     health.router,
 )
 
@@ -57,6 +69,8 @@ def create_app(
         redirect_slashes=False,
     )
     names = model_names or names_of(engine.config)
+    if taken := set(names) & set(engine.lora.names):
+        raise ConfigError(f"model.lora_adapters has {min(taken)!r}, which is the model's own name; give it another")
     metrics = ServerMetrics(names[0], engine.limits.max_model_len)
     observed = ObservedLLM(engine, metrics.count)
     service = app.state.service = Service(observed, options, names)

@@ -31,7 +31,7 @@ ABORT_SECONDS = 2.0
 class Service:
     """The engine behind the routes; lives in the event loop's thread.
 
-    model_names: what clients may call the model, the first in answers.
+    model_names: what clients may call the model, the first in answers; none of them may be an adapter's.
     """
 
     def __init__(self, engine: AsyncLLM, options: ServerSection, model_names: Sequence[str]):
@@ -68,10 +68,14 @@ class Service:
         return self._num_preparing + len(self._under_way)
 
     def checked_model(self, name: str | None) -> str:
-        """The name that answers give the model; raises ApiError for one that is not served, None is the first."""
-        if name is None or name in self.model_names:
+        """The name that answers give the model, or its adapter; raises ApiError for one that is not served.
+
+        None is the model's first.
+        """
+        adapters = self.engine.lora.names
+        if name is None or name in self.model_names or name in adapters:
             return name or self.model_names[0]
-        served = ", ".join(self.model_names)
+        served = ", ".join((*self.model_names, *adapters))
         raise ApiError(404, f"the model {shortened(name)} is not served; served: {served}", code="model_not_found")
 
     def head(self, kind: str, model: str) -> dict[str, Any]:
@@ -102,16 +106,19 @@ class Service:
         priority: int | None = None,
         cache_salt: str | None = None,
         tenant: str | None = None,
+        model: str | None = None,
         param: str = "prompt",
     ) -> list[Request]:
         """Requests for prompts in any form that the engine takes; checked, but not begun.
 
         pooling: they ask for embeddings, of this kind, and params are not looked at. tenant: who asks, where keys are
-        told apart. param: the body's key that holds the prompts.
+        told apart. model: the name of the model, or of an adapter. param: the body's key that holds the prompts.
         Raises ApiError where they cannot be run, or not now.
         """
         self.check_open()
-        options = {"priority": priority or 0, "cache_salt": self._salt(cache_salt, tenant)}
+        lora_adapter = None if model is None or model in self.model_names else model
+        salt = self._salt(cache_salt, tenant)
+        options = {"priority": priority or 0, "cache_salt": salt, "lora_adapter": lora_adapter}
         if pooling is None:
             make = partial(self.engine.make_request, params=params, **options)
         else:

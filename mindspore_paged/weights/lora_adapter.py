@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mindspore_paged.custom_ops.layer_roles import ADAPTED_ROLES
 from mindspore_paged.errors import CheckpointError
@@ -20,6 +20,7 @@ from mindspore_paged.weights.safetensors_files import SafetensorsFiles
 from mindspore_paged.wording import shortened, shown
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+MOST_PATTERN = 200
 MOST_RANK = 512
 """Of an adapter; those that are published have 4 to 256."""
 
@@ -80,6 +81,20 @@ class AdapterSlots(Protocol):
         """Let tokens of this number be computed with `adapter`, between two steps."""
 
 
+def _pattern(text: str) -> str:
+    """A regular expression that is matched in a moment, whoever wrote it: of few repetitions, and none of groups."""
+    if len(text) > MOST_PATTERN or "(" in text or sum(text.count(sign) for sign in "*+?{") > 3:
+        raise ValueError(f"at most {MOST_PATTERN} characters, without groups, and at most three of * + ? {{")
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"a regular expression, {error} here") from None
+    return text
+
+
+_Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
 class _AdapterConfig(HfModel):
     """PEFT's LoraConfig, as far as it changes what is computed."""
 
@@ -87,19 +102,19 @@ class _AdapterConfig(HfModel):
     lora_alpha: Number
     r: Annotated[int, Field(strict=True, ge=1)]
     use_rslora: bool = False
-    alpha_pattern: dict[str, Number] = {}
+    alpha_pattern: dict[_Pattern, Number] = Field(default_factory=dict)
     use_dora: bool = False
     fan_in_fan_out: bool = False
     bias: str = "none"
     lora_bias: bool = False
-    modules_to_save: list[str] = []
-    layer_replication: list[Any] = []
+    modules_to_save: tuple[Any, ...] = ()
+    layer_replication: tuple[Any, ...] = ()
 
     def scale(self, module: str, rank: int) -> float:
         """What B (A x) is multiplied by; alpha_pattern's keys end a module's name, or are regular expressions of it."""
         alpha = self.lora_alpha
         for pattern, value in self.alpha_pattern.items():
-            if _ends_with(module, pattern):
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
                 alpha = value
                 break
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
@@ -130,8 +145,8 @@ def _read_config(path: Path) -> _AdapterConfig:
     if described.peft_type != "LORA":
         raise CheckpointError(f"{path}: peft_type is {shortened(described.peft_type)}; it must be LORA")
     for key, kept in {
-        "use_dora": False, "fan_in_fan_out": False, "bias": "none", "lora_bias": False, "modules_to_save": [],
-        "layer_replication": [],
+        "use_dora": False, "fan_in_fan_out": False, "bias": "none", "lora_bias": False, "modules_to_save": (),
+        "layer_replication": (),
     }.items():  # fmt: skip
         value = getattr(described, key)
         if value != kept:
@@ -154,7 +169,9 @@ def _pairs(path: Path, files: SafetensorsFiles) -> dict[str, _Pair]:
     for name in files.names():
         match = _OF_A_PROJECTION.fullmatch(name)
         if match is None:
-            raise CheckpointError(f"{path}: tensor {shown(name)} is of no projection of a layer, which alone are adapted")
+            raise CheckpointError(
+                f"{path}: tensor {shown(name)} is of no projection of a layer, which alone are adapted"
+            )
         if files.dtype(name).kind not in "fV":  # bfloat16 is of no kind that NumPy knows
             raise CheckpointError(f"{path}: tensor {shown(name)} is of {files.dtype(name)}; it must be of floats")
         names.setdefault(match[1], {})[match[2]] = name
@@ -181,7 +198,7 @@ def _check_pair(path: Path, module: str, pair: _Pair) -> int:
 def _rows_of(
     path: Path, spec: ModelSpec, config: ModelConfig, module: str, pair: _Pair
 ) -> dict[tuple[int, str], range]:
-    """The layer and role of each projection that a module is, and which of its rows; one that is concatenated is several."""
+    """The layer and role of each projection that a module is, and which of its rows: a concatenation is several."""
     name = f"{module}.weight"
     parts = spec.parts(config, name)
     rows_of, num_rows, num_columns = {}, 0, None
@@ -198,10 +215,3 @@ def _rows_of(
             f"{num_columns} and gives {num_rows}"
         )
     return rows_of
-
-
-def _ends_with(module: str, pattern: str) -> bool:
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
-    except re.error:
-        return False

@@ -126,9 +126,7 @@ class WholeStepHidden(nn.Cell):
         )  # fmt: skip
 
 
-def _operator(
-    weights: ModelWeights, layout: np.ndarray, ops_backend, adapter_rank: int, head_kind: int
-) -> DecoderStep:
+def _operator(weights: ModelWeights, layout: np.ndarray, ops_backend, adapter_rank: int, head_kind: int) -> DecoderStep:
     config = weights.config
     options = [(config.window_of(layer), config.rope_table_of(layer)) for layer in range(config.num_hidden_layers)]
     return DecoderStep(

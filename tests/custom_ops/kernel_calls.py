@@ -131,13 +131,15 @@ class Kernels:
         )  # fmt: skip
         return output
 
-    def decoder_step(self, tokens, places, table_entries, ends, layers, epsilon, scale, options=None) -> np.ndarray:
+    def decoder_step(
+        self, tokens, places, table_entries, ends, layers, epsilon, scale, options=None, adapters=None
+    ) -> np.ndarray:  # fmt: skip
         """Return the logits.
 
         tokens: input_ids, positions, rows, logit_indices; places: cos_tables, sin_tables, block_table; table_entries:
         indices and values; ends: table, norm_weight and head; layers: of each its weights in the order of LAYER_ROLES,
         None for those that it lacks, its caches, two that are written in place, window and rope_table; options:
-        embedding_scale, residual_scale, logit_scale, activation.
+        embedding_scale, residual_scale, logit_scale, activation. adapters: each token's, their numbers, and their rank.
         """
         input_ids, positions, rows, logit_indices = tokens
         cos_tables, sin_tables, block_table = places
@@ -148,12 +150,13 @@ class Kernels:
         key_cache, value_cache = together = [np.stack(caches) for caches in zip(*of_layers, strict=True)]
         kinds = (np.array(weight.form.kind, np.int64) for weight in (table, head))
         *scales, activation = options or (1.0, 1.0, 1.0, 0)
+        *of_adapters, rank = adapters or (0,)
         self.call(
             "DecoderStep", input_ids, positions, rows, cos_tables, sin_tables, logit_indices, *table_entries,
             block_table, layout, np.array([of_layer for *_, of_layer in layers], np.int64), self.arranged(table),
-            norm_weight, self.arranged(head), key_cache, value_cache, *packs,
+            norm_weight, self.arranged(head), key_cache, value_cache, *of_adapters, *packs,
             *(np.array(number, np.float32) for number in (epsilon, scale, *scales)), np.array(activation, np.int64),
-            *kinds, output,
+            np.array(rank, np.int64), *kinds, output,
         )  # fmt: skip
         for caches, written in zip(of_layers, zip(*together, strict=True), strict=True):
             for cache, values in zip(caches, written, strict=True):

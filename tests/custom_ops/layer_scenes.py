@@ -187,8 +187,11 @@ class StepScene:
         wanted = np.where(attentions[0].rows < 0, -1, np.arange(len(input_ids))).astype(np.int32)
         return replace(self, input_ids=input_ids, logit_indices=wanted, attentions=attentions)
 
-    def run(self, kernels, entries=()) -> np.ndarray:
-        """Call the operator, which writes the pages, and first the entries (row, column, block) of the table."""
+    def run(self, kernels, entries=(), adapters=None) -> np.ndarray:
+        """Call the operator, which writes the pages, and first the entries (row, column, block) of the table.
+
+        adapters: as `decoder_step` takes them.
+        """
         first = self.attentions[0]
         table_entries = np.array(entries, np.int32).reshape(-1, 3)
         layers = [
@@ -209,6 +212,7 @@ class StepScene:
             EPSILON,
             first.scale,
             (self.embedding_scale, self.residual_scale, self.logit_scale, ACTIVATIONS.index(self.activation)),
+            adapters,
         )
 
     def run_apart(self, kernels) -> tuple[np.ndarray, list[np.ndarray]]:

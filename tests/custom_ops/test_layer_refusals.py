@@ -150,7 +150,7 @@ def step_inputs():
     inputs |= {name: np.stack([attention[name]] * 2) for name in ("key_cache", "value_cache")}
     inputs |= {"pack0": packs[0], "pack1": packs[1], "epsilon": attention["epsilon"], "scale": attention["scale"]}
     inputs |= {f"{name}_scale": np.array(0.5, np.float32) for name in ("embedding", "residual", "logit")}
-    integers = {"activation": 1, "table_kind": table.form.kind, "head_kind": head.form.kind}
+    integers = {"activation": 1, "adapter_rank": 0, "table_kind": table.form.kind, "head_kind": head.form.kind}
     return inputs | {name: np.array(value, INT64) for name, value in integers.items()}
 
 
@@ -601,7 +601,7 @@ def test_output_and_number_of_inputs(kernels, function):
     ):
         assert_refused(kernels, function, operator, inputs, output, message)
     takes = len(inputs) + 1
-    if function in (least := {"DecoderStep": 26, "AttentionLayer": 21, "FeedForwardLayer": 11}):
+    if function in (least := {"DecoderStep": 27, "AttentionLayer": 21, "FeedForwardLayer": 11}):
         inputs, takes = dict(list(inputs.items())[: least[function] - 2]), f"at least {least[function]}"
     else:
         del inputs["kinds" if "kinds" in inputs else "kind"]

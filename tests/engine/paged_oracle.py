@@ -130,6 +130,7 @@ def make_engine(
     event_log=None,
     window=0,
     embedding_size=HIDDEN,
+    lora=None,
     **scheduling,
 ) -> LLMEngine:
     """An engine over an OracleRunner; `scheduling` goes to the Scheduler."""
@@ -147,6 +148,7 @@ def make_engine(
         mover=PageMover(scheduler, runner, host_tier, trigger, swap_cost),
         response_cache=response_cache,
         event_log=event_log,
+        lora=lora,
         debug=True,
     )
 

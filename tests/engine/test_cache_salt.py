@@ -62,6 +62,17 @@ def test_no_salt_is_like_the_tokens_of_a_block():
     assert again == plain
 
 
+def test_no_adapter_finds_pages_of_another_or_of_none():
+    """Under any salt: also one that is the text of another's name."""
+    tokens, names = [1, 2, 3, 4], []
+    for salt in (None, "mine", "\x01" * 32, "\x02" * 32):
+        for adapter in (None, b"\x01" * 32, b"\x02" * 32):
+            hashes = []
+            extend_block_hashes(hashes, tokens, 2, salt, adapter)
+            names += hashes
+    assert len(set(names)) == 4 * 3 * 2
+
+
 def test_host_memory_and_files_keep_them_apart_too(tmp_path):
     pages = PageFormat("model", np.dtype(np.int32), (4,))
 

@@ -24,6 +24,7 @@ _MODULES = {
     "prefix": "prefix_format",
     "event_log": "event_log_format",
     "manifest": "manifest_format",
+    "adapter": "adapter_format",
     "prompts": "prompts_format",
     PLANTED: "planted_format",
 }

@@ -1,4 +1,7 @@
-"""Whatever computes a step takes what StepInputs declares, in its order: MindSpore passes inputs by position."""
+"""Whatever computes a step takes what StepInputs declares, in its order: MindSpore passes inputs by position.
+
+The number of each token's adapter is the last; a step without adapters goes without.
+"""
 
 from inspect import signature
 
@@ -13,7 +16,7 @@ from mindspore_paged.step_inputs import STEP_INPUTS
 
 @pytest.mark.parametrize("cell", [ModelStep, Decoder, WholeStep])
 def test_the_model(cell):
-    assert list(signature(cell.construct).parameters) == ["self", *STEP_INPUTS]
+    assert list(signature(cell.construct).parameters) == ["self", *STEP_INPUTS, "adapters"]
 
 
 def test_the_operator():

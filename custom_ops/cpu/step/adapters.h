@@ -16,7 +16,7 @@ class Adapters {
   // numbers: [T] int32, each token's adapter, -1 = none. weights: [S, floats] float32. All of `numbers` is checked.
   Adapters(const char* op, const Tensor& numbers, const Tensor& weights, int64_t rank, int64_t num_tokens)
       : weights_(weights.as<float>()), num_tokens_(num_tokens), stride_(weights.shape[1]), rank_(rank) {
-    if (rank % kRanksTogether != 0) {
+    if (rank < 0 || rank % kRanksTogether != 0) {
       Refuse(op, "adapter_rank is ", rank, ", it must be a multiple of ", kRanksTogether, ", or 0, which is no adapters");
     }
     bool any = false;

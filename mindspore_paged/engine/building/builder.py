@@ -18,6 +18,7 @@ from mindspore_paged.cache.file_tier import FileTier
 from mindspore_paged.cache.host_tier import HostTier
 from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.config import EngineConfig, SchedulerSection
+from mindspore_paged.engine.building.adapters import adapter_room, load_adapters, read_adapters
 from mindspore_paged.engine.building.context import set_context
 from mindspore_paged.engine.building.fingerprint import model_fingerprint
 from mindspore_paged.engine.building.loading import load_weights
@@ -37,6 +38,7 @@ from mindspore_paged.engine.execution.ranks.place import Place, errors_end_the_j
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics
 from mindspore_paged.engine.prefix_store import pin_prefix
+from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.response_cache import ResponseCache
 from mindspore_paged.engine.requests.sequence import Request
@@ -78,7 +80,11 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         set_context(config)
         checkpoint = open_weights(config, place.parallel)
         model_config = resolve_model_config(config, checkpoint)
-        plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress)
+        adapters = read_adapters(config, model_config)
+        room = adapter_room(config, adapters)
+        plan = make_plan(
+            config, model_config, place.parallel, checkpoint, report=show_progress, adapter_room=room
+        )  # fmt: skip
         tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
         capacity = _capacity(config, plan)
         join_group(place)
@@ -130,8 +136,10 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         event_log=_event_log(config, plan),
         model_fingerprint=fingerprint,
         page_key=page_key,
+        lora=LoraAdapters(model.adapters, model_config),
         debug=config.runtime.debug,
     )
+    load_adapters(engine, adapters)
     _preload(engine, progress(config.cache.preload_prefixes, desc="Preloading prefixes", unit="prefix"))
     engine.metrics = Metrics()  # figures are of the users' requests
     return engine

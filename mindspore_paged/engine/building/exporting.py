@@ -77,11 +77,17 @@ def export_model(
 def _check_exportable(config: EngineConfig) -> None:
     if config.parallel.data_parallel_size != 1:
         raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
+    _check_no_adapters(config)
     if not BACKENDS[config.runtime.ops_backend].infers_shapes:
         raise ConfigError(
             f"runtime.ops_backend is {config.runtime.ops_backend}, whose graphs cannot be loaded for any number of "
             "tokens: MindSpore asks Python for the shapes of its operators; export with cpu or ascend_emulator"
         )
+
+
+def _check_no_adapters(config: EngineConfig) -> None:
+    if config.model.lora_adapters or config.model.max_loras:
+        raise ConfigError("model.lora_adapters and model.max_loras must not be set for an export: it has no adapters")
 
 
 def _check_new(target: Path) -> None:

@@ -48,17 +48,24 @@ def build_model(plan: Plan, kv_pool: KVPagePool, place: Place | None = None, sha
         parallel=plan.parallel,
         ranks=collectives_of(place) if place else ONE_RANK,
         formats=plan.formats,
+        room=plan.adapter_room,
     )
 
 
 def load_exported(folder: MindIRFolder, plan: Plan) -> tuple[MindIRStep, KVPagePool]:
     """The step of an exported model over a new pool, its weights not set yet.
 
-    Raises CheckpointError if the Plan asks for what the graph is not, ConfigError for embeddings, which it has not.
+    Raises CheckpointError if the Plan asks for what the graph is not, ConfigError for embeddings and adapters, which it
+    has not.
     """
     if plan.embeddings:
         raise ConfigError(
             "runtime.embeddings is true; an exported model has no graph for them: run it from its weights"
+        )
+    if plan.adapter_room is not None:
+        raise ConfigError(
+            f"model.max_loras is {plan.adapter_room.number}; an exported model has no room for adapters: run it from "
+            "its weights, or merge the adapter into them before the export"
         )
     folder.check_fixed(plan.fixed_in_the_graph())
     step = load_step(folder, plan.num_blocks, plan.max_num_seqs)

@@ -15,6 +15,7 @@ from mindspore_paged.errors import ConfigError
 from mindspore_paged.formats.weight_format import WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
+from mindspore_paged.weights.lora_adapter import AdapterRoom
 from mindspore_paged.weights.packing import formats_of
 from mindspore_paged.weights.tensor_source import Checkpoint
 
@@ -28,7 +29,8 @@ class Plan:
     made: how the weight of a name is held where layers are operators of the backend (is_fused); None: in `dtype`.
     num_blocks: pages of the pool, the null block included; block_size: tokens of each; max_num_seqs: rows of
     block_table. most_blocks_per_seq: pages that the longest sequence holds at once. token_buckets: ascending token
-    counts, a graph each; embeddings: each has another one that gives hidden states.
+    counts, a graph each; embeddings: each has another one that gives hidden states. adapter_room: for adapters of low
+    rank beside the model; None: there are none.
     """
 
     model: ModelConfig
@@ -47,6 +49,7 @@ class Plan:
     num_speculative_tokens: int
     token_buckets: tuple[int, ...]
     embeddings: bool
+    adapter_room: AdapterRoom | None
     formats: Callable[[str], WeightFormat] | None = field(compare=False, repr=False)
 
     @property
@@ -115,12 +118,13 @@ def make_plan(
     *,
     of_one_sequence: bool = False,
     report: bool = False,
+    adapter_room: AdapterRoom | None = None,
 ) -> Plan:
     """Decide everything that `config` leaves open for a rank's part of `model`.
 
     checkpoint: needed where model.weight_dtype is `stored`. of_one_sequence: the pool holds the longest sequence of the
     model, whatever the configuration says of it: for graphs that are compiled and never run. report: print why
-    `block_size: auto` becomes what it does.
+    `block_size: auto` becomes what it does. adapter_room: see Plan.
     Raises ConfigError where model, configuration and backend do not go together.
     """
     backend, scheduler = BACKENDS[config.runtime.ops_backend], config.scheduler
@@ -132,6 +136,11 @@ def make_plan(
     pool_tokens = positions if window and needed < num_blocks else (num_blocks - 1) * block_size
     max_model_len = scheduler.resolved_max_model_len(positions, pool_tokens)
     _check_heads(backend, config.kv_cache_dtype, share)
+    if adapter_room is not None and parallel.size > 1:
+        raise ConfigError(
+            f"model.max_loras is {adapter_room.number}; under parallel.tensor_parallel_size {parallel.size} it must "
+            "be 0: ranks that share a model have no adapters"
+        )
     weight_dtype, dtype = config.model.weight_dtype, config.model.dtype
     own = None if checkpoint is None else part_of(checkpoint, parallel, model)
     return Plan(
@@ -151,6 +160,7 @@ def make_plan(
         num_speculative_tokens=scheduler.num_speculative_tokens,
         token_buckets=scheduler.resolved_token_buckets(),
         embeddings=config.runtime.embeddings,
+        adapter_room=adapter_room,
         formats=formats_of(own, weight_dtype, dtype) if config.fused_ops else None,
     )
 

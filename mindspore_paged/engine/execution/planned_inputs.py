@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 
 from mindspore_paged.engine.scheduling.step_plan import StepPlan
-from mindspore_paged.step_inputs import StepInputs
+from mindspore_paged.step_inputs import NO_ADAPTER, StepInputs
 
 
 def build_step_inputs(plan: StepPlan, table_changes: tuple[np.ndarray, np.ndarray]) -> StepInputs:
@@ -22,4 +22,15 @@ def build_step_inputs(plan: StepPlan, table_changes: tuple[np.ndarray, np.ndarra
     input_ids = np.fromiter(tokens, np.int32, count=plan.num_tokens)
     positions = np.arange(plan.num_tokens, dtype=np.int32) + np.repeat(starts - (ends - counts), counts)
     logit_indices = np.arange(num_logits.sum(), dtype=np.int32) + np.repeat(ends - logit_ends, num_logits)
-    return StepInputs(input_ids, positions, np.repeat(rows, counts), logit_indices, *table_changes)
+    return StepInputs(
+        input_ids, positions, np.repeat(rows, counts), logit_indices, *table_changes, _adapters(plan, counts)
+    )
+
+
+def _adapters(plan: StepPlan, counts: np.ndarray) -> np.ndarray | None:
+    """The number of each token's adapter; None where no sequence has one."""
+    adapters = [chunk.sequence.request.adapter for chunk in plan.chunks]
+    if not any(adapters):
+        return None
+    numbers = [NO_ADAPTER if adapter is None else adapter.number for adapter in adapters]
+    return np.repeat(np.array(numbers, np.int32), counts)

@@ -68,6 +68,7 @@ class EngineServer:
             command.request_class,
             command.cache_salt,
             command.pooling,
+            command.lora_adapter,
         )
         request.arrival_time = perf_counter() - command.waited
         self._engine.add_request(request)

@@ -24,6 +24,7 @@ class Add:
     request_class: str | None
     cache_salt: str | None
     pooling: str | None
+    lora_adapter: str | None
     waited: float
 
 

@@ -49,6 +49,7 @@ class RemoteEngine:
                 request.request_class,
                 request.cache_salt,
                 request.pooling,
+                None if request.adapter is None else request.adapter.name,
                 perf_counter() - request.arrival_time,
             )
         )

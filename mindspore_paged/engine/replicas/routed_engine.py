@@ -13,6 +13,7 @@ from mindspore_paged.engine.replicas.figures import figures_of, merge_figures
 from mindspore_paged.engine.replicas.messages import Stepped
 from mindspore_paged.engine.replicas.remote_engine import Inbox, RemoteEngine
 from mindspore_paged.engine.replicas.router import ReplicaRouter
+from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.response_cache import COMPLETE
@@ -69,6 +70,11 @@ class RoutedEngine:
         return self.local.model_fingerprint
 
     @property
+    def lora(self) -> LoraAdapters:
+        """The adapters that requests may ask for, which are those of every replica."""
+        return self.local.lora
+
+    @property
     def has_unfinished(self) -> bool:
         """Whether any request is still under way."""
         return bool(self._requests)
@@ -82,9 +88,12 @@ class RoutedEngine:
         request_class: str | None = None,
         cache_salt: str | None = None,
         pooling: str | None = None,
+        lora_adapter: str | None = None,
     ) -> Request:
         """Check a request and make it ready, as `LLMEngine.make_request` does."""
-        return self.local.make_request(prompt, params, request_id, priority, request_class, cache_salt, pooling)
+        return self.local.make_request(
+            prompt, params, request_id, priority, request_class, cache_salt, pooling, lora_adapter
+        )
 
     def add_request(self, request: Request) -> str:
         """Send a request of `make_request` to a replica, and return its id; raises RequestError as LLMEngine does."""
@@ -93,6 +102,7 @@ class RoutedEngine:
             raise RequestError(f"request_id {request_id!r} is in use by a request under way")
         if request.is_finished:
             raise RequestError(f"request {request_id!r} has ended already; make another one of its prompt")
+        self.lora.require(request.adapter)  # or the replica, which hears the same in the same order, would refuse it
         replica = self._router.route(
             request_id,
             request.sequences[0].extend_hashes(self.local.scheduler.cache.block_size),

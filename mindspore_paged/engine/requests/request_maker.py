@@ -6,6 +6,7 @@ from time import perf_counter
 
 from mindspore_paged.engine.requests.constraints import Constraints
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.pooling import checked_pooling
 from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
@@ -25,10 +26,14 @@ from mindspore_paged.tokenizer import Tokenizer
 
 
 class RequestMaker:
-    """Makes requests to one model; several threads may call it. tokenizer: None if prompts are given as token ids."""
+    """Makes requests to one model; several threads may call it.
 
-    def __init__(self, tokenizer: Tokenizer | None, limits: ModelLimits):
+    tokenizer: None if prompts are given as token ids. lora: the adapters that they may ask for.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, limits: ModelLimits, lora: LoraAdapters):
         self.tokenizer = tokenizer
+        self._lora = lora
         self.limits = limits
         self._constraints = Constraints(tokenizer, limits)
         self._arrivals = itertools.count()
@@ -42,6 +47,7 @@ class RequestMaker:
         request_class: str | None = None,
         cache_salt: str | None = None,
         pooling: str | None = None,
+        lora_adapter: str | None = None,
     ) -> Request:
         """A request with its sequences; raises RequestError that says what is wrong. See `Request`."""
         tokenizer, limits = self.tokenizer, self.limits
@@ -67,6 +73,7 @@ class RequestMaker:
             priority=priority,
             request_class=request_class,
             cache_salt=checked_cache_salt(cache_salt),
+            adapter=self._lora.find(lora_adapter),
             pooling=pooling,
             constraint=self._constraints.of(params) if is_answered else None,
             rules=token_rules(params, stop_token_ids, tokenizer, limits) if is_answered else None,

@@ -1,7 +1,7 @@
 """Answers kept for requests that would be answered the same way again."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from mindspore_paged.engine.requests.outputs import CompletionOutput
@@ -18,8 +18,9 @@ def is_deterministic(params: SamplingParams) -> bool:
 
 
 class ResponseCache:
-    """The answers to the `capacity` requests used last, by prompt tokens, parameters and salt; `get` and `put` mutate.
+    """The answers to the `capacity` requests used last, by prompt tokens, parameters and scope; `get` and `put` mutate.
 
+    scope: who may be given an answer; see `Request.scope`.
     Nothing but an identical request is a hit. It belongs to one engine: another model would answer differently.
     Answers are copied on the way in and out, so that what a user does to one reaches nobody else.
     """
@@ -35,10 +36,10 @@ class ResponseCache:
         return len(self._answers)
 
     def get(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, cache_salt: str | None = None
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, scope: Hashable = None
     ) -> list[CompletionOutput] | None:
         """The `params.n` completions that the same request got before, or None."""
-        key = _key(prompt_token_ids, params, cache_salt)
+        key = _key(prompt_token_ids, params, scope)
         answer = self._answers.get(key)
         if answer is None:
             return None
@@ -50,7 +51,7 @@ class ResponseCache:
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
         completions: Sequence[CompletionOutput],
-        cache_salt: str | None = None,
+        scope: Hashable = None,
     ) -> None:
         """Keep the answer to a request, unless it is incomplete or would be another next time.
 
@@ -60,15 +61,15 @@ class ResponseCache:
             raise IntegrityError(f"{len(completions)} completions answer a request for {params.n}")
         if not is_deterministic(params) or any(c.finish_reason not in COMPLETE for c in completions):
             return
-        key = _key(prompt_token_ids, params, cache_salt)
+        key = _key(prompt_token_ids, params, scope)
         self._answers[key] = _copy(completions)
         self._answers.move_to_end(key)
         if len(self._answers) > self._capacity:
             self._answers.popitem(last=False)
 
 
-def _key(prompt_token_ids: Sequence[int], params: SamplingParams, cache_salt: str | None) -> tuple:
-    return tuple(prompt_token_ids), params, cache_salt
+def _key(prompt_token_ids: Sequence[int], params: SamplingParams, scope: Hashable) -> tuple:
+    return tuple(prompt_token_ids), params, scope
 
 
 def _copy(completions: Sequence[CompletionOutput]) -> list[CompletionOutput]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mindspore_paged.cache.block_pool import extend_block_hashes
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.lora_adapters import LoadedAdapter
 from mindspore_paged.engine.requests.pooling import PooledStates, Pooling
 from mindspore_paged.engine.requests.prompt_logprobs import PromptLogprobs
 from mindspore_paged.sampling.constraint import Constraint
@@ -84,7 +85,7 @@ class Sequence:
 
     def extend_hashes(self, block_size: int) -> list[bytes]:
         """Names of all full blocks of its tokens, for the prefix index."""
-        extend_block_hashes(self.block_hashes, self.token_ids, block_size, self.request.cache_salt)
+        extend_block_hashes(self.block_hashes, self.token_ids, block_size, *self.request.scope)
         return self.block_hashes
 
 
@@ -97,6 +98,7 @@ class Request:
     priority: the higher, the more it matters to policies that ask. request_class: requests of one class are expected
     to have answers of like length; None lets the prompt's length tell. rank: its place once it is queued.
     cache_salt: its pages are found by requests with an equal one alone, or without one if it has none.
+    adapter: of low rank, which its tokens are computed with; None: the model alone computes them.
     constraint: what its texts are held to, at their beginning; each has a copy of its own.
     rules: which tokens it forbids.
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
@@ -115,6 +117,7 @@ class Request:
     priority: int = 0
     request_class: str | None = None
     cache_salt: str | None = None
+    adapter: LoadedAdapter | None = None
     constraint: Constraint | None = None
     rules: TokenRules | None = None
     pooling: Pooling | None = None
@@ -127,6 +130,11 @@ class Request:
     embedding: np.ndarray | None = None
     prompt_logprobs: list[SampledToken | None] | None = None
     answer: list | None = None  # the completions, where they were known without running it
+
+    @property
+    def scope(self) -> tuple[str | None, bytes | None]:
+        """Who may be given what was computed for it: requests with an equal salt, by the same adapter."""
+        return self.cache_salt, None if self.adapter is None else self.adapter.digest
 
     @property
     def is_cacheable(self) -> bool:

@@ -40,7 +40,7 @@ async def create_chat_completion(http: Request, body: ChatCompletionRequest) -> 
     headers, model = body.warning_headers(), service.checked_model(body.model)
     request, make_parser = await prepare_chat(
         service, body.prompt(), body.sampling_params(service.defaults), body.call_rules(),
-        tenant=http.scope.get("tenant"), **body.admission,
+        tenant=http.scope.get("tenant"), model=model, **body.admission,
     )  # fmt: skip
     chat = _Chat(service, Generation(service, [request]), make_parser, body, model)
     if body.stream:

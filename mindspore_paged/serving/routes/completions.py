@@ -25,8 +25,9 @@ async def create_completion(http: Request, body: CompletionRequest) -> Response:
     headers, model = body.warning_headers(), service.checked_model(body.model)
     prompts = [{"prompt" if isinstance(prompt, str) else "prompt_token_ids": prompt} for prompt in body.prompts]
     requests = await service.prepare(
-        prompts, body.sampling_params(service.defaults), tenant=http.scope.get("tenant"), **body.admission
-    )
+        prompts, body.sampling_params(service.defaults),
+        tenant=http.scope.get("tenant"), model=model, **body.admission,
+    )  # fmt: skip
     completion = _Completion(service, Generation(service, requests), body, model)
     if body.stream:
         return await event_stream(http, completion.events(), headers)

@@ -28,6 +28,7 @@ async def create_embeddings(http: Request, body: EmbeddingRequest) -> Response:
         priority=body.priority,
         cache_salt=body.cache_salt,
         tenant=http.scope.get("tenant"),
+        model=model,
         param="input",
     )
     await unless_gone(http, Generation(service, requests).answers())

@@ -46,7 +46,7 @@ async def create_message(http: Request, body: MessagesRequest) -> Response:
         raise bad_request("thinking must be of type disabled: this model writes no thoughts", "thinking")
     request, make_parser = await prepare_chat(
         service, body.prompt(), body.sampling_params(service.defaults), body.call_rules(),
-        tenant=http.scope.get("tenant"),
+        tenant=http.scope.get("tenant"), model=model,
     )  # fmt: skip
     message = _Message(Generation(service, [request]), make_parser(), model)
     if body.stream:

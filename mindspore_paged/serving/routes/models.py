@@ -11,9 +11,10 @@ router = APIRouter(tags=["models"])
 
 @router.get("/v1/models", responses=ERRORS)
 async def list_models(http: Request) -> ModelList:
-    """All names of the model."""
+    """All names of the model, and its adapters."""
     service = http.app.state.service
-    return ModelList(data=[_card(service, name) for name in service.model_names])
+    names = (*service.model_names, *service.engine.lora.names)
+    return ModelList(data=[_card(service, name) for name in names])
 
 
 @router.get("/v1/models/{model:path}", responses=ERRORS)
@@ -28,5 +29,6 @@ def _card(service: Service, name: str) -> ModelCard:
         id=name,
         created=service.created,
         root=service.model_names[0],
+        parent=None if name in service.model_names else service.model_names[0],
         max_model_len=service.engine.limits.max_model_len,
     )

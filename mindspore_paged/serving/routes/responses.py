@@ -37,7 +37,7 @@ async def create_response(http: Request, body: ResponsesRequest) -> Response:
     headers, model = body.warning_headers(), service.checked_model(body.model)
     request, make_parser = await prepare_chat(
         service, body.prompt(), body.sampling_params(service.defaults), body.call_rules(),
-        tenant=http.scope.get("tenant"), param="input",
+        tenant=http.scope.get("tenant"), model=model, param="input",
     )  # fmt: skip
     answer = _Answer(Generation(service, [request]), make_parser(), body, model)
     if body.stream:

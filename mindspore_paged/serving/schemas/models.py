@@ -6,13 +6,14 @@ from pydantic import BaseModel
 
 
 class ModelCard(BaseModel):
-    """A name that requests may give."""
+    """A name that requests may give. parent: of an adapter the model that it adapts."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "mindspore_paged"
     root: str
+    parent: str | None = None
     max_model_len: int
 
 

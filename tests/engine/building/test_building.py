@@ -13,6 +13,7 @@ from mindspore_paged.engine.building.plan import make_plan
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.models.registry import model_config_by_name
 from mindspore_paged.tensor_parallel import WHOLE, TensorParallel
+from mindspore_paged.weights.lora_adapter import AdapterRoom
 
 TINY = model_config_by_name("tiny")
 
@@ -237,6 +238,14 @@ def test_automatic_blocks_fit_the_kernel_that_runs_and_not_the_device(ops_backen
     config = config_of(ops_backend, kv_cache_dtype="float16", block_size="auto")
     model_config = replace(TINY, head_dim=128, max_position_embeddings=1024)
     assert make_plan(config, model_config).block_size == size
+
+
+def test_ranks_have_no_adapters():
+    config, room = config_from_dict({"cache": {"num_blocks": 9}}), AdapterRoom(2, 4)
+    model = model_config_by_name("llama3-70b")
+    assert make_plan(config, model, adapter_room=room).adapter_room == room
+    with pytest.raises(ConfigError, match="model.max_loras is 2; under parallel.tensor_parallel_size 2 it must be 0"):
+        make_plan(config, model, TensorParallel(0, 2), adapter_room=room)
 
 
 def test_a_plan_has_nothing_open():
