@@ -145,7 +145,7 @@ class MLP(nn.Cell):
         self.is_silu = weights.config.hidden_act == "silu"
         self.sum_over_ranks = ranks.sum()
 
-    def construct(self, x, adapters):
+    def construct(self, x, adapters=()):
         gate = self.gate_proj(x, adapters)
         gate = ops.silu(gate) if self.is_silu else ops.gelu(gate, approximate="tanh")
         return self.sum_over_ranks(self.down_proj(gate * self.up_proj(x, adapters), adapters))
@@ -222,7 +222,7 @@ class Positions(nn.Cell):
         self.blocks_per_row = kv_pages.block_table.shape[1]
         self.gather = ops.Gather()
 
-    def construct(self, block_table, positions, rows, adapters):
+    def construct(self, block_table, positions, rows, adapters=None):
         rotations = ()
         for cos, sin in self.tables:
             rotations += ((self.gather(cos, positions, 0), self.gather(sin, positions, 0)),)

@@ -126,7 +126,7 @@ class OperatorPositions(nn.Cell):
         super().__init__()
         self.cos_tables, self.sin_tables = stacked(tables)
 
-    def construct(self, block_table, positions, rows, _adapters):
+    def construct(self, block_table, positions, rows, _adapters=None):
         return self.cos_tables, self.sin_tables, block_table, positions, rows
 
 

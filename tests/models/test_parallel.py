@@ -47,6 +47,8 @@ CUTS = {
 class AllRanks(nn.Cell):
     """ModelStep of every rank, each over pages of its own, in step: the sums that a group would exchange."""
 
+    adapters = None
+
     def __init__(self, models):
         super().__init__()
         self.ranks = nn.CellList([model.execution for model in models])

@@ -28,12 +28,12 @@ from mindspore_paged.tokenizer import Tokenizer
 class RequestMaker:
     """Makes requests to one model; several threads may call it.
 
-    tokenizer: None if prompts are given as token ids. lora: the adapters that they may ask for.
+    tokenizer: None if prompts are given as token ids. lora: the adapters that they may ask for; None: there are none.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, limits: ModelLimits, lora: LoraAdapters):
+    def __init__(self, tokenizer: Tokenizer | None, limits: ModelLimits, lora: LoraAdapters | None = None):
         self.tokenizer = tokenizer
-        self._lora = lora
+        self._lora = lora or LoraAdapters(None)
         self.limits = limits
         self._constraints = Constraints(tokenizer, limits)
         self._arrivals = itertools.count()

@@ -1,5 +1,6 @@
 """Which graph a step runs in, and how much goes in at once; what the graphs compute is tested with the model."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,9 @@ def runner():
     return make_runner()
 
 
-def make_runner(*options):
+def make_runner(*options, adapters=None):
     """A runner over graphs that only note down what they are called with (`steps`, `copies`)."""
-    model = SimpleNamespace(weight_places=dict)
+    model = SimpleNamespace(weight_places=dict, adapters=adapters)
     pool = SimpleNamespace(
         copier=None,
         reader=None,
@@ -80,3 +81,11 @@ def test_every_pair_is_copied_once_and_in_order(runner, count):
     assert {part.shape for part in runner.copies} == {(16, 2)}
     together = np.concatenate(runner.copies).tolist()
     assert together == [list(pair) for pair in pairs] + [[-1, -1]] * (-count % 16)
+
+
+def test_a_graph_that_has_adapters_is_told_every_tokens():
+    """Those of padding, and of a step in which nobody has one, are none."""
+    runner = make_runner(adapters=object())
+    runner.run(replace(step(3), adapters=np.array([1, -1, 0], np.int32)))
+    runner.run(step(3))
+    assert [ran.adapters.tolist() for ran in runner.steps] == [[1, -1, 0, -1], [-1] * 4]
