@@ -79,9 +79,7 @@ class WholeStep(nn.Cell):
     weight is that a checkpoint must provide. room: for adapters, which `adapters` then has; None: there are none.
     """
 
-    def __init__(
-        self, weights: ModelWeights, kv_pages: KVPages, tables, ops_backend, room: AdapterRoom | None = None
-    ):  # fmt: skip
+    def __init__(self, weights: ModelWeights, kv_pages: KVPages, tables, ops_backend, room: AdapterRoom | None = None):
         super().__init__()
         config = weights.config
         self.cos_tables, self.sin_tables = stacked(tables)

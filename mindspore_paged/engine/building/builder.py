@@ -82,9 +82,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         model_config = resolve_model_config(config, checkpoint)
         adapters = read_adapters(config, model_config)
         room = adapter_room(config, adapters)
-        plan = make_plan(
-            config, model_config, place.parallel, checkpoint, report=show_progress, adapter_room=room
-        )  # fmt: skip
+        plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress, adapter_room=room)
         tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
         capacity = _capacity(config, plan)
         join_group(place)
