@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -18,29 +17,25 @@ from mindspore_paged.engine.requests.outputs import (
     CompletionOutput,
     RequestOutput,
     SequenceUpdate,
+    StepOutput,
     request_output,
+    whole_answer,
 )
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.request_maker import RequestMaker
 from mindspore_paged.engine.requests.response_cache import ResponseCache
 from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.engine.scheduling.beam_forks import advance, ready_searches
 from mindspore_paged.engine.scheduling.scheduler import Scheduler
 from mindspore_paged.engine.scheduling.speculation import verified_tokens
 from mindspore_paged.engine.scheduling.step_plan import StepPlan
 from mindspore_paged.errors import IntegrityError, RequestError, StepError
 from mindspore_paged.launch import supervision
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.constraint import prepared
 from mindspore_paged.sampling.sampler import SampledToken, Sampler
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step brought: pieces of text and tokens, and the requests that it finished."""
-
-    updates: list[SequenceUpdate] = field(default_factory=list)
-    finished: list[RequestOutput] = field(default_factory=list)
 
 
 class LLMEngine:
@@ -102,7 +97,7 @@ class LLMEngine:
     def make_request(
         self,
         prompt: str | SequenceOf[int],
-        params: SamplingParams,
+        params: SamplingParams | BeamSearchParams,
         request_id: str | None = None,
         priority: int = 0,
         request_class: str | None = None,
@@ -215,25 +210,38 @@ class LLMEngine:
         """Sequences that get tokens from this step, each with its row of logits, and the drafts that have the rows
         behind it; a prompt's siblings start here.
         """
-        sequences, row = [], 0
-        for chunk in plan.chunks:
-            row += chunk.num_logits
-            if chunk.is_last and not chunk.sequence.is_finished:
-                last = row - 1 - len(chunk.drafts)
+        sequences = []
+        for chunk, row in plan.rows_of_logits():
+            if chunk.is_last and not chunk.sequence.is_finished and chunk.sequence.request.beams is None:
+                last = row + chunk.num_logits - 1 - len(chunk.drafts)
                 sequences.append((chunk.sequence, last, chunk.drafts))
                 sequences += [(sibling, last, ()) for sibling in self._start_siblings(chunk.sequence)]
         return sequences
 
     def _tell_prompts(self, plan: StepPlan, logits: np.ndarray, output: StepOutput) -> None:
         """Take what the logits say of the tokens of prompts whose log-probabilities are asked for."""
-        row = 0
-        for chunk in plan.chunks:
+        for chunk, row in plan.rows_of_logits():
             if chunk.wants_all:
                 try:
                     chunk.sequence.prompt_logprobs.add(chunk.start, logits[row : row + chunk.num_tokens])
                 except StepError as error:
                     self._fail(chunk.sequence.request, error, output)
-            row += chunk.num_logits
+
+    def _search(self, plan: StepPlan, logits: np.ndarray, output: StepOutput) -> None:
+        """Let searches whose beams all have logits go on, or end."""
+        for request, error in ready_searches(plan, logits):
+            if error is not None:
+                self._fail(request, error, output)
+                continue
+            self._note_first_token(request)
+            advance(request.beams, self.scheduler)
+            self.metrics.record_beams(len(request.sequences))
+            if request.beams.search.is_done:
+                request.answer = request_output(request).outputs
+                for sequence in request.sequences:
+                    self._end_sequence(sequence, request.answer[0].finish_reason)
+                output.updates.extend(whole_answer(request.request_id, request.answer))
+                self._retire(request, output)
 
     def _start_siblings(self, sequence: Sequence) -> list[Sequence]:
         """Those that share the pages of a prompt that was computed just now; the others wait for a row."""
@@ -249,11 +257,10 @@ class LLMEngine:
 
     def _pool(self, plan: StepPlan, states: np.ndarray) -> StepOutput:
         """Take the hidden states of a step; who has all of its prompt's has its embedding, and ends."""
-        output, row = StepOutput(), 0
-        for chunk in plan.chunks:
+        output = StepOutput()
+        for chunk, row in plan.rows_of_logits():
             sequence, request = chunk.sequence, chunk.sequence.request
             sequence.pooled.add(chunk.start, states[row : row + chunk.num_logits])
-            row += chunk.num_logits
             if not chunk.is_last:
                 continue
             try:
@@ -268,6 +275,7 @@ class LLMEngine:
     def _sample(self, plan: StepPlan, logits: np.ndarray) -> StepOutput:
         output = StepOutput()
         self._tell_prompts(plan, logits, output)
+        self._search(plan, logits, output)
         sequences = self._sequences_to_sample(plan)
         rows, states = [row for _, row, _ in sequences], [sequence.sampling_state for sequence, _, _ in sequences]
         firsts = self.sampler.sample(_rows_of(logits, rows), states)
@@ -342,11 +350,7 @@ class LLMEngine:
     def _append_token(self, sequence: Sequence, token: SampledToken) -> str:
         """Append one token, and end the sequence if it is the last; returns the text that is safe to show now."""
         request = sequence.request
-        if request.first_token_time is None:
-            request.first_token_time = perf_counter()
-            self.metrics.record_first_token(
-                request.first_token_time - request.arrival_time, len(request.prompt_token_ids)
-            )
+        self._note_first_token(request)
         sequence.token_ids.append(token.token_id)
         sequence.sampling_state.observe(token.token_id)
         if request.params.logprobs is not None:
@@ -362,6 +366,13 @@ class LLMEngine:
             reason = "stop" if sequence.detokenizer.stopped_by else reason
             self._end_sequence(sequence, reason)
         return text
+
+    def _note_first_token(self, request: Request) -> None:
+        if request.first_token_time is None:
+            request.first_token_time = perf_counter()
+            self.metrics.record_first_token(
+                request.first_token_time - request.arrival_time, len(request.prompt_token_ids)
+            )
 
     def _is_stop_token(self, sequence: Sequence, token_id: int) -> bool:
         request = sequence.request
@@ -394,8 +405,9 @@ class LLMEngine:
             if not sequence.is_finished:
                 text = sequence.detokenizer.finish()
                 self._end_sequence(sequence, reason)
-                update = SequenceUpdate(request.request_id, sequence.index, text, [], reason, request.error)
-                output.updates.append(update)
+                if sequence.index < request.params.n:  # of a beam search there are more than are told
+                    update = SequenceUpdate(request.request_id, sequence.index, text, [], reason, request.error)
+                    output.updates.append(update)
         self._retire(request, output)
 
     def _end_sequence(self, sequence: Sequence, reason: str) -> None:
@@ -427,16 +439,7 @@ class LLMEngine:
             request.answer = completions
             for sequence, known in zip(request.sequences, completions, strict=True):
                 sequence.finish_reason = known.finish_reason
-                output.updates.append(
-                    SequenceUpdate(
-                        request.request_id,
-                        sequence.index,
-                        known.text,
-                        known.token_ids,
-                        known.finish_reason,
-                        logprobs=known.logprobs,
-                    )
-                )
+            output.updates.extend(whole_answer(request.request_id, completions))
             self.metrics.num_response_cache_hits += 1
             self._retire(request, output)
         self._known.clear()

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from mindspore_paged.engine.engine import StepOutput
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
-from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate
+from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, StepOutput
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import EngineStoppedError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -37,7 +38,9 @@ class Engine(Protocol):
     def lora(self) -> LoraAdapters: ...
     @property
     def has_unfinished(self) -> bool: ...
-    def make_request(self, prompt: str | Sequence[int], params: SamplingParams, *rest, **options) -> Request: ...
+    def make_request(
+        self, prompt: str | Sequence[int], params: SamplingParams | BeamSearchParams, *rest, **options
+    ) -> Request: ...
     def add_request(self, request: Request) -> str: ...
     def abort(self, request_id: str) -> RequestOutput | None: ...
     def step(self) -> StepOutput: ...

@@ -41,6 +41,11 @@ class Metrics:
         self.num_draft_tokens += num_drafts
         self.num_accepted_tokens += num_accepted
 
+    def record_beams(self, num_beams: int) -> None:
+        """Take note of a token for each of so many beams; those of beams that are dropped later count, too."""
+        self.num_output_tokens += num_beams
+        self.num_sequence_steps += num_beams
+
     def record_first_token(self, seconds: float, num_prompt_tokens: int) -> None:
         """Take note of one request's time from arrival to its first token, and of the prompt that is done with."""
         self.num_prompt_tokens += num_prompt_tokens

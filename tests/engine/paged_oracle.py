@@ -144,7 +144,7 @@ def make_engine(
         scheduler,
         runner,
         tokenizer,
-        ModelLimits(VOCAB, max_model_len, eos_token_ids, embedding_size),
+        ModelLimits(VOCAB, max_model_len, eos_token_ids, embedding_size, max_num_seqs=max_num_seqs),
         mover=PageMover(scheduler, runner, host_tier, trigger, swap_cost),
         response_cache=response_cache,
         event_log=event_log,

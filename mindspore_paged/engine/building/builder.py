@@ -128,6 +128,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
             _ends(model_config, tokenizer),
             model_config.hidden_size if plan.embeddings else None,
             config.scheduler.enable_chunked_prefill,
+            config.scheduler.max_num_seqs,
         ),
         mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
         response_cache=_response_cache(config),

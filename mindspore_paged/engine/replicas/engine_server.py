@@ -8,9 +8,10 @@ from multiprocessing.connection import Connection
 from threading import Thread
 from time import perf_counter
 
-from mindspore_paged.engine.engine import LLMEngine, StepOutput
+from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.loop import EngineLoop
 from mindspore_paged.engine.replicas.messages import Add, Call, Failed, Reply, Stepped
+from mindspore_paged.engine.requests.outputs import StepOutput
 from mindspore_paged.errors import PagedError
 
 BURST_SECONDS = 0.005

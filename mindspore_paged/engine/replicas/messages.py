@@ -10,6 +10,7 @@ from typing import Any
 
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate
 from mindspore_paged.errors import PagedError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 
 
@@ -19,7 +20,7 @@ class Add:
 
     request_id: str
     prompt_token_ids: list[int]
-    params: SamplingParams
+    params: SamplingParams | BeamSearchParams
     priority: int
     request_class: str | None
     cache_salt: str | None

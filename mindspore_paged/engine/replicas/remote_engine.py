@@ -44,7 +44,7 @@ class RemoteEngine:
             Add(
                 request.request_id,
                 list(request.prompt_token_ids),
-                request.params,
+                request.asked,
                 request.priority,
                 request.request_class,
                 request.cache_salt,

@@ -8,18 +8,19 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any
 
-from mindspore_paged.engine.engine import LLMEngine, StepOutput
+from mindspore_paged.engine.engine import LLMEngine
 from mindspore_paged.engine.replicas.figures import figures_of, merge_figures
 from mindspore_paged.engine.replicas.messages import Stepped
 from mindspore_paged.engine.replicas.remote_engine import Inbox, RemoteEngine
 from mindspore_paged.engine.replicas.router import ReplicaRouter
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
-from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
+from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, StepOutput, request_output
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.response_cache import COMPLETE
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.errors import ConfigError, RequestError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -82,7 +83,7 @@ class RoutedEngine:
     def make_request(
         self,
         prompt: str | Sequence[int],
-        params: SamplingParams,
+        params: SamplingParams | BeamSearchParams,
         request_id: str | None = None,
         priority: int = 0,
         request_class: str | None = None,
@@ -268,8 +269,9 @@ def _end(request: Request, answer: RequestOutput) -> None:
     request.num_cached_tokens = answer.num_cached_tokens
     request.embedding = answer.embedding
     request.prompt_logprobs = answer.prompt_logprobs
-    for sequence, completion in zip(request.sequences, answer.outputs, strict=True):
-        sequence.finish_reason = completion.finish_reason
+    reasons = [completion.finish_reason for completion in answer.outputs]
+    for sequence in request.sequences:  # of a beam search there are more than are told
+        sequence.finish_reason = reasons[min(sequence.index, len(reasons) - 1)]
 
 
 def _identity(engine: LLMEngine) -> tuple:

@@ -30,13 +30,17 @@ class SequenceUpdate:
 
 @dataclass(frozen=True)
 class CompletionOutput:
-    """One of a request's n texts; logprobs one entry a token, if they were asked for."""
+    """One of a request's n texts; logprobs one entry a token, if they were asked for.
+
+    cumulative_logprob: of a beam search's answers the sum of their tokens' log-probabilities.
+    """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: str
     logprobs: list[SampledToken] | None = None
+    cumulative_logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,17 @@ class RequestOutput:
     prompt_logprobs: list[SampledToken | None] | None = None
 
 
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step brought: pieces of text and tokens, and the requests that it finished."""
+
+    updates: list[SequenceUpdate] = field(default_factory=list)
+    finished: list[RequestOutput] = field(default_factory=list)
+
+
 def request_output(request: Request) -> RequestOutput:
     """The answer that a finished request gives."""
-    completions = request.answer or [
-        CompletionOutput(
-            index=sequence.index,
-            text=sequence.detokenizer.text,
-            token_ids=sequence.output_token_ids,
-            finish_reason=sequence.finish_reason,
-            logprobs=None if request.params.logprobs is None else sequence.logprobs,
-        )
-        for sequence in request.sequences
-    ]
+    completions = request.answer or (_beams(request) if request.beams is not None else _texts(request))
     return RequestOutput(
         request_id=request.request_id,
         prompt=request.prompt,
@@ -80,6 +83,41 @@ def request_output(request: Request) -> RequestOutput:
         embedding=request.embedding,
         prompt_logprobs=_prompt_logprobs(request),
     )
+
+
+def whole_answer(request_id: str, completions: list[CompletionOutput]) -> list[SequenceUpdate]:
+    """An answer that comes at once, as updates."""
+    return [
+        SequenceUpdate(request_id, one.index, one.text, one.token_ids, one.finish_reason, logprobs=one.logprobs)
+        for one in completions
+    ]
+
+
+def _texts(request: Request) -> list[CompletionOutput]:
+    return [
+        CompletionOutput(
+            index=sequence.index,
+            text=sequence.detokenizer.text,
+            token_ids=sequence.output_token_ids,
+            finish_reason=sequence.finish_reason,
+            logprobs=None if request.params.logprobs is None else sequence.logprobs,
+        )
+        for sequence in request.sequences
+    ]
+
+
+def _beams(request: Request) -> list[CompletionOutput]:
+    """The best beams; of a search that was ended early those that go on say why it was."""
+    return [
+        CompletionOutput(
+            index=index,
+            text=request.beams.text_of(beam),
+            token_ids=beam.token_ids,
+            finish_reason=beam.finish_reason or request.sequences[index].finish_reason,
+            cumulative_logprob=beam.cumulative_logprob,
+        )
+        for index, beam in enumerate(request.beams.best(request.params.n))
+    ]
 
 
 def _prompt_logprobs(request: Request) -> list[SampledToken | None] | None:

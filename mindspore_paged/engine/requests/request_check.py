@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 from mindspore_paged.wording import is_unicode, shortened
@@ -24,6 +25,7 @@ class ModelLimits:
 
     embedding_size: numbers of an embedding; None where the engine gives none.
     cuts_prompts: whether a prompt may be computed in chunks.
+    max_num_seqs: sequences that run at once; None: any number.
     """
 
     vocab_size: int
@@ -31,6 +33,7 @@ class ModelLimits:
     eos_token_ids: tuple[int, ...] = ()
     embedding_size: int | None = None
     cuts_prompts: bool = True
+    max_num_seqs: int | None = None
 
 
 def token_ids_of(
@@ -73,6 +76,20 @@ def check_prompt_logprobs(params: SamplingParams, limits: ModelLimits) -> None:
     """Raise RequestError where chunks cannot be as small as the rows of logits are few."""
     if params.prompt_logprobs is not None and not limits.cuts_prompts:
         raise RequestError("prompt_logprobs needs scheduler.enable_chunked_prefill: true")
+
+
+def check_beam_search(params: BeamSearchParams, limits: ModelLimits) -> None:
+    """Raise RequestError for more beams than run at once, or than the vocabulary has continuations for."""
+    width = params.beam_width
+    if limits.max_num_seqs is not None and width > limits.max_num_seqs:
+        raise RequestError(
+            f"beam_width is {width}; it must be at most scheduler.max_num_seqs ({limits.max_num_seqs}): "
+            f"each beam is a sequence"
+        )
+    num_ends = 0 if params.ignore_eos else len(limits.eos_token_ids)
+    most = limits.vocab_size // max(2, 1 + num_ends)
+    if width > most:
+        raise RequestError(f"beam_width is {width}; a vocabulary of {limits.vocab_size} tokens allows at most {most}")
 
 
 def checked_priority(priority: int | np.integer) -> int:

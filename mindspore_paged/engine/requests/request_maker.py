@@ -2,14 +2,17 @@
 
 import itertools
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from time import perf_counter
 
+from mindspore_paged.engine.requests.beam_group import BeamGroup
 from mindspore_paged.engine.requests.constraints import Constraints
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.pooling import checked_pooling
 from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
+    check_beam_search,
     check_embeds,
     check_logit_bias,
     check_prompt,
@@ -21,6 +24,8 @@ from mindspore_paged.engine.requests.request_check import (
 )
 from mindspore_paged.engine.requests.rules import token_rules
 from mindspore_paged.engine.requests.sequence import Request, Sequence
+from mindspore_paged.sampling.beam_search import BeamSearch
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -41,7 +46,7 @@ class RequestMaker:
     def make(
         self,
         prompt: str | SequenceOf[int],
-        params: SamplingParams,
+        params: SamplingParams | BeamSearchParams,
         request_id: str | None = None,
         priority: int = 0,
         request_class: str | None = None,
@@ -51,6 +56,10 @@ class RequestMaker:
     ) -> Request:
         """A request with its sequences; raises RequestError that says what is wrong. See `Request`."""
         tokenizer, limits = self.tokenizer, self.limits
+        beam_search = params if isinstance(params, BeamSearchParams) else None
+        if beam_search is not None:
+            check_beam_search(beam_search, limits)
+            params = beam_search.of_beams()
         if pooling is not None:
             check_embeds(limits)
             pooling = checked_pooling(pooling)
@@ -78,10 +87,20 @@ class RequestMaker:
             constraint=self._constraints.of(params) if is_answered else None,
             rules=token_rules(params, stop_token_ids, tokenizer, limits) if is_answered else None,
         )
+        num_sequences = params.n if beam_search is None else beam_search.beam_width
         request.sequences = [
-            Sequence(request, index, self._detokenizer(params, token_ids)) for index in range(params.n)
+            Sequence(request, index, self._detokenizer(params, token_ids)) for index in range(num_sequences)
         ]
+        if beam_search is not None:
+            request.beams = self._beams(beam_search, request)
         return request
+
+    def _beams(self, params: BeamSearchParams, request: Request) -> BeamGroup:
+        room = self.limits.max_model_len - len(request.prompt_token_ids)
+        max_length = room if params.max_tokens is None else min(room, params.max_tokens)
+        search = BeamSearch(params, self.limits.eos_token_ids, max_length)
+        make_detokenizer = partial(self._detokenizer, request.params, request.prompt_token_ids)
+        return BeamGroup(search, request.sequences, make_detokenizer)
 
     def _detokenizer(self, params: SamplingParams, token_ids: list[int]) -> IncrementalDetokenizer:
         return IncrementalDetokenizer(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,10 +11,14 @@ from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.lora_adapters import LoadedAdapter
 from mindspore_paged.engine.requests.pooling import PooledStates, Pooling
 from mindspore_paged.engine.requests.prompt_logprobs import PromptLogprobs
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.sampler import SampledToken, SamplingState
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.token_rules import TokenRules
+
+if TYPE_CHECKING:
+    from mindspore_paged.engine.requests.beam_group import BeamGroup
 
 
 class Sequence:
@@ -33,6 +38,7 @@ class Sequence:
         self.num_registered_blocks = 0
         self.num_passed_over = 0
         self.quarantined = False
+        self.is_held = False  # its logits are taken, and it waits for the other beams of its request
         self.is_long_prefill = False
         self.finish_reason: str | None = None
         constraint = request.constraint.copy() if request.constraint is not None else None
@@ -83,6 +89,10 @@ class Sequence:
         """Whether it ended, for whatever reason."""
         return self.finish_reason is not None
 
+    def branch_from(self, parent: "Sequence") -> None:
+        """Become another beam behind all of the parent's tokens; it has no pages yet."""
+        self.token_ids, self.block_hashes = list(parent.token_ids), list(parent.block_hashes)
+
     def extend_hashes(self, block_size: int) -> list[bytes]:
         """Names of all full blocks of its tokens, for the prefix index."""
         extend_block_hashes(self.block_hashes, self.token_ids, block_size, *self.request.scope)
@@ -91,7 +101,10 @@ class Sequence:
 
 @dataclass
 class Request:
-    """What a user asked for: one prompt, `params.n` sequences. Times in seconds of time.perf_counter().
+    """What a user asked for: one prompt, `params.n` answers. Times in seconds of time.perf_counter().
+
+    sequences: one for each answer; of a beam search one for each beam, of which `params.n` are told. beams: how these
+    go on together; None where each goes on by itself.
 
     pooling: it asks for an embedding of the prompt, of this kind, and no text; `embedding` is there when it has ended.
 
@@ -121,6 +134,7 @@ class Request:
     constraint: Constraint | None = None
     rules: TokenRules | None = None
     pooling: Pooling | None = None
+    beams: "BeamGroup | None" = None
     rank: tuple[float, int] | None = None
     sequences: list[Sequence] = field(default_factory=list)
     first_scheduled_time: float | None = None
@@ -129,7 +143,7 @@ class Request:
     error: str | None = None
     embedding: np.ndarray | None = None
     prompt_logprobs: list[SampledToken | None] | None = None
-    answer: list | None = None  # the completions, where they were known without running it
+    answer: list | None = None  # the completions, where they are not what its sequences hold
 
     @property
     def scope(self) -> tuple[str | None, bytes | None]:
@@ -139,7 +153,12 @@ class Request:
     @property
     def is_cacheable(self) -> bool:
         """Whether its texts are the whole answer, so that another request's may stand for them."""
-        return self.pooling is None and self.params.prompt_logprobs is None
+        return self.pooling is None and self.params.prompt_logprobs is None and self.beams is None
+
+    @property
+    def asked(self) -> SamplingParams | BeamSearchParams:
+        """What it was made with."""
+        return self.params if self.beams is None else self.beams.search.params
 
     @property
     def is_finished(self) -> bool:

@@ -100,6 +100,8 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Plan the next step and allocate its pages; raises IntegrityError if work is left but none can run."""
         plan = self._plan_quarantine() or self._plan_step()
+        while not plan.chunks and self._give_up_held():
+            plan = self._plan_quarantine() or self._plan_step()
         if not plan.chunks and self.has_unfinished:
             raise IntegrityError("sequences are left, but none of them can run")
         self.num_steps += 1
@@ -156,9 +158,13 @@ class Scheduler:
         return culprits
 
     def give_up(self, sequence: Sequence) -> None:
-        """Take a running sequence's pages and queue it again; it is computed again from its tokens, none lost."""
+        """Take a running sequence's pages and queue it again; it is computed again from its tokens, none lost.
+
+        A beam that waits for others is not queued: it has nothing to compute before it gets its next token.
+        """
         self._take_pages(sequence)
-        self.add(sequence)
+        if not sequence.is_held:
+            self.add(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence, running or waiting or neither yet, and take its pages back."""
@@ -223,6 +229,18 @@ class Scheduler:
         if not self.enable_chunked_prefill:
             return list(self.running)
         return sorted(self.running, key=lambda s: s.num_uncomputed_tokens > 1 and 1 + (not s.is_long_prefill))
+
+    def _give_up_held(self) -> bool:
+        """Take the pages of a beam that waits for others, the worst ranked one; False if there is none that runs.
+
+        Beams that wait hold pages without a need: those that they wait for may have no room beside them.
+        """
+        held = next((sequence for sequence in reversed(self.running) if sequence.is_held), None)
+        if held is None:
+            return False
+        self.give_up(held)
+        self.num_preemptions += 1
+        return True
 
     def _plan_quarantine(self) -> StepPlan | None:
         """A step of one suspect of an earlier failure, alone; None if there is no suspect, or no room for it yet."""

@@ -61,6 +61,8 @@ class Speculation:
         sequence = chunk.sequence
         if chunk.num_tokens != 1 or not chunk.is_last or sequence.num_output_tokens == 0:
             return 0  # part of a prompt, or a sequence that starts over
+        if sequence.request.beams is not None:
+            return 0  # which goes on by what the other beams are worth
         # The step gives one token more than there are accepted drafts: that one must still be wanted.
         still_wanted = output_limit(sequence.request, max_model_len) - sequence.num_output_tokens - 1
         return min(

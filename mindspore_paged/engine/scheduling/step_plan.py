@@ -1,5 +1,6 @@
 """What one step computes: chunks of sequences, laid side by side."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -71,6 +72,13 @@ class StepPlan:
         self.chunks[place] = self.chunks[place]._replace(drafts=tuple(drafts))
         self.num_tokens += len(drafts)
         self.num_logits += len(drafts)
+
+    def rows_of_logits(self) -> Iterator[tuple[Chunk, int]]:
+        """Each chunk, with the row of its first logits or hidden states."""
+        row = 0
+        for chunk in self.chunks:
+            yield chunk, row
+            row += chunk.num_logits
 
     @property
     def pools(self) -> bool:
