@@ -5,9 +5,10 @@ from importlib import import_module
 from mindspore_paged.launch import mindspore_import, supervision
 from mindspore_paged.launch.worker import is_scheduler
 
-__all__ = ["LLM", "AsyncLLM", "SamplingParams"]
+__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "SamplingParams"]
 _MODULES = {
     "AsyncLLM": "mindspore_paged.async_llm",
+    "BeamSearchParams": "mindspore_paged.sampling.beam_search_params",
     "LLM": "mindspore_paged.llm",
     "SamplingParams": "mindspore_paged.sampling.sampling_params",
 }

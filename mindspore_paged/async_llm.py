@@ -14,6 +14,7 @@ from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import EngineStoppedError, RequestError, SlowReaderError
 from mindspore_paged.llm import LLM
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -66,7 +67,9 @@ class AsyncLLM:
         """Whether nothing new is taken any more."""
         return self._draining
 
-    async def make_request(self, prompt: Prompt, params: SamplingParams | None = None, **options) -> Request:
+    async def make_request(
+        self, prompt: Prompt, params: SamplingParams | BeamSearchParams | None = None, **options
+    ) -> Request:
         """As `LLM.make_request`, in another thread: templates and tokenizers take their time."""
         return await asyncio.to_thread(self.llm.make_request, prompt, params, **options)
 
@@ -109,6 +112,13 @@ class AsyncLLM:
             async for _ in updates:
                 pass
         return request_output(request)
+
+    async def beam_search(self, prompt: Prompt, params: BeamSearchParams, **options) -> RequestOutput:
+        """The likeliest answers to one prompt, as `LLM.beam_search` has them; cancelling this aborts it.
+
+        options: as of `LLM.make_request`. Raises RequestError as that does, and what `generate` raises.
+        """
+        return await self.run(await self.make_request(prompt, params, **options))
 
     async def embed(self, prompt: Prompt, pooling: str = "mean", **options) -> RequestOutput:
         """The embedding of one prompt, as `LLM.embed` has it; cancelling this aborts it.

@@ -23,6 +23,7 @@ from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import EngineStoppedError, RequestError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import load_mindir_config
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.wording import shortened
 
@@ -102,7 +103,7 @@ class LLM:
     def make_request(
         self,
         prompt: Prompt,
-        params: SamplingParams | None = None,
+        params: SamplingParams | BeamSearchParams | None = None,
         priority: int = 0,
         request_class: str | None = None,
         cache_salt: str | None = None,
@@ -120,8 +121,10 @@ class LLM:
         params = self.config.sampling if params is None else params
         if not isinstance(request_class, str | None):
             raise RequestError(f"request_class is {shortened(request_class)}; it must be text")
-        if not isinstance(params, SamplingParams):
-            raise RequestError(f"the sampling params are {shortened(params)}; they must be SamplingParams")
+        if not isinstance(params, SamplingParams | BeamSearchParams):
+            raise RequestError(
+                f"the sampling params are {shortened(params)}; they must be SamplingParams or BeamSearchParams"
+            )
         prompt = self._text_or_token_ids(prompt)
         return self.engine.make_request(
             prompt,
@@ -155,7 +158,7 @@ class LLM:
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        params: SamplingParams | BeamSearchParams | Sequence[SamplingParams | BeamSearchParams] | None = None,
         *,
         lora_adapter: str | Sequence[str | None] | None = None,
     ) -> list[RequestOutput]:
@@ -170,6 +173,25 @@ class LLM:
         adapters = _one_each(lora_adapter, is_several, len(prompts), "names of adapters")
         asked = zip(prompts, each, adapters, strict=True)
         return self.run([self.make_request(prompt, param, lora_adapter=name) for prompt, param, name in asked])
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams | Sequence[BeamSearchParams]
+    ) -> list[RequestOutput]:
+        """The likeliest answers to every prompt, in the order given; params one for all or one each.
+
+        The `outputs` of each are its beams, best first, with cumulative_logprob; the scores that they are compared by
+        are this over the number of their token_ids to the power of length_penalty. Sequences and scores are those of
+        transformers' generate(num_beams=beam_width, num_return_sequences=beam_width, do_sample=False). A stream of a
+        request with BeamSearchParams tells all at its end. Raises RequestError as `generate` does, and for more beams
+        than scheduler.max_num_seqs.
+
+            best, *others = llm.beam_search("Paris is", BeamSearchParams(beam_width=4, max_tokens=16))[0].outputs
+        """
+        each = params if isinstance(params, Sequence) else [params]
+        for one in each:
+            if not isinstance(one, BeamSearchParams):
+                raise RequestError(f"the params of a beam search are {shortened(one)}; they must be BeamSearchParams")
+        return self.generate(prompts, params)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], pooling: str = "mean") -> list[RequestOutput]:
         """The embedding of every prompt, in the order given: `embedding`, float32 [hidden_size] of length 1, of each.

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
@@ -71,15 +71,15 @@ class BeamSearchParams:
             raise RequestError(f"{name} is {shortened(getattr(self, name))}; it must be {allowed}")
 
 
-def defaults_for_beams(defaults: SamplingParams) -> SamplingParams:
-    """Of a configuration's `sampling` what means something to a beam search, and nothing else."""
-    return SamplingParams(**{key: getattr(defaults, key) for key in _SHARED})
+def defaults_for_beams(defaults: SamplingParams, **given: Any) -> SamplingParams:
+    """Of a configuration's `sampling` what means something to a beam search, changed by what a user gave."""
+    return SamplingParams(**{key: getattr(defaults, key) for key in _SHARED} | given)
 
 
-def beam_search_params(params: SamplingParams, beam_width: int, **keys) -> BeamSearchParams:
+def beam_search_params(params: SamplingParams, beam_width: int, **keys: Any) -> BeamSearchParams:
     """A beam search in place of sampling; raises RequestError for a key of `params` that would be without effect.
 
-    params: `defaults_for_beams`, changed by what a user says. keys: the others of BeamSearchParams.
+    params: of `defaults_for_beams`. keys: what else BeamSearchParams has.
     """
     neutral = replace(SamplingParams(), temperature=params.temperature)
     for field in fields(SamplingParams):

@@ -9,6 +9,7 @@ from typing import Any
 
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.structured_outputs import StructuredOutputs
 from mindspore_paged.serving.errors import as_api_error
@@ -23,7 +24,7 @@ MakeParser = Callable[[], AnswerParser | None]
 async def prepare_chat(
     service: Service,
     chat: dict[str, Any],
-    params: SamplingParams,
+    params: SamplingParams | BeamSearchParams,
     rules: CallRules | None,
     *,
     param: str = "messages",
@@ -34,7 +35,8 @@ async def prepare_chat(
     rules: for calls in the answer, None for an answer without. admission: as `Service.prepare` takes it.
     Raises ApiError where it cannot be run, or not now.
     """
-    forms, own_form = service.answer_forms, params.structured_outputs
+    forms = service.answer_forms
+    own_form = params.structured_outputs if isinstance(params, SamplingParams) else None
     shown = replace(params, skip_special_tokens=False) if forms.shows_special_tokens(rules) else params
     if rules is None and (own_form is None or forms.thoughts is None):
         (request,) = await service.prepare([chat], shown, param=param, **admission)

@@ -16,6 +16,7 @@ from mindspore_paged.engine.loop import Engine
 from mindspore_paged.engine.requests.prompt_forms import text_or_token_ids
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import ApiError, as_api_error, draining, try_later
 from mindspore_paged.serving.token_texts import TokenTexts
@@ -100,7 +101,7 @@ class Service:
     async def prepare(
         self,
         prompts: Sequence[Any],
-        params: SamplingParams | None,
+        params: SamplingParams | BeamSearchParams | None,
         *,
         pooling: str | None = None,
         priority: int | None = None,

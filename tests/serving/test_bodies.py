@@ -122,7 +122,7 @@ def test_a_chat_that_cannot_be_answered(server, keys, param, message):
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": [10**30]}, "prompt token 1000000000000000000000000000000 is no token of this model"),
         ({"prompt": "x" * 200}, "the prompt has 200 tokens; max_model_len 128 leaves no room for an answer"),
-        ({"best_of": 2}, "best_of is not supported by this server"),
+        ({"best_of": 2}, "best_of needs use_beam_search to be true"),
         ({"suffix": "end"}, "suffix is not supported by this server"),
         ({"logprobs": True}, "logprobs is True; it must be a whole number"),
     ],

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.common import (
@@ -72,10 +73,12 @@ class ChatCompletionRequest(SamplingFields):
         """What the answer may call; raises RequestError for tools that cannot be used."""
         return checked_rules(self.tools, self.tool_choice, self.parallel_tool_calls)
 
-    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams:
+    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams | BeamSearchParams:
         """See `SamplingFields.sampling_params`."""
         if self.top_logprobs is not None and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs to be true", "top_logprobs")
+        if self.use_beam_search and self.call_rules() is not None:
+            raise bad_request("tools cannot be called by a beam search; leave them or use_beam_search out", "tools")
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
                 raise bad_request("give max_completion_tokens or max_tokens, not both", "max_tokens")

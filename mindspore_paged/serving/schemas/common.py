@@ -1,13 +1,15 @@
 """What the bodies of several paths have in common: sampling parameters, options of streams, usage."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.answer_format import GUIDED, answer_format
+from mindspore_paged.serving.schemas.beam_search import beam_search_of, check_sampled
 from mindspore_paged.wording import shortened
 
 MAX_N = 128
@@ -120,6 +122,8 @@ class SamplingFields(OpenSchema):
     skip_special_tokens, include_stop_str_in_output: what of the tokens becomes text, see SamplingParams.
     response_format, structured_outputs, guided_json, guided_regex, guided_choice, guided_grammar: what the answer is
     held to, at most one of them; OpenAI's, vLLM's, and vLLM's of before.
+    use_beam_search: search for the likeliest answers with best_of beams, or n; length_penalty and early_stopping: see
+    BeamSearchParams.
     """
 
     model: str
@@ -158,6 +162,10 @@ class SamplingFields(OpenSchema):
     user: str | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=LONGEST_SALT)] | None = None
     return_token_ids: bool | None = None
+    use_beam_search: bool | None = None
+    best_of: Annotated[WholeNumber, Field(ge=1, le=MAX_N)] | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
 
     @property
     def includes_usage(self) -> bool:
@@ -169,7 +177,7 @@ class SamplingFields(OpenSchema):
         """What `Service.prepare` wants to know beside prompts and parameters."""
         return {"priority": self.priority, "cache_salt": self.cache_salt}
 
-    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams:
+    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams | BeamSearchParams:
         """The parameters, `defaults` where neither the body nor `others` says otherwise.
 
         Raises RequestError for values out of range, ApiError for what the streaming options contradict.
@@ -180,6 +188,9 @@ class SamplingFields(OpenSchema):
         held = {key: getattr(self, key) for key in ("structured_outputs", *GUIDED)}
         given["structured_outputs"] = answer_format(held, self.response_format, "response_format")
         given = {key: value for key, value in given.items() if value is not None} | others
+        if self.use_beam_search:
+            return beam_search_of(self, given, defaults)
+        check_sampled(self)
         return replace(defaults, **given)
 
 

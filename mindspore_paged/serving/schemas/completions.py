@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.schemas.common import MAX_LOGPROBS, OptionalIds, SamplingFields, Usage, WholeNumber
 
@@ -54,7 +55,7 @@ class CompletionRequest(SamplingFields):
         """Each prompt: text, or token ids."""
         return self.prompt
 
-    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams:
+    def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams | BeamSearchParams:
         """See `SamplingFields.sampling_params`."""
         if self.echo and self.logprobs is not None:
             others["prompt_logprobs"] = self.logprobs
