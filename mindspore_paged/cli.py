@@ -20,6 +20,7 @@ from mindspore_paged.launch.interruption import last_words
 from mindspore_paged.launch.keeper import kept
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.prompts_file import PromptEntry, read_prompts_file
+from mindspore_paged.sampling.beam_search_params import beam_search_params, defaults_for_beams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.structured_outputs import LONGEST_SPECIFICATION, StructuredOutputs
 from mindspore_paged.script import exit_code_of
@@ -35,6 +36,7 @@ EPILOG = """examples:
   run_generate.py --weights model.gguf --set scheduler.num_speculative_tokens=4 --prompts-file texts_to_correct.jsonl
   run_generate.py --config configs/smollm2_135m.yaml --chat --prompt "Describe a cat." --json-schema animal.json
   run_generate.py --weights model.gguf --set model.lora_adapters={sql: sql_adapter} --lora-adapter sql --prompt Hi
+  run_generate.py --config configs/smollm2_135m.yaml --prompt "The capital of France is" --beam-width 4
 
 """
 MINDIR_EPILOG = """examples:
@@ -153,6 +155,12 @@ def _add_prompts_and_the_rest(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling (over the YAML's `sampling`, under the keys of a prompts-file line)")
     sampling.add_argument("--max-tokens", type=int, metavar="N", help="tokens to generate at most")
     sampling.add_argument("--temperature", type=float, metavar="X", help="0 is greedy")
+    sampling.add_argument(
+        "--beam-width",
+        type=int,
+        metavar="N",
+        help="search for the likeliest answers with so many beams, and tell them all, best first (transformers' rules)",
+    )
     sampling.add_argument("--ignore-eos", action="store_true", default=None, help="go on after end-of-sequence tokens")
     sampling.add_argument(
         "--json-schema", type=Path, metavar="FILE", help="hold answers to a JSON Schema (structured_outputs below)"
@@ -218,6 +226,8 @@ def _sampling(arguments: argparse.Namespace, defaults: SamplingParams) -> Sampli
     given = {flag: getattr(arguments, flag) for flag in flags if getattr(arguments, flag) is not None}
     if arguments.json_schema is not None:
         given["structured_outputs"] = _schema_file(arguments.json_schema)
+    if arguments.beam_width is not None:
+        return defaults_for_beams(defaults, **given)
     return replace(defaults, **given)
 
 
@@ -241,7 +251,16 @@ def _prompts(arguments: argparse.Namespace, params: SamplingParams) -> list[Prom
         prompts += read_prompts_file(arguments.prompts_file, params)
     if not prompts:
         raise RequestError("no prompt: give --prompt TEXT or --prompts-file FILE.jsonl")
+    if arguments.beam_width is not None:
+        return [_searched(entry, arguments.beam_width) for entry in prompts]
     return prompts
+
+
+def _searched(entry: PromptEntry, beam_width: int) -> PromptEntry:
+    try:
+        return replace(entry, params=beam_search_params(entry.params, beam_width))
+    except RequestError as error:
+        raise RequestError(f"{entry.origin}: {error}") from None
 
 
 def _request(llm, entry: PromptEntry, lora_adapter: str | None):
@@ -317,8 +336,9 @@ def _write_json(path: Path, outputs: list[RequestOutput], *, statistics: dict) -
 def _as_json(output: RequestOutput) -> dict:
     document = asdict(output)
     for completion in document["outputs"]:
-        if completion["logprobs"] is None:
-            del completion["logprobs"]
+        for key in ("logprobs", "cumulative_logprob"):
+            if completion[key] is None:
+                del completion[key]
     del document["embedding"]  # a prompts file asks for none
     if document["error"] is None:
         del document["error"]

@@ -9,6 +9,7 @@ from typing import Any
 from mindspore_paged.config.yaml_file import without_repeated_keys
 from mindspore_paged.engine.requests.prompt_forms import CHAT_KEYS, PROMPT_KEYS, check_keys, unpacked
 from mindspore_paged.errors import RequestError
+from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer.messages import checked_messages, checked_tools
 
@@ -26,7 +27,7 @@ class PromptEntry:
     """One request as it was given; origin says where, for errors that only the model can find."""
 
     prompt: Any
-    params: SamplingParams
+    params: SamplingParams | BeamSearchParams
     origin: str
     priority: int = 0
     request_class: str | None = None

@@ -178,6 +178,15 @@ def test_siblings_are_told_apart_and_a_seed_repeats_them(tmp_path):
         assert all(len(entry["top_logprobs"]) == 2 for entry in answer["logprobs"])
 
 
+def test_a_beam_width_tells_every_beam_best_first(tmp_path, ids):
+    document = run_to_json(tmp_path, *TINY, "--prompts-file", ids, "--max-tokens", "6", "--beam-width", "2")
+    (output,) = document["outputs"]
+    best, other = output["outputs"]
+    assert best["cumulative_logprob"] >= other["cumulative_logprob"]
+    assert best["token_ids"] != other["token_ids"]
+    assert "logprobs" not in best
+
+
 def test_end_of_sequence_and_stop_strings_end_an_answer(tmp_path, model):
     (output,) = run_to_json(tmp_path, "--weights", model, "--prompt", "Hello", *GREEDY)["outputs"]
     text, tokens = output["outputs"][0]["text"], output["outputs"][0]["token_ids"]

@@ -68,6 +68,11 @@ class TestBeforeAnythingIsBuilt:
             ([*TINY, "--prompt", "x", "--temperature", "-1"], "temperature is -1.0; it must be 0 or more, and finite"),
             ([*TINY, "--prompt", "x", "--temperature", "nan"], "temperature is nan; it must be a finite number"),
             ([*TINY, "--prompt", "x", "--max-tokens", "0"], "max_tokens is 0; it must be at least 1, or none"),
+            ([*TINY, "--prompt", "x", "--beam-width", "0"], "--prompt 1: beam_width is 0; it must be a whole number"),
+            (
+                [*TINY, "--prompt", "x", "--beam-width", "2", "--temperature", "0.5"],
+                "--prompt 1: temperature is 0.5; it must be 0 or 1",
+            ),
             ([*TINY, "--prompts-file", "/absent"], "/absent: cannot read the prompts: No such file or directory"),
             (["--config", "/absent", "--prompt", "x"], "/absent: cannot read the configuration: No such file"),
             (["--weights", "/absent", "--prompt", "x"], "/absent: no such file or folder"),
@@ -174,6 +179,7 @@ def test_a_prompt_that_the_model_cannot_take_is_named_by_its_line(message_of, fo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--prompt", "x", "--beam-width", "3"], "--prompt 1: beam_width is 3; it must be at most scheduler.max_num"),
         (["--prompt", "fine", ""], "--prompt 2: the prompt is empty; at least one token is needed"),
         (["--prompt", "Long. " * 20], "--prompt 1: the prompt has 120 tokens; max_model_len 64 leaves no room"),
         (["--prompt", "\udcff"], "--prompt 1: the prompt is not Unicode text: '\\udcff' at 0"),

@@ -12,8 +12,8 @@ MAX_LENGTH_PENALTY = 16
 """Scores stay finite: the longest answer to this power is a float."""
 
 _SHARED = ("max_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
-_UNUSED = ("n", "seed")
-"""Of SamplingParams: how many beams are told is asked for apart, and nothing is drawn."""
+_UNUSED = ("seed",)
+"""Of SamplingParams what is as good as kept: equal requests have equal answers without it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def defaults_for_beams(defaults: SamplingParams, **given: Any) -> SamplingParams
 def beam_search_params(params: SamplingParams, beam_width: int, **keys: Any) -> BeamSearchParams:
     """A beam search in place of sampling; raises RequestError for a key of `params` that would be without effect.
 
-    params: of `defaults_for_beams`. keys: what else BeamSearchParams has.
+    params: of `defaults_for_beams`. keys: what else BeamSearchParams has, `n` too.
     """
     neutral = replace(SamplingParams(), temperature=params.temperature)
     for field in fields(SamplingParams):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from mindspore_paged import LLM, SamplingParams
+from mindspore_paged import LLM, BeamSearchParams, SamplingParams
 from mindspore_paged.config import config_from_dict, load_config
 from mindspore_paged.engine.building.exporting import export_model
 from mindspore_paged.errors import CheckpointError, ConfigError
@@ -80,6 +80,12 @@ def test_tokens_are_those_of_the_python_model(llms, params):
     assert tokens_of(loaded, params) == tokens_of(python, params)
     assert loaded.get_statistics()["num_preemptions"] > before
     assert loaded.get_statistics()["compiles_after_warmup"] == 0
+
+
+def test_beams_are_those_of_the_python_model(llms):
+    params = BeamSearchParams(3, max_tokens=16, ignore_eos=True)
+    assert tokens_of(llms[1], params) == tokens_of(llms[0], params)
+    assert llms[1].get_statistics()["compiles_after_warmup"] == 0
 
 
 def test_all_buckets_share_one_set_of_weights_and_one_pool(llms):

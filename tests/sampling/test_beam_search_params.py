@@ -31,6 +31,7 @@ def test_what_cannot_be_is_refused(keys, message):
     [
         ({"top_p": 0.9}, "top_p"),
         ({"stop": "x"}, "stop"),
+        ({"n": 2}, "n"),
         ({"logprobs": 1}, "logprobs"),
         ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"repetition_penalty": 1.1}, "repetition_penalty"),

@@ -42,4 +42,5 @@ def beam_search_of(body: BeamSearchKeys, given: dict[str, Any], defaults: Sampli
     if beam_width < n:
         raise bad_request(f"best_of is {beam_width}; it must be at least n ({n})", "best_of")
     keys = {key: getattr(body, key) for key in ("length_penalty", "early_stopping") if getattr(body, key) is not None}
-    return beam_search_params(defaults_for_beams(defaults, **given), beam_width, n=n, **keys)
+    sampling = {key: value for key, value in given.items() if key != "n"}
+    return beam_search_params(defaults_for_beams(defaults, **sampling), beam_width, n=n, **keys)
