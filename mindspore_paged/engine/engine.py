@@ -233,13 +233,15 @@ class LLMEngine:
             if error is not None:
                 self._fail(request, error, output)
                 continue
-            self._note_first_token(request)
+            if request.first_token_time is None:  # that it is under way is told at once, its answers at its end
+                self._note_first_token(request)
+                output.updates.append(SequenceUpdate(request.request_id, 0, "", [], None))
             advance(request.beams, self.scheduler)
             self.metrics.record_beams(len(request.sequences))
             if request.beams.search.is_done:
                 request.answer = request_output(request).outputs
                 for sequence in request.sequences:
-                    self._end_sequence(sequence, request.answer[0].finish_reason)
+                    self.scheduler.finish(sequence, request.answer[0].finish_reason)
                 output.updates.extend(whole_answer(request.request_id, request.answer))
                 self._retire(request, output)
 
@@ -364,7 +366,7 @@ class LLMEngine:
         if reason is not None:
             text += sequence.detokenizer.finish()
             reason = "stop" if sequence.detokenizer.stopped_by else reason
-            self._end_sequence(sequence, reason)
+            self.scheduler.finish(sequence, reason)
         return text
 
     def _note_first_token(self, request: Request) -> None:
@@ -404,14 +406,11 @@ class LLMEngine:
         for sequence in request.sequences:
             if not sequence.is_finished:
                 text = sequence.detokenizer.finish()
-                self._end_sequence(sequence, reason)
+                self.scheduler.finish(sequence, reason)
                 if sequence.index < request.params.n:  # of a beam search there are more than are told
                     update = SequenceUpdate(request.request_id, sequence.index, text, [], reason, request.error)
                     output.updates.append(update)
         self._retire(request, output)
-
-    def _end_sequence(self, sequence: Sequence, reason: str) -> None:
-        self.scheduler.finish(sequence, reason)
 
     def _retire(self, request: Request, output: StepOutput) -> None:
         if request.is_finished:

@@ -456,7 +456,8 @@ def test_beam_searches_of_replicas_are_those_of_one_engine():
     for one, other in zip(alone, together):
         assert found.answers[other.request_id] == replace(expected.answers[one.request_id], request_id=other.request_id)
         assert other.is_finished
-        assert [update.index for update in found.updates if update.request_id == other.request_id] == [0, 1]
+        told = [update for update in found.updates if update.request_id == other.request_id]
+        assert [(update.index, update.finish_reason is None) for update in told] == [(0, True), (0, False), (1, False)]
 
 
 def test_a_beam_search_of_another_replica_can_be_aborted():
