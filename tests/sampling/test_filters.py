@@ -8,13 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindspore_paged.errors import RequestError
-from mindspore_paged.sampling.filters import exclude_top_choices, keep_typical, within_sigmas
+from mindspore_paged.sampling.filters import GROUP, exclude_top_choices, keep_typical, largest, within_sigmas
 from mindspore_paged.sampling.sampler import Sampler
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.sampling_state import SamplingState
 
 some_weights = st.lists(st.floats(1e-6, 1.0) | st.just(0.0), min_size=2, max_size=30).filter(any).map(np.array)
 seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds, st.integers(1, 40 * GROUP), st.integers(1, 40), st.sampled_from([2, 50, 2**30]))
+def test_the_largest_of_many_are_the_first_of_a_sorted_list(seed, size, count, levels):
+    values = np.random.default_rng(seed).integers(0, levels, size).astype(np.float32)
+    values[::7] = -np.inf
+    order = np.argsort(-values, kind="stable")
+    assert largest(values, count).tolist() == sorted(order[:count].tolist())
 
 
 def typical_by_definition(weights, mass):
