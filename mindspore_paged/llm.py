@@ -175,7 +175,11 @@ class LLM:
         return self.run([self.make_request(prompt, param, lora_adapter=name) for prompt, param, name in asked])
 
     def beam_search(
-        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams | Sequence[BeamSearchParams]
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams | Sequence[BeamSearchParams],
+        *,
+        lora_adapter: str | Sequence[str | None] | None = None,
     ) -> list[RequestOutput]:
         """The likeliest answers to every prompt, in the order given; params one for all or one each.
 
@@ -191,7 +195,7 @@ class LLM:
         for one in each:
             if not isinstance(one, BeamSearchParams):
                 raise RequestError(f"the params of a beam search are {shortened(one)}; they must be BeamSearchParams")
-        return self.generate(prompts, params)
+        return self.generate(prompts, params, lora_adapter=lora_adapter)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], pooling: str = "mean") -> list[RequestOutput]:
         """The embedding of every prompt, in the order given: `embedding`, float32 [hidden_size] of length 1, of each.

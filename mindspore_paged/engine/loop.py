@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from mindspore_paged.engine.engine import StepOutput
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, StepOutput
 from mindspore_paged.engine.requests.request_check import ModelLimits

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from mindspore_paged import AsyncLLM, SamplingParams
+from mindspore_paged import AsyncLLM, BeamSearchParams, SamplingParams
 from mindspore_paged.config import config_from_dict
 from mindspore_paged.engine.building.exporting import export_model
 from mindspore_paged.errors import ConfigError, RequestError
@@ -159,6 +159,16 @@ def test_requests_under_way_keep_an_adapter_that_is_unloaded(folders, alone):
         assert asyncio.run(run(llm)) == alone["a"][0]
         llm.engine.check_integrity()
         assert ask(llm, "other") == [[answer] for answer in alone["a"]]
+
+
+def test_beams(llm, alone):
+    """One beam is a greedy answer; several fork over the adapter's pages."""
+    params = BeamSearchParams(beam_width=1, max_tokens=24, ignore_eos=True)
+    assert [answer.outputs[0].token_ids for answer in llm.beam_search(PROMPTS, params, lora_adapter="a")] == alone["a"]
+    wide = BeamSearchParams(beam_width=3, max_tokens=24, ignore_eos=True)
+    plain, adapted = (llm.beam_search(PROMPTS[:1], wide, lora_adapter=name)[0].outputs for name in (None, "a"))
+    assert plain[0].token_ids != adapted[0].token_ids
+    llm.engine.check_integrity()
 
 
 def test_embeddings(folders):
