@@ -44,15 +44,27 @@ class Sampler:
         one of which structured_outputs allows nothing.
         Raises IntegrityError if the numbers of rows and states differ.
         """
+        choices = self.choose(logits, states)
+        return [_told(*row) for row in zip(logits, choices, states, strict=True)]
+
+    def choose(self, logits: np.ndarray, states: Sequence[SamplingState]) -> list[int | StepError]:
+        """The token ids that `sample` gives, without what a request asks to be told of them; parameters are its."""
         if logits.ndim != 2 or len(logits) != len(states):
             raise IntegrityError(f"logits have shape {logits.shape}; {len(states)} sequences need one row each")
         # The only work of a greedy row. NaN wins an argmax, so a broken row shows in its peak.
         peaks = logits.argmax(axis=1).tolist()
         # Row by row from here: temporaries of one row stay in the CPU's cache, those of a batch take 3 times as long.
-        return [_sample_row(*row) for row in zip(logits, peaks, states, strict=True)]
+        return [_choose(*row) for row in zip(logits, peaks, states, strict=True)]
 
 
-def _sample_row(logits: np.ndarray, peak: int, state: SamplingState) -> SampledToken | StepError:
+def _told(logits: np.ndarray, token: int | StepError, state: SamplingState) -> SampledToken | StepError:
+    if isinstance(token, StepError):
+        return token
+    count = state.params.logprobs
+    return SampledToken(token) if count is None else with_logprobs(logits, token, count)
+
+
+def _choose(logits: np.ndarray, peak: int, state: SamplingState) -> int | StepError:
     params, scores = state.params, logits
     if state.edits_logits:
         if not np.isfinite(logits[peak]):  # before it is forbidden, and nobody sees it
@@ -65,10 +77,7 @@ def _sample_row(logits: np.ndarray, peak: int, state: SamplingState) -> SampledT
         peak = int(scores.argmax())
     if not np.isfinite(scores[peak]):
         return StepError(f"the largest logit is {scores[peak]}; it must be finite")
-    token = peak if params.greedy else _draw(scores, scores[peak], params, state.generator)
-    if params.logprobs is None:
-        return SampledToken(token)
-    return with_logprobs(logits, token, params.logprobs)
+    return peak if params.greedy else _draw(scores, scores[peak], params, state.generator)
 
 
 def _draw(scores: np.ndarray, peak: float, params: SamplingParams, generator: np.random.Generator) -> int:

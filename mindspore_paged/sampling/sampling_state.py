@@ -1,6 +1,7 @@
 """What one sequence carries from token to token so that its sampling depends on nobody else."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -37,6 +38,12 @@ class TokenCounts:
             self._grow()
         self._tokens[slot] = token
         self._counts[slot] += 1
+
+    def copy(self) -> "TokenCounts":
+        """The same counts, to go on from apart."""
+        other = copy(self)
+        other._tokens, other._counts, other._slots = self._tokens.copy(), self._counts.copy(), self._slots.copy()
+        return other
 
     def _grow(self) -> None:
         room = np.zeros(max(16, len(self._tokens)), dtype=np.int64)
@@ -100,6 +107,21 @@ class SamplingState:
             self.rules.forbid(scores, self._output)
         if self.constraint is not None:
             self.constraint.forbid(scores)
+
+    def ahead(self) -> "SamplingState":
+        """A copy to guess ahead with: what is drawn from it and counted in it leaves this one as it is.
+
+        Its next draws are those that this one will make.
+        """
+        other = copy(self)
+        if not self.params.greedy:  # greedy rows draw nothing
+            stream = np.random.Philox(key=0)
+            stream.state = self.generator.bit_generator.state
+            other.generator = np.random.Generator(stream)
+        other.counts = None if self.counts is None else self.counts.copy()
+        other.constraint = None if self.constraint is None else self.constraint.copy()
+        other._output = self._output.copy()
+        return other
 
     def pass_over_draw(self) -> None:
         """Leave out the draw of a token that need not be sampled, so that those behind it stay what they are."""
