@@ -7,6 +7,7 @@ from time import perf_counter
 import numpy as np
 
 from mindspore_paged.cache.event_log import PoolEventLog
+from mindspore_paged.engine.execution.draft_model import DraftModel
 from mindspore_paged.engine.execution.page_mover import PageMover
 from mindspore_paged.engine.execution.planned_inputs import build_step_inputs
 from mindspore_paged.engine.execution.pool_recorder import PoolRecorder
@@ -42,7 +43,8 @@ class LLMEngine:
     """Runs requests to their end; `add_request`, `abort` and `step` mutate.
 
     scheduler: owns pages and queues. runner: computes steps. tokenizer: None if prompts are given as token ids.
-    mover: moves whole pages around the steps; None makes one without tiers. response_cache: answers of identical
+    mover: moves whole pages around the steps; None makes one without tiers. draft_model: fills in what the scheduler
+    leaves room for; None where it plans drafts itself, or none. response_cache: answers of identical
     requests; None keeps none. event_log: where each step's use of the pool is written; None writes nothing.
     model_fingerprint: equal for engines that can exchange pages; page_key: seals pages that leave, and opens those
     that come in; None trusts whoever brings them. lora: the adapters that requests may ask for; None: there are none.
@@ -57,6 +59,7 @@ class LLMEngine:
         limits: ModelLimits,
         *,
         mover: PageMover | None = None,
+        draft_model: DraftModel | None = None,
         response_cache: ResponseCache | None = None,
         event_log: PoolEventLog | None = None,
         model_fingerprint: str = "",
@@ -67,6 +70,7 @@ class LLMEngine:
         self.scheduler = scheduler
         self.runner = runner
         self.mover = mover or PageMover(scheduler, runner)
+        self.draft_model = draft_model
         self.response_cache = response_cache
         self.pool_recorder = PoolRecorder(event_log, scheduler, self.mover)
         self.model_fingerprint = model_fingerprint
@@ -154,7 +158,7 @@ class LLMEngine:
         try:
             result = self._compute(plan)
             self.scheduler.commit(plan)
-            self._count_pages()
+            self.metrics.record_pool(self.scheduler)
             output = self._pool(plan, result) if plan.pools else self._sample(plan, result)
         except StepError as error:
             return self._recover(plan, error)
@@ -200,7 +204,10 @@ class LLMEngine:
 
     def _compute(self, plan: StepPlan) -> np.ndarray:
         self.mover.transfer()
-        inputs = build_step_inputs(plan, self.scheduler.cache.table.take_changes())
+        table_changes = self.scheduler.cache.table.take_changes()
+        if self.draft_model is not None:
+            self.draft_model.propose(plan, table_changes)
+        inputs = build_step_inputs(plan, table_changes)
         if plan.pools:
             return self.runner.run_hidden(inputs)
         with prepared(plan.constraints):
@@ -307,6 +314,8 @@ class LLMEngine:
                 break
         if token_ids:
             num_accepted = sum(token_id == draft for token_id, draft in zip(token_ids, drafts, strict=False))
+            if drafts:
+                self.scheduler.speculation.observe(len(drafts), num_accepted, len(token_ids))
             if not isinstance(token, StepError):
                 text += self._append_forced(sequence, token_ids)
             self.metrics.record_tokens(len(token_ids), len(drafts), num_accepted)
@@ -424,10 +433,10 @@ class LLMEngine:
                 )
 
     def _count(self, plan: StepPlan, seconds: float) -> None:
-        self.metrics.num_steps += 1
-        self.metrics.num_computed_tokens += plan.num_tokens
-        self.metrics.busy_seconds += seconds
+        self.metrics.record_step(plan.num_tokens, seconds)
         self.mover.after_step(plan, seconds)
+        if self.scheduler.speculation is not None:
+            self.scheduler.speculation.observe_step(plan.num_tokens, seconds - plan.drafting_seconds)
 
     def _answer_known(self) -> StepOutput:
         """End the requests whose answers the response cache had."""
@@ -443,11 +452,6 @@ class LLMEngine:
             self._retire(request, output)
         self._known.clear()
         return output
-
-    def _count_pages(self) -> None:
-        cache = self.scheduler.cache
-        tokens = sum(sequence.num_computed_tokens for sequence in self.scheduler.running)
-        self.metrics.record_pool(cache.pool.num_used, cache.block_size, cache.num_reserved_tokens - tokens)
 
 
 def _rows_of(logits: np.ndarray, rows: list[int]) -> np.ndarray:

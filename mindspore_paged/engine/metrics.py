@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mindspore_paged.engine.execution.page_mover import PageMover
 from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.scheduling.scheduler import Scheduler
+from mindspore_paged.engine.scheduling.speculation import Speculation
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Metrics:
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_sequence_steps: int = 0
+    num_drafts: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     num_computed_tokens: int = 0
@@ -28,16 +30,26 @@ class Metrics:
     slots_filled: int = 0
     peak_used_blocks: int = 0
 
-    def record_pool(self, used_blocks: int, block_size: int, unfilled_slots: int) -> None:
+    def record_step(self, num_tokens: int, seconds: float) -> None:
+        """Take note of a step of `num_tokens` tokens."""
+        self.num_steps += 1
+        self.num_computed_tokens += num_tokens
+        self.busy_seconds += seconds
+
+    def record_pool(self, scheduler: Scheduler) -> None:
         """Take note of how full the used pages are in one step."""
-        self.slots_held += used_blocks * block_size
-        self.slots_filled += used_blocks * block_size - unfilled_slots
-        self.peak_used_blocks = max(self.peak_used_blocks, used_blocks)
+        cache = scheduler.cache
+        num_used, num_slots = cache.pool.num_used, cache.pool.num_used * cache.block_size
+        num_tokens = sum(sequence.num_computed_tokens for sequence in scheduler.running)
+        self.slots_held += num_slots
+        self.slots_filled += num_slots - (cache.num_reserved_tokens - num_tokens)
+        self.peak_used_blocks = max(self.peak_used_blocks, num_used)
 
     def record_tokens(self, num_tokens: int, num_drafts: int, num_accepted: int) -> None:
         """Take note of what one step brought one sequence, and how many of its drafts became tokens."""
         self.num_output_tokens += num_tokens
         self.num_sequence_steps += 1
+        self.num_drafts += num_drafts > 0
         self.num_draft_tokens += num_drafts
         self.num_accepted_tokens += num_accepted
 
@@ -87,10 +99,11 @@ def collect_statistics(
     a token, over all steps; pool_utilization: most of the pool's pages in use at once. throughput: generated tokens
     a second of the time in steps. prefix_cache_hit_rate: share of the tokens of starting (and restarting)
     sequences that were found in the cache. time_to_first_token_s: mean, from arrival. tokens_per_sequence_step: mean
-    of the tokens that a step brings a sequence; draft_acceptance_rate: share of the drafts that became tokens. The
-    rest are counts: of now num_running and num_waiting (sequences) and num_used_blocks; since the start
-    num_prompt_tokens, those of prompts that got a first token or an embedding, and num_prefix_hit_tokens of
-    num_prefix_query_tokens, whose share is prefix_cache_hit_rate.
+    of the tokens that a step brings a sequence; draft_acceptance_rate: share of the drafts that became tokens, of which
+    num_draft_tokens_pos_<p> and num_accepted_tokens_pos_<p> count those at place p of a sequence's step, from 0 on, and
+    num_drafts the steps of sequences that had any. The rest are counts: of now num_running, num_waiting (sequences) and
+    num_used_blocks; since the start num_prompt_tokens, those of prompts that got a first token or an embedding, and
+    num_prefix_hit_tokens of num_prefix_query_tokens, whose share is prefix_cache_hit_rate.
     """
     num_blocks = scheduler.cache.pool.num_blocks
     return {
@@ -122,13 +135,25 @@ def collect_statistics(
         "num_computed_tokens": metrics.num_computed_tokens,
         "num_prompt_tokens": metrics.num_prompt_tokens,
         "num_output_tokens": metrics.num_output_tokens,
+        "num_drafts": metrics.num_drafts,
         "num_draft_tokens": metrics.num_draft_tokens,
         "num_accepted_tokens": metrics.num_accepted_tokens,
         "num_requests_finished": metrics.num_requests_finished,
         "num_requests_failed": metrics.num_requests_failed,
         "compiled_graphs": runner.num_compiles,
         "compiles_after_warmup": runner.compiles_after_warmup,
+        **_drafts_by_position(scheduler.speculation),
     }
+
+
+def _drafts_by_position(speculation: Speculation | None) -> dict[str, int]:
+    if speculation is None:
+        return {}
+    pairs = zip(speculation.num_drafts_per_pos, speculation.num_accepted_per_pos, strict=True)
+    figures = {}
+    for place, (num_drafts, num_accepted) in enumerate(pairs):
+        figures |= {f"num_draft_tokens_pos_{place}": num_drafts, f"num_accepted_tokens_pos_{place}": num_accepted}
+    return figures
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -3,6 +3,7 @@
 Names, labels and buckets as in vLLM's vllm/v1/metrics/loggers.py.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 from fastapi import APIRouter, Response
@@ -36,6 +37,7 @@ COUNTERS = {
     "vllm:num_preemptions": ("num_preemptions", "Times that a sequence lost its pages to another"),
     "vllm:prompt_tokens": ("num_prompt_tokens", "Tokens of prompts that are done with"),
     "vllm:generation_tokens": ("num_output_tokens", "Tokens that were generated"),
+    "vllm:spec_decode_num_drafts": ("num_drafts", "Times that a sequence guessed ahead"),
     "vllm:spec_decode_num_draft_tokens": ("num_draft_tokens", "Tokens that were guessed ahead"),
     "vllm:spec_decode_num_accepted_tokens": ("num_accepted_tokens", "Those of them that became tokens"),
 }
@@ -117,7 +119,18 @@ class _Snapshot(Collector):
         yield self._labelled(usage, self._statistics["num_used_blocks"] / self._num_blocks)
         for name, (statistic, text) in COUNTERS.items():
             yield self._labelled(CounterMetricFamily(name, text, labels=[*self._labels]), self._statistics[statistic])
+        yield self._accepted_per_pos()
         yield from self._registry.collect()
+
+    def _accepted_per_pos(self) -> Metric:
+        """Drafts that became tokens, by their place among those of a step, from 0 on; empty without speculation."""
+        name, labels = "vllm:spec_decode_num_accepted_tokens_per_pos", [*self._labels, "position"]
+        family = CounterMetricFamily(name, "Accepted drafts by place", labels=labels)
+        for place in itertools.count():
+            accepted = self._statistics.get(f"num_accepted_tokens_pos_{place}")
+            if accepted is None:
+                return family
+            family.add_metric([*self._labels.values(), str(place)], accepted)
 
     @property
     def _num_blocks(self) -> int:

@@ -11,6 +11,8 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from mindspore_paged import SamplingParams
+from mindspore_paged.engine.scheduling.ngram_proposer import NgramProposer
+from mindspore_paged.engine.scheduling.speculation import Speculation
 from mindspore_paged.errors import StepError
 from mindspore_paged.serving.metrics import ServerMetrics, metrics_router
 from mindspore_paged.serving.observed_llm import ObservedLLM
@@ -172,3 +174,13 @@ def test_the_dashboard_shows_only_what_is_exported(server):
     used = {name for text in expressions for name in re.findall(r"\b(?:vllm:|process_)[a-z0-9_]+", text)}
     assert used <= exported
     assert len(used) > 12
+
+
+def test_drafts_are_counted_by_their_place():
+    server = Server(speculation=Speculation(NgramProposer(1, 2), 3), max_model_len=40)
+    assert not [name for name in Server().samples() if name[0].startswith("vllm:spec_decode_num_accepted_tokens_per")]
+    server.stepped.engine.scheduler.speculation.observe(3, 2, 3)
+    server.stepped.engine.scheduler.speculation.observe(2, 1, 2)
+    found = server.samples()
+    per_position = [found[("vllm:spec_decode_num_accepted_tokens_per_pos_total", str(place))] for place in range(3)]
+    assert per_position == [2, 1, 0]

@@ -42,10 +42,13 @@ class StepPlan:
     """The chunks of one step, in the order in which their tokens are laid out.
 
     `add`, `drop` and `add_drafts` mutate. num_tokens: of all chunks, with their drafts. num_logits: of tokens whose
-    logits, or hidden states, are wanted.
+    logits, or hidden states, are wanted. most_drafts: of one sequence, where any were to be guessed. drafting_seconds:
+    what guessing them took.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
+    most_drafts: int = field(default=0, init=False)
+    drafting_seconds: float = field(default=0.0, init=False)
     num_tokens: int = field(default=0, init=False)
     num_logits: int = field(default=0, init=False)
     num_long_prefill_tokens: int = field(default=0, init=False)
@@ -68,10 +71,11 @@ class StepPlan:
                 return
 
     def add_drafts(self, place: int, drafts: list[int]) -> None:
-        """Put guesses behind the chunk at `place`, which has none yet."""
+        """Put guesses behind the chunk at `place`, instead of those that it has."""
+        change = len(drafts) - len(self.chunks[place].drafts)
         self.chunks[place] = self.chunks[place]._replace(drafts=tuple(drafts))
-        self.num_tokens += len(drafts)
-        self.num_logits += len(drafts)
+        self.num_tokens += change
+        self.num_logits += change
 
     def rows_of_logits(self) -> Iterator[tuple[Chunk, int]]:
         """Each chunk, with the row of its first logits or hidden states."""
