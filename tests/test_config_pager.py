@@ -31,6 +31,9 @@ scheduler:
   long_prefill_share: 0.25
   long_prompt_tokens: 100
   num_speculative_tokens: 4
+  speculative_model: small.gguf
+  speculative_weight_dtype: int4
+  adaptive_speculation: false
   prompt_lookup_min: 1
   prompt_lookup_max: 5
 runtime: {event_log: logs/pool.jsonl}
@@ -56,6 +59,9 @@ runtime: {event_log: logs/pool.jsonl}
         long_prefill_share=0.25,
         long_prompt_tokens=100,
         num_speculative_tokens=4,
+        speculative_model=tmp_path / "small.gguf",
+        speculative_weight_dtype="int4",
+        adaptive_speculation=False,
         prompt_lookup_min=1,
         prompt_lookup_max=5,
     )
@@ -132,6 +138,16 @@ SIZE = "a size such as 512MiB, or a whole number of bytes"
         ("scheduler", "long_prompt_tokens", 0, "greater than or equal to 1"),
         ("scheduler", "num_speculative_tokens", -1, "greater than or equal to 0"),
         ("scheduler", "num_speculative_tokens", None, "a whole number"),
+        ("scheduler", "speculative_model", "", "a path"),
+        (
+            *("scheduler", "speculative_model", "demo"),
+            "left out where scheduler.num_speculative_tokens is 0: it would guess nothing",
+        ),
+        (
+            *("scheduler", "speculative_weight_dtype", "int8"),
+            "left out where scheduler.speculative_model is not given: it is of its weights",
+        ),
+        ("scheduler", "adaptive_speculation", 1, "true, false or auto"),
         ("scheduler", "prompt_lookup_min", 0, "greater than or equal to 1"),
         ("scheduler", "prompt_lookup_max", 1, "at least scheduler.prompt_lookup_min (2)"),
         ("runtime", "event_log", 3, "a path"),
@@ -181,3 +197,16 @@ def test_every_feature_may_stand_beside_the_others_that_it_needs():
     assert replace(cache, swap="always").page_files == Path("pages")
     assert SchedulerSection(long_prefill_share=1).long_prefill_share == 1.0
     assert not CacheSection(enable_prefix_caching=False, compaction=True, elastic_min_blocks=1).preload_prefixes
+
+
+@pytest.mark.parametrize(
+    ("keys", "adapts"),
+    [
+        ({}, False),
+        ({"speculative_model": "demo"}, True),
+        ({"speculative_model": "demo", "adaptive_speculation": False}, False),
+        ({"adaptive_speculation": True}, True),
+    ],
+)
+def test_the_number_of_guesses_is_chosen_where_a_model_makes_them_unless_told_otherwise(keys, adapts):
+    assert SchedulerSection(num_speculative_tokens=3, **keys).adapts_speculation is adapts

@@ -47,11 +47,14 @@ _PATHS = (
     ("model", "verify_key"),
     ("cache", "page_files"),
     ("cache", "page_key"),
+    ("scheduler", "speculative_model"),
     ("runtime", "event_log"),
     ("server", "api_key_file"),
     ("server", "tls_certificate"),
     ("server", "tls_key"),
 )
+_WORDS = {"weights": (DEMO_WEIGHTS, RANDOM_WEIGHTS), "speculative_model": (DEMO_WEIGHTS,)}
+"""What is no path where one may stand."""
 _SECTIONS = [key.name for key in fields(EngineConfig)]
 
 
@@ -92,7 +95,7 @@ def _read_sections(path: Path, chosen: dict) -> dict:
     for section, key in _PATHS:
         values = data.get(section)
         value = values.get(key) if isinstance(values, dict) else None
-        words = (DEMO_WEIGHTS, RANDOM_WEIGHTS) if key == "weights" else ()
+        words = _WORDS.get(key, ())
         if isinstance(value, str) and value and value[0] != "~" and value not in words:
             values[key] = path.parent / value
     return data

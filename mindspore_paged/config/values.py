@@ -1,9 +1,16 @@
 """How values of several sections are read: paths and sizes; and what all sections have in common."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ByteSize, ConfigDict, TypeAdapter, ValidationError
+
+DEMO_WEIGHTS = "demo"
+RANDOM_WEIGHTS = "random"
+"""In place of a path to a model."""
+
+WeightDtype = Literal["auto", "float32", "float16", "bfloat16", "w16a16", "int8", "int4", "stored"]
+"""How matrices are held."""
 
 SECTION = ConfigDict(extra="forbid", validate_default=True)
 

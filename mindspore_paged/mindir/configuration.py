@@ -19,6 +19,7 @@ from mindspore_paged.wording import shortened
 OF_A_MACHINE = {
     "model": ("tokenizer", "verify_key"),
     "cache": ("page_files", "page_key"),
+    "scheduler": ("speculative_model",),
     "runtime": ("event_log", "local_kernels"),
 }
 """Keys that say what lies on a machine, or whom its user trusts: no export has them, and none can set them."""

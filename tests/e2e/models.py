@@ -10,12 +10,15 @@ from mindspore_paged import LLM
 from mindspore_paged.config import EngineConfig, config_from_dict
 from mindspore_paged.engine.building import builder
 from mindspore_paged.engine.execution.kv_pool import KVPagePool
+from mindspore_paged.engine.execution.runner_with_draft import RunnerWithDraft
 
 
 def make_llm(weights="random", name=None, cache=None, scheduler=None, **sections) -> LLM:
     """An LLM from sections of the configuration; random weights are those of the tiny model."""
     llm = LLM(_config(weights, name, cache, scheduler, sections), show_progress=False)
-    poison_pages(llm.engine.runner.kv_pool)
+    runner = llm.engine.runner
+    for each in (runner.runner, runner.draft) if isinstance(runner, RunnerWithDraft) else (runner,):
+        poison_pages(each.kv_pool)
     return llm
 
 

@@ -38,6 +38,8 @@ def weights(tmp_path_factory):
 
 
 def answers(weights, num_blocks=65, **scheduler):
+    if "speculative_model" in scheduler:
+        scheduler["speculative_model"] = weights
     with make_llm(weights, cache={"num_blocks": num_blocks}, scheduler=SIZES | scheduler) as llm:
         requests = [llm.make_request(prompt, params) for params in PARAMS for prompt in PROMPTS]
         outputs = llm.run(requests)
@@ -66,6 +68,7 @@ def test_answers_are_of_their_form_and_end_by_themselves(plain):
     "options",
     [
         {"num_speculative_tokens": 3},
+        {"speculative_model": "itself", "num_speculative_tokens": 3},
         {"num_blocks": 14},
         {"num_blocks": 14, "num_speculative_tokens": 3},
         {"max_num_seqs": 1},

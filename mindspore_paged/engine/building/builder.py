@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 from threading import Thread
 
@@ -20,6 +21,13 @@ from mindspore_paged.cache.page_format import PageFormat
 from mindspore_paged.config import EngineConfig, SchedulerSection
 from mindspore_paged.engine.building.adapters import adapter_room, load_adapters, read_adapters
 from mindspore_paged.engine.building.context import set_context
+from mindspore_paged.engine.building.draft import (
+    draft_model_of,
+    loaded_draft,
+    open_draft,
+    plan_draft,
+    runner_with_draft,
+)
 from mindspore_paged.engine.building.fingerprint import model_fingerprint
 from mindspore_paged.engine.building.loading import load_weights
 from mindspore_paged.engine.building.model import build_kv_pool, build_model, load_exported
@@ -36,12 +44,14 @@ from mindspore_paged.engine.execution.ranks.follower import follow
 from mindspore_paged.engine.execution.ranks.leader_runner import LeaderRunner
 from mindspore_paged.engine.execution.ranks.place import Place, errors_end_the_job, place_of
 from mindspore_paged.engine.execution.runner import Runner
+from mindspore_paged.engine.execution.runner_with_draft import RunnerWithDraft
 from mindspore_paged.engine.metrics import Metrics
 from mindspore_paged.engine.prefix_store import pin_prefix
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.response_cache import ResponseCache
 from mindspore_paged.engine.requests.sequence import Request
+from mindspore_paged.engine.scheduling.draft_length import DraftLength
 from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.engine.scheduling.ngram_proposer import NgramProposer
 from mindspore_paged.engine.scheduling.policies import policy_by_name
@@ -81,9 +91,18 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         checkpoint = open_weights(config, place.parallel)
         model_config = resolve_model_config(config, checkpoint)
         adapters = read_adapters(config, model_config)
-        room = adapter_room(config, adapters)
-        plan = make_plan(config, model_config, place.parallel, checkpoint, report=show_progress, adapter_room=room)
+        draft = open_draft(config, checkpoint, place.parallel)
+        plan = make_plan(
+            config,
+            model_config,
+            place.parallel,
+            checkpoint,
+            draft=draft and draft.model,
+            report=show_progress,
+            adapter_room=adapter_room(config, adapters),
+        )
         tokenizer = load_tokenizer(config.model.tokenizer or checkpoint.tokenizer_source)
+        plan_of_draft = plan_draft(draft, plan, tokenizer) if draft else None
         capacity = _capacity(config, plan)
         join_group(place)
         channel = open_channel(place, plan.common_to_ranks())
@@ -95,11 +114,17 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
             model = build_model(plan, kv_pool, place)
         supervision.report_state(0, states.LOADING)
         hidden_states = model.hidden_states() if plan.embeddings else None
-        with load_weights(model, own, progress):
+        with ExitStack() as loading:
+            loading.enter_context(load_weights(model, own, progress))
             runner = ModelRunner(model, kv_pool, plan.token_buckets, plan.logits_per_seq, hidden_states)
+            runners = [runner]
+            if draft:
+                runners.append(loading.enter_context(loaded_draft(draft, plan_of_draft, kv_pool, progress)))
+                runner = runner_with_draft(*runners, plan)
             supervision.report_state(0, states.COMPILING)
             with heap_put_aside():
-                runner.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
+                for each in runners:
+                    each.warm_up(partial(progress, desc="Compiling graphs", unit="graph"))
             supervision.report_state(0, states.LOADING)
     runner = _runner_of_all_ranks(runner, place, channel, model_config)
 
@@ -117,6 +142,10 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
         model_config.cache_window,
     )
     scheduler = build_scheduler(config, cache, plan.max_model_len)
+    draft_model = None
+    if draft:
+        draft_length = scheduler.speculation.draft_length
+        draft_model = draft_model_of(runner, cache, plan, plan_of_draft, draft_length)
     trigger = CompactionTrigger() if config.cache.compaction else None
     engine = LLMEngine(
         scheduler,
@@ -131,6 +160,7 @@ def _build(config: EngineConfig, place: Place, show_progress: bool) -> LLMEngine
             config.scheduler.max_num_seqs,
         ),
         mover=PageMover(scheduler, runner, host_tier, trigger, SwapCost(config.cache.swap)),
+        draft_model=draft_model,
         response_cache=_response_cache(config),
         event_log=_event_log(config, plan),
         model_fingerprint=fingerprint,
@@ -150,7 +180,7 @@ def _ends(model_config: ModelConfig, tokenizer: Tokenizer | None) -> tuple[int, 
 
 
 def _runner_of_all_ranks(
-    runner: ModelRunner,
+    runner: ModelRunner | RunnerWithDraft,
     place: Place,
     channel: LeaderChannel | FollowerChannel | None,
     model_config: ModelConfig,
@@ -168,7 +198,7 @@ def _runner_of_all_ranks(
     return LeaderRunner(runner, channel, place.kv_heads_of_ranks(model_config)) if channel else runner
 
 
-def _memory_line(place: Place, runner: ModelRunner) -> str:
+def _memory_line(place: Place, runner: Runner) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return (
         f"rank {place.worker.rank} of {place.worker.size}: weights {runner.weight_bytes / 1e9:.2f} GB, "
@@ -211,8 +241,11 @@ def build_scheduler(config: EngineConfig, cache: CacheManager, max_model_len: in
 def _speculation(options: SchedulerSection) -> Speculation | None:
     if options.num_speculative_tokens == 0:
         return None
-    proposer = NgramProposer(options.prompt_lookup_min, options.prompt_lookup_max)
-    return Speculation(proposer, options.num_speculative_tokens)
+    proposer = None
+    if options.speculative_model is None:
+        proposer = NgramProposer(options.prompt_lookup_min, options.prompt_lookup_max)
+    draft_length = DraftLength(options.num_speculative_tokens) if options.adapts_speculation else None
+    return Speculation(proposer, options.num_speculative_tokens, draft_length)
 
 
 def _host_tier(config: EngineConfig, page_format: PageFormat) -> HostTier | None:

@@ -78,6 +78,8 @@ def _check_exportable(config: EngineConfig) -> None:
     if config.parallel.data_parallel_size != 1:
         raise ConfigError("parallel.data_parallel_size must be 1 for an export: replicas load the same folder")
     _check_no_adapters(config)
+    if config.scheduler.speculative_model is not None:
+        raise ConfigError("scheduler.speculative_model must be left out for an export: the folder holds one model")
     if not BACKENDS[config.runtime.ops_backend].infers_shapes:
         raise ConfigError(
             f"runtime.ops_backend is {config.runtime.ops_backend}, whose graphs cannot be loaded for any number of "

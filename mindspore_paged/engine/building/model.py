@@ -12,8 +12,11 @@ from mindspore_paged.mindir.folder import MindIRFolder
 from mindspore_paged.mindir.step_graph import MindIRStep, load_step
 
 
-def build_kv_pool(plan: Plan) -> KVPagePool:
-    """The pages and block_table for a rank's part of the model, allocated."""
+def build_kv_pool(plan: Plan, beside: KVPagePool | None = None) -> KVPagePool:
+    """The pages and block_table for a rank's part of the model, allocated.
+
+    beside: the pool of another model, whose block_table this one has, too.
+    """
     share = plan.share
     return KVPagePool.allocate(
         num_layers=share.num_hidden_layers,
@@ -25,6 +28,7 @@ def build_kv_pool(plan: Plan) -> KVPagePool:
         table_shape=plan.table_shape,
         backend=plan.backend.name,
         layers_together=plan.is_one_operator,
+        block_table=None if beside is None else beside.block_table,
     )
 
 

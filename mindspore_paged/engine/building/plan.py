@@ -116,13 +116,15 @@ def make_plan(
     parallel: TensorParallel = WHOLE,
     checkpoint: Checkpoint | None = None,
     *,
+    draft: ModelConfig | None = None,
     of_one_sequence: bool = False,
     report: bool = False,
     adapter_room: AdapterRoom | None = None,
 ) -> Plan:
     """Decide everything that `config` leaves open for a rank's part of `model`.
 
-    checkpoint: needed where model.weight_dtype is `stored`. of_one_sequence: the pool holds the longest sequence of the
+    checkpoint: needed where model.weight_dtype is `stored`. draft: a model whose pages take their part of the pool's
+    bytes. of_one_sequence: the pool holds the longest sequence of the
     model, whatever the configuration says of it: for graphs that are compiled and never run. report: print why
     `block_size: auto` becomes what it does. adapter_room: see Plan.
     Raises ConfigError where model, configuration and backend do not go together.
@@ -130,12 +132,12 @@ def make_plan(
     backend, scheduler = BACKENDS[config.runtime.ops_backend], config.scheduler
     share, positions = parallel.share(model), model.max_position_embeddings
     block_size = _block_size(config, model, backend, report)
-    num_blocks = 1 + -(-positions // block_size) if of_one_sequence else _num_blocks(config, share, block_size)
+    num_blocks = 1 + -(-positions // block_size) if of_one_sequence else _num_blocks(config, share, block_size, draft)
     window, chunk_tokens = model.cache_window, scheduler.chunk_tokens
     needed = most_blocks(positions, block_size, window, chunk_tokens)
     pool_tokens = positions if window and needed < num_blocks else (num_blocks - 1) * block_size
     max_model_len = scheduler.resolved_max_model_len(positions, pool_tokens)
-    _check_heads(backend, config.kv_cache_dtype, share)
+    check_heads(backend, config.kv_cache_dtype, share)
     if adapter_room is not None and parallel.size > 1:
         raise ConfigError(
             f"model.max_loras is {adapter_room.number}; under parallel.tensor_parallel_size {parallel.size} it must "
@@ -165,12 +167,12 @@ def make_plan(
     )
 
 
-def _num_blocks(config: EngineConfig, share: ModelConfig, block_size: int) -> int:
+def _num_blocks(config: EngineConfig, share: ModelConfig, block_size: int, draft: ModelConfig | None) -> int:
     if config.cache.num_blocks is not None:
         return config.cache.num_blocks
-    return num_blocks_for_budget(
-        config.cache.pool_bytes, page_bytes_per_token(share, config.kv_cache_dtype), block_size
-    )
+    models = [share] if draft is None else [share, draft]
+    bytes_per_token = sum(page_bytes_per_token(model, config.kv_cache_dtype) for model in models)
+    return num_blocks_for_budget(config.cache.pool_bytes, bytes_per_token, block_size)
 
 
 def _block_size(config: EngineConfig, model: ModelConfig, backend: Backend, report: bool) -> int:
@@ -183,7 +185,8 @@ def _block_size(config: EngineConfig, model: ModelConfig, backend: Backend, repo
     return size
 
 
-def _check_heads(backend: Backend, kv_cache_dtype: str, share: ModelConfig) -> None:
+def check_heads(backend: Backend, kv_cache_dtype: str, share: ModelConfig) -> None:
+    """Raise ConfigError if the backend's kernels do not take a model's heads, over pages of this type."""
     rule, head_dim, group = backend.heads, share.head_dim, share.num_attention_heads // share.num_key_value_heads
     if rule is None:
         return

@@ -31,16 +31,19 @@ class KVPagePool:
     @classmethod
     def allocate(
         cls, num_layers, num_blocks, block_size, num_kv_heads, head_dim, dtype, table_shape, backend="cpu",
-        layers_together=False,
+        layers_together=False, block_table=None,
     ) -> "KVPagePool":  # fmt: skip
-        """A pool of pages that are all zero; layers_together: a Parameter for all, for a step that is one operator."""
+        """A pool of pages that are all zero; layers_together: a Parameter for all, for a step that is one operator.
+
+        block_table: that of another model, whose blocks this pool has pages for, too; None: one of its own.
+        """
         stored_dim = head_dim + SCALE_BYTES.get(dtype, 0) // ITEM_SIZES[dtype]
         shape = (num_blocks, block_size, num_kv_heads, stored_dim)
         shapes = [(num_layers, *shape)] if layers_together else [shape] * num_layers
         return cls(
             [_zeros(shape, dtype, f"{i}.key_cache") for i, shape in enumerate(shapes)],
             [_zeros(shape, dtype, f"{i}.value_cache") for i, shape in enumerate(shapes)],
-            _zeros(table_shape, "int32", "block_table"),
+            _zeros(table_shape, "int32", "block_table") if block_table is None else block_table,
             backend,
         )
 
