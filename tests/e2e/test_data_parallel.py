@@ -11,6 +11,7 @@ import pytest
 
 from mindspore_paged import LLM, SamplingParams
 from mindspore_paged.config import config_from_dict
+from tests.e2e.draft_models import write_draft
 from tests.e2e.msrun import run_alone, run_job
 
 pytestmark = pytest.mark.slow
@@ -18,13 +19,14 @@ SCRIPT = Path(__file__)
 PROMPTS = [[(7 * prompt + place) % 250 + 1 for place in range(5 + 9 * prompt)] for prompt in range(6)]
 
 
-def answers(parallel: str) -> dict:
-    """Greedy answers, seeded draws and a stream; pinned and exported pages; figures."""
+def answers(parallel: str, draft: str | None = None) -> dict:
+    """Greedy answers, seeded draws and a stream; pinned and exported pages; figures. draft: a draft model's folder."""
+    speculation = {} if draft is None else {"speculative_model": draft, "num_speculative_tokens": 3}
     config = config_from_dict(
         {
             "model": {"weights": "random", "name": "tiny"},
             "cache": {"num_blocks": 64},
-            "scheduler": {"max_num_batched_tokens": 16, "max_num_seqs": 4, "max_model_len": 128},
+            "scheduler": {"max_num_batched_tokens": 16, "max_num_seqs": 4, "max_model_len": 128} | speculation,
             "runtime": {"debug": True},
             "parallel": json.loads(parallel),
         }
@@ -67,6 +69,18 @@ def test_two_engines_answer_as_one_process_does(alone, tmp_path, tensor_parallel
     assert statistics["num_requests_replica_0"] >= 3
     assert statistics["num_requests_replica_1"] >= 3
     assert statistics["num_requests_finished"] == 14
+    assert statistics["num_requests_failed"] == statistics["compiles_after_warmup"] == 0
+
+
+def test_each_engine_has_a_draft_model_of_its_own(alone, tmp_path):
+    draft = write_draft(tmp_path / "draft", noise=0.05)
+    job = run_job(SCRIPT, 2, tmp_path, json.dumps({"data_parallel_size": 2, "tensor_parallel_size": 1}), str(draft))
+    assert job.exit_code == 0, job.output
+    found, statistics = job.answer, job.answer["statistics"]
+    assert found["tokens"] == alone["tokens"]
+    assert statistics["num_accepted_tokens"] > 0
+    by_position = [statistics[f"num_accepted_tokens_pos_{place}"] for place in range(3)]
+    assert sum(by_position) == statistics["num_accepted_tokens"]
     assert statistics["num_requests_failed"] == statistics["compiles_after_warmup"] == 0
 
 

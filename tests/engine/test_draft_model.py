@@ -60,7 +60,7 @@ def checked(engine):
     batched=st.integers(4, 40),
     features=st.sets(st.sampled_from(FEATURES)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_output_is_that_without_a_draft_model(seed, num_blocks, num_speculative_tokens, quality, batched, features):
     requests, rng = random_requests(random.Random(seed)), random.Random(seed)
     expected = answers_of(make_engine(eos_token_ids=(3,)), requests)
@@ -92,7 +92,7 @@ def test_output_is_that_without_a_draft_model(seed, num_blocks, num_speculative_
 
 
 @given(seed=st.integers(0, 2**32), num_blocks=st.integers(11, 40), batched=st.integers(8, 40), tier=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_draft_model_equal_to_the_model_is_always_right(seed, num_blocks, batched, tier):
     """Through preemption, forks, shared prefixes and pages of a tier: before it guesses it computes what it lacks."""
     rng = random.Random(seed)

@@ -8,8 +8,9 @@ MEMORY = 0.98
 PRIOR = 4.0
 """Guesses at a place that count as measured, before any were: they are as often right as those at the place before."""
 
-PATIENCE = 64
-"""Steps without guesses after which one is tried: texts change, and so do loads."""
+PATIENCE, MOST_PATIENCE = 64, 1024
+"""Steps without guesses after which one is tried: texts change, and so do loads. Twice as many after each try that was
+in vain, up to the most: a draft model that has not followed for long has much to catch up with."""
 
 
 class DraftLength:
@@ -28,7 +29,7 @@ class DraftLength:
         self._checked = [0.0] * num_speculative_tokens
         self._right = [0.0] * num_speculative_tokens
         self._step, self._draft = StepCosts(), StepCosts()
-        self._steps_without = 0
+        self._steps_without, self._patience = 0, PATIENCE
 
     def observe_drafts(self, num_checked: int, num_right: int) -> None:
         """Take note of one sequence's drafts in one step.
@@ -61,10 +62,14 @@ class DraftLength:
         num_sequences: that may have drafts, at least 1; num_tokens: of the step without any.
         """
         length = self._best(num_sequences, num_tokens)
-        self._steps_without = 0 if length else self._steps_without + 1
-        if self._steps_without > PATIENCE:
-            self._steps_without, length = 0, 1
-        return length
+        if length:
+            self._steps_without, self._patience = 0, PATIENCE
+            return length
+        self._steps_without += 1
+        if self._steps_without <= self._patience:
+            return 0
+        self._steps_without, self._patience = 0, min(2 * self._patience, MOST_PATIENCE)
+        return 1
 
     def _best(self, num_sequences: int, num_tokens: int) -> int:
         without = self._step.seconds(num_tokens)

@@ -81,12 +81,15 @@ class Speculation:
             self.draft_length.observe_step(num_tokens, seconds)
 
     def _most_of_step(self, plan: StepPlan, num_sequences: int) -> int:
-        """Drafts of one sequence in this step. A draft model follows prompts as well: it is asked without any, too."""
+        """Drafts of one sequence in this step.
+
+        A draft model follows prompts where they will have drafts when they are answered.
+        """
         if plan.pools or not plan.chunks or (num_sequences == 0 and self.proposer is not None):
             return 0
         if self.draft_length is None:
             return self.num_speculative_tokens
-        return self.draft_length.choose(max(1, num_sequences), plan.num_tokens)
+        return self.draft_length.choose(num_sequences or len(plan.chunks), plan.num_tokens)
 
     def _drafts(self, sequence: Sequence, count: int) -> list[int]:
         if count <= 0:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspore_paged.engine.scheduling.draft_length import PATIENCE, DraftLength
+from mindspore_paged.engine.scheduling.draft_length import MOST_PATIENCE, PATIENCE, DraftLength
 from mindspore_paged.engine.scheduling.step_costs import StepCosts
 
 MOST = 6
@@ -81,9 +81,12 @@ def test_before_anything_was_measured_there_are_as_many_as_allowed():
     assert DraftLength(3).choose(5, 5) == 3
 
 
-def test_after_enough_steps_without_one_is_tried():
+def test_after_enough_steps_without_one_is_tried_and_each_time_later():
     length = measured(0.0, lambda tokens: float(tokens))
-    assert [length.choose(1, 1) for _ in range(2 * PATIENCE + 2)] == ([0] * PATIENCE + [1]) * 2
+    waits = [PATIENCE, 2 * PATIENCE, 4 * PATIENCE, MOST_PATIENCE, MOST_PATIENCE]
+    waits[3:3] = [8 * PATIENCE] if 8 * PATIENCE < MOST_PATIENCE else []
+    expected = [choice for wait in waits for choice in (*[0] * wait, 1)]
+    assert [length.choose(1, 1) for _ in expected] == expected
 
 
 def test_drafts_that_become_right_are_made_again():

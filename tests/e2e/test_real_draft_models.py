@@ -45,9 +45,7 @@ def drafts(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "cache"), [("itself", {}), ("like it", {}), ("another", {}), ("like it", {"num_blocks": 9})]
-)
+@pytest.mark.parametrize(("name", "cache"), [("itself", {}), ("another", {}), ("like it", {"num_blocks": 9})])
 def test_tokens_are_those_without_a_draft_model(plain, drafts, name, cache):
     llm = make_drafting_llm(drafts[name], cache)
     assert [tokens_of(llm, params) for params in PARAMS] == plain
@@ -60,3 +58,25 @@ def test_tokens_are_those_without_a_draft_model(plain, drafts, name, cache):
     if name == "like it":
         assert 0.2 < statistics["draft_acceptance_rate"] < 1
     llm.engine.check_integrity()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapts", [False, True])
+def test_the_demo_model_writes_with_itself_in_fewer_bits_what_it_writes_alone(demo_model, adapts):
+    def run(**scheduler):
+        options = {"max_num_batched_tokens": 128, "token_buckets": [1, 5, 20, 128], "max_model_len": 256}
+        model = {"weight_dtype": "bfloat16"}
+        with make_llm(demo_model, cache={"num_blocks": 128}, scheduler=options | scheduler, model=model) as llm:
+            texts = ["Why is the sky blue?", "Write a short story about a fox.", "What is the capital of France?"]
+            chosen = SamplingParams(max_tokens=60), SamplingParams(max_tokens=60, temperature=0.8, top_p=0.95, seed=1)
+            requests = [
+                llm.make_request([{"role": "user", "content": text}], params) for params in chosen for text in texts
+            ]
+            return [output.outputs[0].token_ids for output in llm.run(requests)], llm.get_statistics()
+
+    plain, _ = run()
+    draft = {"speculative_model": str(demo_model), "speculative_weight_dtype": "int8", "num_speculative_tokens": 4}
+    drafted, statistics = run(**draft, adaptive_speculation=adapts)
+    assert drafted == plain
+    assert statistics["compiles_after_warmup"] == 0
+    assert statistics["draft_acceptance_rate"] > 0.6 or adapts
