@@ -23,6 +23,11 @@ class RunnerWithDraft:
         self.pages = pages
 
     @property
+    def token_buckets(self) -> tuple[int, ...]:
+        """Of the model's graphs; the draft model has the same."""
+        return self.runner.token_buckets
+
+    @property
     def weight_bytes(self) -> int:
         """Of both models."""
         return self.runner.weight_bytes + self.draft.weight_bytes
