@@ -3,6 +3,8 @@
 import pytest
 
 from mindspore_paged import SamplingParams
+from mindspore_paged.models.registry import model_config_by_name
+from tests.adapter_files import write_adapter
 from tests.e2e.draft_models import write_draft
 from tests.e2e.models import make_llm
 from tests.e2e.test_invariance import PROMPTS
@@ -80,3 +82,21 @@ def test_the_demo_model_writes_with_itself_in_fewer_bits_what_it_writes_alone(de
     assert drafted == plain
     assert statistics["compiles_after_warmup"] == 0
     assert statistics["draft_acceptance_rate"] > 0.6 or adapts
+
+
+def test_adapters_of_the_model_are_not_the_draft_models(drafts, tmp_path):
+    """Which guesses for the model alone, and is wrong more often; the tokens are those without it."""
+    folder = write_adapter(tmp_path / "adapter", model_config_by_name("tiny"), seed=1)
+    model = {"lora_adapters": {"own": folder}}
+    names = [None, "own"] * (len(PROMPTS) // 2) + [None] * (len(PROMPTS) % 2)
+
+    def run(llm):
+        with llm:
+            answers = llm.generate(PROMPTS, PARAMS[0], lora_adapter=names)
+            llm.engine.check_integrity()
+            return [answer.outputs[0].token_ids for answer in answers], llm.get_statistics()
+
+    plain, _ = run(make_llm(cache={"num_blocks": 64}, scheduler=SCHEDULER, model=model))
+    drafted, statistics = run(make_drafting_llm(drafts["itself"], model=model))
+    assert drafted == plain
+    assert 0 < statistics["num_accepted_tokens"] < statistics["num_draft_tokens"]

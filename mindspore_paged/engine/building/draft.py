@@ -100,6 +100,7 @@ def plan_draft(draft: Draft, plan: Plan, tokenizer: Tokenizer | None) -> Plan:
         formats=formats,
         num_speculative_tokens=0,
         embeddings=False,
+        adapter_room=None,
     )
 
 
