@@ -20,7 +20,7 @@ from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefi
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.requests.prompt_forms import Prompt, is_one_prompt, text_or_token_ids
 from mindspore_paged.engine.requests.sequence import Request
-from mindspore_paged.errors import EngineStoppedError, RequestError
+from mindspore_paged.errors import EngineStoppedError, RequestError, StepError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
@@ -208,10 +208,15 @@ class LLM:
     def score(self, prompts: Prompt | Sequence[Prompt]) -> list[list[float]]:
         """The natural logarithm of each prompt token's probability behind those before it, from the second on.
 
-        Their sum is the prompt's own, without its first token. A prompt may have max_model_len - 1 tokens. Raises
-        RequestError as `generate` does, and where scheduler.enable_chunked_prefill is false.
+        Their sum is the prompt's own, without its first token. A prompt may have max_model_len - 1 tokens. A step reads
+        max_num_seqs tokens of them, all prompts together: with scheduler.max_num_seqs=64 they are read about as fast as
+        prompts of `generate`. Raises RequestError as `generate` does, and where scheduler.enable_chunked_prefill is
+        false; StepError for logits that are not finite.
         """
         told = self.generate(prompts, SamplingParams(max_tokens=1, prompt_logprobs=0))
+        for output in told:
+            if output.error is not None:
+                raise StepError(f"request {output.request_id!r}: {output.error}")
         return [[token.logprob for token in output.prompt_logprobs[1:]] for output in told]
 
     def chat(

@@ -13,20 +13,23 @@ import numpy as np
 from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig, load_config
-from mindspore_paged.errors import ConfigError
+from mindspore_paged.errors import ConfigError, StepError
 from mindspore_paged.files import write_text
 from mindspore_paged.launch.keeper import kept
+from mindspore_paged.sampling.sampler import SampledToken
+from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.script import exit_code_of
 
 TEXT = Path(__file__).parent / "texts" / "american_documents.txt"
 CHUNK = 64
 DESCRIPTION = f"""Let a model read a text, as configured and then in each variant, and compare what it expected.
 
-The text is read in windows of --window tokens, {CHUNK} tokens a step, through the pages: every token's keys and values
-are stored as cache.kv_cache_dtype says before anything attends to them, as in the decoding of an answer. Counted is
-each token but the first of a window; with --count-from only those behind so many others, in whole windows: those of 512
-counted from 256 give llama-perplexity's figure. Differences are those of its log-probability, in nats, to the first
-line's; same top is the share of places where both hold the same token for the most probable."""
+The text is read in windows of --window tokens, each a prompt whose log-probabilities are asked for (prompt_logprobs),
+{CHUNK} tokens a step, through the pages: every token's keys and values are stored as cache.kv_cache_dtype says before
+anything attends to them, as in the decoding of an answer. Counted is each token but the first of a window; with
+--count-from only those behind so many others, in whole windows: those of 512 counted from 256 give llama-perplexity's
+figure. Differences are those of its log-probability, in nats, to the first line's; same top is the share of places
+where both hold the same token for the most probable."""
 EPILOG = """examples:
   measure_accuracy.py --config configs/smollm2_135m.yaml \\
     --variant cache.kv_cache_dtype=bfloat16 --variant cache.kv_cache_dtype=int8
@@ -104,13 +107,20 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def config_of(arguments: argparse.Namespace, variant: Sequence[str]) -> EngineConfig:
-    """The configuration of a variant, with one graph that gives the logits of all its tokens."""
+    """The configuration of a variant, with one graph that gives the logits of all its tokens.
+
+    A prompt whose log-probabilities are asked for has max_num_seqs tokens a step.
+    """
     forced = [
         f"scheduler.max_model_len={arguments.window}",
         f"scheduler.max_num_seqs={CHUNK}",
         f"scheduler.max_num_batched_tokens={CHUNK}",
         f"scheduler.token_buckets=[{CHUNK}]",
         "scheduler.enable_chunked_prefill=true",
+        "scheduler.long_prefill_share=null",
+        "cache.enable_prefix_caching=false",  # each window is read once
+        "cache.host_memory=null",
+        "cache.page_files=null",
         "cache.preload_prefixes=[]",
     ]
     return load_config(arguments.config, [*arguments.overrides, *variant, *forced])
@@ -141,20 +151,16 @@ def measure_one(
 
 
 def read(llm, token_ids: Sequence[int], window: int, name: str = "", count_from: int = 0) -> Reading:
-    """Let the model read the tokens in windows, past the scheduler: it has row 0 and the first pages to itself."""
+    """Let the model read the tokens in windows, one after the other."""
     needed = window if count_from else 2
     if len(token_ids) < needed:
         raise ConfigError(f"the text has fewer than {needed} tokens: {len(token_ids)}")
-    log_probabilities, likeliest = [], []
     parts = [part for part in windows_of(token_ids, window) if len(part) == window or not count_from]
+    told = []
     for part in tqdm(parts, desc=name, unit="window", leave=False, disable=None):
-        expected = logits_of(llm, part)[count_from:-1]
-        following = np.array(part[count_from + 1 :])
-        shifted = expected - expected.max(axis=1, keepdims=True)
-        totals = np.log(np.exp(shifted).sum(axis=1))
-        log_probabilities.append(shifted[np.arange(len(following)), following] - totals)
-        likeliest.append(expected.argmax(axis=1))
-    return Reading(np.concatenate(log_probabilities), np.concatenate(likeliest))
+        told += expected_of(llm, part, name)[count_from:]
+    log_probabilities = np.array([token.logprob for token in told])
+    return Reading(log_probabilities, np.array([token.top_logprobs[0][0] for token in told]))
 
 
 def windows_of(token_ids: Sequence[int], window: int) -> Iterator[Sequence[int]]:
@@ -164,22 +170,18 @@ def windows_of(token_ids: Sequence[int], window: int) -> Iterator[Sequence[int]]
             yield token_ids[start : start + window]
 
 
-def logits_of(llm, token_ids: Sequence[int]) -> np.ndarray:
-    """float64 [tokens, vocab_size]."""
-    from mindspore_paged.step_inputs import StepInputs
+def expected_of(llm, token_ids: Sequence[int], name: str) -> list[SampledToken]:
+    """What the model expected of each token but the first, with the likeliest one at its place.
 
-    block_size = llm.engine.scheduler.cache.block_size
-    num_blocks = -(-len(token_ids) // block_size)
-    places = np.stack([np.zeros(num_blocks), np.arange(num_blocks)], axis=1).astype(np.int32)
-    logits = []
-    for start in range(0, len(token_ids), CHUNK):
-        chunk = np.array(token_ids[start : start + CHUNK], np.int32)
-        positions = np.arange(start, start + len(chunk), dtype=np.int32)
-        wanted = np.arange(len(chunk), dtype=np.int32)
-        blocks = np.arange(1, num_blocks + 1, dtype=np.int32)  # block 0 is the null block
-        step = StepInputs(chunk, positions, np.zeros_like(chunk), wanted, places, blocks)
-        logits.append(llm.engine.runner.run(step).astype(np.float64))
-    return np.concatenate(logits)
+    The answer is held to the last token, which stands in no prompt: so a window may be as long as the model allows.
+    Raises StepError for logits that are not finite.
+    """
+    *prompt, last = token_ids
+    params = SamplingParams(max_tokens=1, logprobs=1, prompt_logprobs=1, allowed_token_ids=[last])
+    *_, update = llm.stream(prompt, params)
+    if update.error is not None:
+        raise StepError(f"{name}: {update.error}")
+    return [*update.prompt_logprobs[1:], *update.logprobs]
 
 
 def markdown(rows: Sequence[Row]) -> str:

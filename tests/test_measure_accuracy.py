@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mindspore_paged import LLM
 from mindspore_paged.config import load_config
-from mindspore_paged.errors import ConfigError
+from mindspore_paged.errors import ConfigError, StepError
 from mindspore_paged.weights.random_checkpoint import RandomCheckpoint
 from tests.reference import llama as reference
 
@@ -48,14 +48,18 @@ def run(*arguments):
     )
 
 
-def test_every_token_but_the_first_of_a_window_counts(script):
-    """More than a chunk in a window; the last window has one token, and nothing to tell."""
-    config = load_config(TINY, ["scheduler.max_num_seqs=64", "scheduler.token_buckets=[64]"])
+def test_every_token_but_the_first_of_a_window_counts(script, monkeypatch):
+    """More than a chunk in a window, which is as long as any sequence; the last has one token, and nothing to tell."""
+    sizes = ["scheduler.max_num_seqs=64", "scheduler.token_buckets=[64]", "scheduler.max_model_len=100"]
+    config = load_config(TINY, sizes)
     model_config = config.model.dimensions()
     checkpoint = RandomCheckpoint(model_config, config.model.seed)
     weights = {name: np.asarray(checkpoint.read(name), np.float64) for name in checkpoint.names()}
     tokens = np.random.default_rng(0).integers(0, 256, 201).tolist()
+    steps = []
     with LLM(config, show_progress=False) as llm:
+        run = llm.engine.runner.run
+        monkeypatch.setattr(llm.engine.runner, "run", lambda inputs: steps.append(inputs) or run(inputs))
         reading = script.read(llm, tokens, 100)
     expected, likeliest = [], []
     for window in (tokens[:100], tokens[100:200]):
@@ -68,6 +72,15 @@ def test_every_token_but_the_first_of_a_window_counts(script):
     assert reading.perplexity == pytest.approx(np.exp(-np.mean(expected)), rel=1e-4)
     with pytest.raises(ConfigError, match="fewer than 2 tokens: "):
         script.read(llm, [1], 100)
+    assert max(len(step.input_ids) for step in steps) == 64
+
+
+def test_logits_that_are_not_finite_are_told_with_the_variant(script, monkeypatch):
+    with LLM(load_config(TINY), show_progress=False) as llm:
+        run = llm.engine.runner.run
+        monkeypatch.setattr(llm.engine.runner, "run", lambda inputs: run(inputs) * np.float32("nan"))
+        with pytest.raises(StepError, match="model.dtype=float16: the largest logit is nan; it must be finite"):
+            script.read(llm, [1, 2, 3], 100, "model.dtype=float16")
 
 
 @pytest.mark.slow

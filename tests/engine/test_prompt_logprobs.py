@@ -12,7 +12,7 @@ from mindspore_paged import SamplingParams
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.request_maker import RequestMaker
 from mindspore_paged.engine.requests.response_cache import ResponseCache
-from mindspore_paged.errors import RequestError
+from mindspore_paged.errors import RequestError, StepError
 from tests.cli_runs import CONFIG, WEIGHTS, write_gguf
 from tests.e2e.models import make_llm
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, next_token, run_to_end
@@ -119,4 +119,15 @@ def test_a_model_scores_prompts_as_a_plain_one_in_float64_does(weights, options)
                 expected = [row[token] for row, token in zip(logprobs, prompt[1:], strict=False)]
                 np.testing.assert_allclose(found, expected, atol=1e-3)
         assert llm.get_statistics()["compiles_after_warmup"] == 0
+        llm.engine.check_integrity()
+
+
+def test_a_model_that_computes_no_numbers_scores_nothing(weights, monkeypatch):
+    with make_llm(
+        weights, cache={"num_blocks": 9}, scheduler={"token_buckets": [8], "max_num_batched_tokens": 8}
+    ) as llm:
+        run = llm.engine.runner.run
+        monkeypatch.setattr(llm.engine.runner, "run", lambda inputs: run(inputs) * np.float32("nan"))
+        with pytest.raises(StepError, match="^request '.*': the largest logit is nan; it must be finite$"):
+            llm.score([[1, 2, 3]])
         llm.engine.check_integrity()
