@@ -8,6 +8,8 @@ import pytest
 
 from mindspore_paged import SamplingParams
 from tests.e2e.models import make_llm
+from tests.e2e.prompt_logprob_goldens import CASES as PROMPT_LOGPROBS
+from tests.e2e.prompt_logprob_goldens import check_told
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "smollm2_135m.json").read_text(encoding="utf-8"))
 CASES = {case["name"]: case for case in GOLDENS["cases"]}
@@ -62,6 +64,14 @@ def check_last_logits(llm, name, monkeypatch, bound):
     logits, expected = seen[-1][-1], case["last_logits"]
     np.testing.assert_allclose(logits[expected["indices"]], expected["values"], rtol=0, atol=bound)
     assert int(logits.argmax()) == expected["top_ids"][0]
+
+
+def test_log_probabilities_of_prompts_equal_those_of_transformers(llm_of_floats):
+    """Of prompts as long as a chunk or a few; test_prompt_logprobs_of_demo_model.py has a long one."""
+    cases = [PROMPT_LOGPROBS[name] for name in ("capital", "unicode")]
+    params = SamplingParams(max_tokens=1, prompt_logprobs=1)
+    for output, case in zip(llm_of_floats.generate([case["prompt_token_ids"] for case in cases], params), cases):
+        check_told(output.prompt_logprobs, case)
 
 
 def test_a_stream_gives_the_text_of_the_whole(llm):

@@ -2,6 +2,7 @@
 
 import math
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -90,6 +91,24 @@ def test_the_first_update_tells_them_once_however_many_texts_there_are():
     engine.add_request(engine.make_request([1, 2, 3], SamplingParams(max_tokens=2, n=3, prompt_logprobs=0)))
     told = [update for update in run_to_end(engine).updates if update.prompt_logprobs is not None]
     assert [(update.index, len(update.token_ids)) for update in told] == [(0, 1)]
+
+
+def test_no_logits_are_kept_behind_their_step(monkeypatch):
+    """So that memory does not grow with the prompt: a step has at most max_num_logits rows of them."""
+    engine = make_engine(max_num_seqs=4, max_num_batched_tokens=16, max_num_logits=4)
+    run, seen = engine.runner.run, []
+
+    def run_alone(inputs):
+        assert not any(logits() is not None for logits in seen)
+        logits = run(inputs)
+        seen.append(weakref.ref(logits))
+        return logits
+
+    monkeypatch.setattr(engine.runner, "run", run_alone)
+    prompt = list(range(1, 31))
+    request_id = engine.add_request(engine.make_request(prompt, TOLD))
+    assert_tells(run_to_end(engine).answers[request_id], prompt)
+    assert len(seen) == 8 + 2  # chunks of 4, then two more tokens
 
 
 def test_prompts_that_cannot_be_cut_are_refused():
