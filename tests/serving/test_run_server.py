@@ -190,6 +190,12 @@ def test_while_the_model_is_loaded_clients_are_told_to_try_again():
         listener.accept()[0].close()  # it listens still, for the server that follows
 
 
+def test_the_second_half_of_an_answer_does_not_wait_until_the_first_is_acknowledged():
+    with listen("127.0.0.1", 0, 1.0) as listener, socket.create_connection(listener.getsockname(), timeout=5):
+        with listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"), [(["serve", "--help"], "run_server.py"), (["--help"], "run_generate.py")]
 )
