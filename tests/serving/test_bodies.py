@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.cli_runs import CHAT_TEMPLATE
 from tests.serving.running import HI, JSON, MODEL, answer_on
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -188,6 +189,17 @@ class TestTokens:
         status, answer = server.post("/tokenize", messages=HI)
         assert status == 200
         assert server.post("/detokenize", tokens=answer["tokens"])[1] == {"prompt": "<s>Hi|"}
+
+    def test_what_is_to_be_known_of_the_tokenizer(self, server):
+        status, _, data = server.ask("GET", "/tokenizer_info")
+        assert status == 200
+        assert json.loads(data) == {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": 128,
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "chat_template": CHAT_TEMPLATE,
+        }
 
     @pytest.mark.parametrize(
         ("path", "body"),

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info."""
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -11,6 +11,7 @@ from mindspore_paged.serving.schemas.tokens import (
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
+    TokenizerInfo,
 )
 from mindspore_paged.serving.service import Service
 from mindspore_paged.tokenizer import Tokenizer
@@ -46,6 +47,23 @@ async def detokenize(http: Request, body: DetokenizeRequest) -> DetokenizeRespon
             raise bad_request(f"tokens holds {token:.6g}; allowed: 0..{vocab_size - 1}", "tokens")
     text = await run_in_threadpool(tokenizer.decode, body.tokens, skip_special_tokens=False)
     return DetokenizeResponse(prompt=text)
+
+
+@router.get("/tokenizer_info", responses=ERRORS)
+async def tokenizer_info(http: Request) -> TokenizerInfo:
+    """What is to be known of the tokenizer by who uses it through this server, as lm-eval does."""
+    service, tokenizer = _service_and_tokenizer(http, None)
+    eos_token_id = next(iter(tokenizer.eos_token_ids), None)
+    return TokenizerInfo(
+        model_max_length=service.engine.limits.max_model_len,
+        bos_token=_name(tokenizer, tokenizer.bos_token_id),
+        eos_token=_name(tokenizer, eos_token_id),
+        chat_template=tokenizer.template_with_tools or None,
+    )
+
+
+def _name(tokenizer: Tokenizer, token_id: int | None) -> str | None:
+    return None if token_id is None else tokenizer.backend.id_to_token(token_id)
 
 
 def _service_and_tokenizer(http: Request, model: str | None) -> tuple[Service, Tokenizer]:

@@ -1,4 +1,4 @@
-"""Bodies of /tokenize and /detokenize, as vLLM has them."""
+"""Bodies of /tokenize, /detokenize and /tokenizer_info, as vLLM has them."""
 
 from typing import Annotated, Any
 
@@ -42,3 +42,17 @@ class DetokenizeResponse(BaseModel):
     """The text."""
 
     prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """What clients that count and cut tokens by this server have to know of its tokenizer.
+
+    Names are those of tokenizer_config.json; eos_token: the first of those that end a text. chat_template: the Jinja
+    text, that for chats with tools where the model has one of its own for them. None is what the model does not have.
+    """
+
+    tokenizer_class: str = "PreTrainedTokenizerFast"
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None
