@@ -3,6 +3,8 @@
     provider-check   trustedrouter-provider-check, tiers 1 to 4: catalog, calls, chat, streaming
     chat, responses, anthropic   llm-comply, by OpenAI's, OpenResponses' and Anthropic's published schemas
     langchain        langchain-tests' ChatModelIntegrationTests with ChatOpenAI
+    lm-eval          log-likelihoods of a task of multiple choice, as token ids and as text: general_knowledge/ has the
+                     task, and what lm-eval finds with the same model in Hugging Face transformers
     schemathesis     every path of /openapi.json: no 5xx, no answer that its schema does not allow
 
 What fails and is known, with the reason, stands in EXPECTED; anything else that fails, or passes against
@@ -18,11 +20,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 MODEL = "demo"
 SECONDS = 900
+TASK = "general_knowledge"
+LOGLIKELIHOOD_BOUND = 0.01
+"""Nats: the server multiplies weights of 4 bits by tokens of 16, transformers has float32 for both."""
 READY = re.compile(r"(http://\S+:\d+)")
 
 TEXT_ONLY = "the model reads text alone"
@@ -33,6 +39,7 @@ EXPECTED = {
     "responses": {"Tool Calling": SMALL, "Image Input": TEXT_ONLY},
     "anthropic": {"Tool Calling": SMALL, "Image Input": TEXT_ONLY},
     "langchain": {},
+    "lm-eval": {},
     "schemathesis": {},
 }
 """Of each suite the tests that fail, and why."""
@@ -61,6 +68,8 @@ def run(tools: Path, program: str, *arguments: str, url: str) -> str:
         "COLUMNS": "200",
         "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
         "PYTHONPATH": str(HERE),
+        "HF_HOME": str(ROOT / "build" / "huggingface"),  # where lm-eval keeps the questions in a form of its own
+        "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
         [tools / program, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -98,6 +107,35 @@ def langchain(tools: Path, url: str) -> tuple[list[str], list[str], str]:
     return [n for n in outcome if outcome[n] == "PASSED"], [n for n in outcome if outcome[n] != "PASSED"], output
 
 
+def lm_eval(tools: Path, url: str) -> tuple[list[str], list[str], str]:
+    expected = json.loads((HERE / TASK / "transformers.json").read_text(encoding="utf-8"))
+    outcome, outputs = {}, []
+    for form, is_tokenized in (("token ids", True), ("text", False)):
+        with TemporaryDirectory() as folder:
+            about = f"model={MODEL},base_url={url}/v1/completions,num_concurrent=4,tokenized_requests={is_tokenized}"
+            output = run(
+                tools, "lm_eval", "run", "--model", "local-completions", "--model_args", about, "--batch_size", "8",
+                "--tasks", TASK, "--include_path", str(HERE / TASK), "--output_path", folder, "--log_samples", url=url,
+            )  # fmt: skip
+            outcome |= {f"{form}: {name}": holds for name, holds in _compared(Path(folder), expected)}
+        outputs.append(output)
+    return [name for name in outcome if outcome[name]], [n for n in outcome if not outcome[n]], "\n".join(outputs)
+
+
+def _compared(folder: Path, expected: dict) -> Iterator[tuple[str, bool]]:
+    """What lm-eval wrote, beside what it found with transformers; accuracies must be equal."""
+    samples = [json.loads(line) for path in folder.rglob("samples_*.jsonl") for line in path.open(encoding="utf-8")]
+    yield "all questions are answered", len(samples) == len(expected["loglikelihoods"])
+    for path in folder.rglob("results_*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))["results"][TASK]
+        for metric in ("acc", "acc_norm"):
+            yield f"{metric} {found[f'{metric},none']:.4f}", found[f"{metric},none"] == expected[metric]
+    for sample in samples:
+        pairs = zip(sample["filtered_resps"], expected["loglikelihoods"][sample["doc_id"]], strict=True)
+        differences = [abs(float(loglikelihood) - of_transformers) for (loglikelihood, _), of_transformers in pairs]
+        yield f"question {sample['doc_id']}", max(differences) < LOGLIKELIHOOD_BOUND
+
+
 def schemathesis(tools: Path, url: str) -> tuple[list[str], list[str], str]:
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     output = run(
@@ -117,6 +155,7 @@ SUITES = {
     "responses": llm_comply("open-responses"),
     "anthropic": llm_comply("anthropic"),
     "langchain": langchain,
+    "lm-eval": lm_eval,
     "schemathesis": schemathesis,
 }
 
