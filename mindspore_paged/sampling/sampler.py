@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from mindspore_paged.errors import IntegrityError, StepError
-from mindspore_paged.sampling.filters import exclude_top_choices, keep_nucleus, keep_typical, largest, within_sigmas
-from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.draws import draw, draw_among_few, draws_among_few
+from mindspore_paged.sampling.filters import largest
 from mindspore_paged.sampling.sampling_state import SamplingState
 
 
@@ -36,7 +37,7 @@ class Sampler:
         structured_outputs forbid, then either the most likely token (the lowest id among equals), or top_n_sigma,
         top_k, temperature, min_p, typical_p, top_p, XTC and a draw. A draw takes one uniform number, with XTC two, from
         the sequence's own stream and inverts the cumulative distribution over token ids, so neighbours in the batch
-        cannot change it.
+        cannot change it. What rows share is done for all of them: the peaks, and draws that few tokens are left of.
 
         logits: [N, vocab_size] float32; not changed.
         states: N, in the order of the rows; advanced by one draw each, counts are left to `observe`.
@@ -51,10 +52,57 @@ class Sampler:
         """The token ids that `sample` gives, without what a request asks to be told of them; parameters are its."""
         if logits.ndim != 2 or len(logits) != len(states):
             raise IntegrityError(f"logits have shape {logits.shape}; {len(states)} sequences need one row each")
-        # The only work of a greedy row. NaN wins an argmax, so a broken row shows in its peak.
-        peaks = logits.argmax(axis=1).tolist()
-        # Row by row from here: temporaries of one row stay in the CPU's cache, those of a batch take 3 times as long.
-        return [_choose(*row) for row in zip(logits, peaks, states, strict=True)]
+        # All that a greedy row needs. NaN wins an argmax, so a broken row shows in its peak.
+        peaks = logits.argmax(axis=1)
+        values = logits[np.arange(len(logits)), peaks]
+        chosen: list[int | StepError] = peaks.tolist()
+        for place in np.flatnonzero(~np.isfinite(values)):
+            chosen[place] = _not_finite(values[place])
+        # What needs a row's own numbers is done row by row: temporaries of one stay in the CPU's cache, and those of a
+        # batch take 3 times as long.
+        few: list[_Row] = []
+        for place, state in enumerate(states):
+            if isinstance(chosen[place], StepError) or (state.params.greedy and not state.edits_logits):
+                continue
+            row = _edited(place, logits[place], values[place], state)
+            if isinstance(row, StepError):
+                chosen[place] = row
+            elif state.params.greedy:
+                chosen[place] = int(row.scores.argmax())
+            elif draws_among_few(state.params, logits.shape[1]):
+                few.append(row)
+            else:
+                chosen[place] = draw(row.scores, row.peak, state)
+        if few:
+            scores, found = [row.scores for row in few], np.array([row.peak for row in few])
+            tokens = draw_among_few(scores, found, [states[row.place] for row in few])
+            for row, token in zip(few, tokens.tolist(), strict=True):
+                chosen[row.place] = token
+        return chosen
+
+
+class _Row(NamedTuple):
+    """The scores of the row at a place, as its request has edited them, and the largest."""
+
+    place: int
+    scores: np.ndarray
+    peak: float
+
+
+def _edited(place: int, logits: np.ndarray, peak: float, state: SamplingState) -> _Row | StepError:
+    if not state.edits_logits:
+        return _Row(place, logits, peak)
+    scores = logits.copy()
+    try:
+        state.edit(scores)
+    except StepError as error:
+        return error
+    peak = scores[scores.argmax()]
+    return _Row(place, scores, peak) if np.isfinite(peak) else _not_finite(peak)
+
+
+def _not_finite(peak: float) -> StepError:
+    return StepError(f"the largest logit is {peak}; it must be finite")
 
 
 def _told(logits: np.ndarray, token: int | StepError, state: SamplingState) -> SampledToken | StepError:
@@ -62,45 +110,6 @@ def _told(logits: np.ndarray, token: int | StepError, state: SamplingState) -> S
         return token
     count = state.params.logprobs
     return SampledToken(token) if count is None else with_logprobs(logits, token, count)
-
-
-def _choose(logits: np.ndarray, peak: int, state: SamplingState) -> int | StepError:
-    params, scores = state.params, logits
-    if state.edits_logits:
-        if not np.isfinite(logits[peak]):  # before it is forbidden, and nobody sees it
-            return StepError(f"the largest logit is {logits[peak]}; it must be finite")
-        scores = logits.copy()
-        try:
-            state.edit(scores)
-        except StepError as error:
-            return error
-        peak = int(scores.argmax())
-    if not np.isfinite(scores[peak]):
-        return StepError(f"the largest logit is {scores[peak]}; it must be finite")
-    return peak if params.greedy else _draw(scores, scores[peak], params, state.generator)
-
-
-def _draw(scores: np.ndarray, peak: float, params: SamplingParams, generator: np.random.Generator) -> int:
-    uniform, tokens = generator.random(), None
-    if params.top_n_sigma > 0:
-        scores = within_sigmas(scores, peak, params.top_n_sigma)
-    if 0 < params.top_k < scores.size:
-        # Before temperature and min_p: neither changes the order of tokens, and k of them are cheaper to treat.
-        tokens = largest(scores, params.top_k)
-        scores = scores[tokens]
-    # The peak's weight is 1, so nothing overflows; a tiny temperature takes the others to exp(-inf) = 0.
-    with np.errstate(over="ignore"):
-        weights = np.exp((scores.astype(np.float64) - peak) / params.temperature)
-    weights[weights < params.min_p] = 0.0
-    if params.typical_p < 1.0:
-        keep_typical(weights, params.typical_p)
-    if params.top_p < 1.0:
-        keep_nucleus(weights, params.top_p)
-    if params.xtc_probability > 0 and generator.random() < params.xtc_probability:
-        exclude_top_choices(weights, params.xtc_threshold)
-    cumulative = np.cumsum(weights)
-    position = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return position if tokens is None else int(tokens[position])
 
 
 def with_logprobs(logits: np.ndarray, token: int, count: int) -> SampledToken:
