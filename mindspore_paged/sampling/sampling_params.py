@@ -20,6 +20,10 @@ MAX_PROMPT_LOGPROBS = 128
 """They are kept for every token of a prompt until its answer has ended."""
 
 MAX_BAD_WORDS = 256
+MAX_BREAKERS = 64
+MAX_BREAKER_LENGTH = 40
+"""Characters, as in llama.cpp: each text is looked for in the whole vocabulary."""
+
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 512
 """Characters. Every token is compared with every stop string; OpenAI takes 4 of them."""
@@ -54,6 +58,10 @@ class SamplingParams:
         reports nothing.
     presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
+    dry_multiplier: DRY takes this much, times dry_base for each further token, from the logits of tokens that would go
+        on with a repetition of dry_allowed_length tokens; 0 takes nothing. Names and meanings are llama.cpp's.
+    dry_penalty_last_n: tokens of prompt and answer in which repetitions are looked for; -1 is all, 0 none.
+    dry_sequence_breakers: texts over which no repetition reaches.
     logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
         penalties and temperature; kept as pairs in order of ids. Log-probabilities are reported as they are without it.
     skip_special_tokens: special tokens have no text.
@@ -83,6 +91,11 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     logit_bias: LogitBias = ()
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
@@ -101,10 +114,11 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         self._require("stop", "a string or a list of strings", isinstance(self.stop, (list, tuple)))
-        if isinstance(self.bad_words, str):
-            object.__setattr__(self, "bad_words", (self.bad_words,))
-        self._require("bad_words", "a list of strings", isinstance(self.bad_words, (list, tuple)))
-        object.__setattr__(self, "bad_words", tuple(self.bad_words))
+        for name in ("bad_words", "dry_sequence_breakers"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+            self._require(name, "a list of strings", isinstance(getattr(self, name), (list, tuple)))
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._require("stop_token_ids", "a list of whole numbers", isinstance(self.stop_token_ids, (list, tuple)))
         if self.allowed_token_ids is not None:
             is_list = isinstance(self.allowed_token_ids, (list, tuple)) and len(self.allowed_token_ids) > 0
@@ -134,6 +148,7 @@ class SamplingParams:
         self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
         self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
         self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)
+        self._check_dry()
         self._require("stop", "strings that are not empty", all(self.stop))
         self._require("stop", f"{MAX_STOPS} strings at most", len(self.stop) <= MAX_STOPS)
         longest = max(map(len, self.stop), default=0)
@@ -156,9 +171,20 @@ class SamplingParams:
         tokens, values = zip(*self.logit_bias, strict=True)
         return np.array(tokens, dtype=np.int64), np.array(values, dtype=np.float32)
 
+    def _check_dry(self):
+        self._require("dry_multiplier", "0 or more", self.dry_multiplier >= 0)
+        self._require("dry_base", "1 or more", self.dry_base >= 1)
+        self._require("dry_allowed_length", "0 or more", self.dry_allowed_length >= 0)
+        self._require("dry_penalty_last_n", "0 or more, or -1 for all", self.dry_penalty_last_n >= -1)
+        name, texts = "dry_sequence_breakers", self.dry_sequence_breakers
+        fit = all(1 <= len(text) <= MAX_BREAKER_LENGTH and is_unicode(text) for text in texts)
+        self._require(name, f"texts of 1 to {MAX_BREAKER_LENGTH} characters", fit)
+        self._require(name, f"{MAX_BREAKERS} texts at most", len(texts) <= MAX_BREAKERS)
+
     def _check_types(self):
         optional_ints = ("max_tokens", "seed", "logprobs", "prompt_logprobs")
-        for name in ("top_k", "n", "min_tokens", *(name for name in optional_ints if getattr(self, name) is not None)):
+        ints = ("top_k", "n", "min_tokens", "dry_allowed_length", "dry_penalty_last_n")
+        for name in (*ints, *(name for name in optional_ints if getattr(self, name) is not None)):
             self._require(name, "a whole number", _is_number(getattr(self, name), int))
         for name in (
             "temperature",
@@ -171,12 +197,15 @@ class SamplingParams:
             "presence_penalty",
             "frequency_penalty",
             "repetition_penalty",
+            "dry_multiplier",
+            "dry_base",
         ):
             self._require(name, "a finite number", _is_number(getattr(self, name), (int, float)))
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
             self._require(name, "true or false", isinstance(getattr(self, name), bool))
         self._require("stop", "a string or a list of strings", all(isinstance(text, str) for text in self.stop))
-        self._require("bad_words", "a list of strings", all(isinstance(text, str) for text in self.bad_words))
+        for name in ("bad_words", "dry_sequence_breakers"):
+            self._require(name, "a list of strings", all(isinstance(text, str) for text in getattr(self, name)))
         allowed = self.allowed_token_ids or ()
         self._require("allowed_token_ids", "a list of whole numbers", all(_is_number(token, int) for token in allowed))
         self._require(

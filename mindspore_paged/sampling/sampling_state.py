@@ -6,6 +6,7 @@ from copy import copy
 import numpy as np
 
 from mindspore_paged.sampling.constraint import Constraint
+from mindspore_paged.sampling.dry import DryPenalty
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.token_rules import TokenRules
 
@@ -63,6 +64,7 @@ class SamplingState:
     counts: None when no penalty is asked for.
     constraint: what the answer is held to, its own; None for nothing.
     rules: which tokens the request forbids; None for none.
+    dry: what DRY takes behind the prompt, its own; None for nothing.
     edits_logits: whether the logits of its row are not taken as they are.
     """
 
@@ -73,28 +75,34 @@ class SamplingState:
         index: int = 0,
         constraint: Constraint | None = None,
         rules: TokenRules | None = None,
+        dry: DryPenalty | None = None,
     ):
         self.params = params
         self.constraint = constraint
         self.rules = rules
+        self.dry = dry
         self._output: list[int] = []  # where rules look at it
         # spawn_key keeps (seed, index) pairs apart where a plain list of both would let large seeds collide.
         seeds = np.random.SeedSequence(params.seed, spawn_key=(index,))
         self.generator = np.random.Generator(np.random.Philox(seeds))
         self.counts = TokenCounts(prompt_token_ids) if _has_penalty(params) else None
-        self.edits_logits = any(edit is not None for edit in (params.biases, self.counts, constraint, rules))
+        self.edits_logits = any(edit is not None for edit in (params.biases, self.counts, dry, rules, constraint))
 
     def observe(self, token: int) -> None:
         """Take note of a token that was appended to the sequence; call once for each, after sampling it."""
         if self.counts is not None:
             self.counts.add(token)
+        if self.dry is not None:
+            self.dry.observe(token)
         if self.constraint is not None:
             self.constraint.observe(token)
         if self.rules is not None:
             self._output.append(token)
 
     def edit(self, scores: np.ndarray) -> None:
-        """Add biases, take penalties, and forbid tokens, in vLLM's order; scores: [vocab_size] float32.
+        """Add biases, take penalties, and forbid tokens, in vLLM's order; DRY's are the last of the penalties.
+
+        scores: [vocab_size] float32.
 
         Raises StepError where nothing is left that may come.
         """
@@ -103,6 +111,8 @@ class SamplingState:
             scores[tokens] += values
         if self.counts is not None:
             _penalise(scores, self.counts, self.params)
+        if self.dry is not None:
+            self.dry.penalise(scores)
         if self.rules is not None:
             self.rules.forbid(scores, self._output)
         if self.constraint is not None:
@@ -119,6 +129,7 @@ class SamplingState:
             stream.state = self.generator.bit_generator.state
             other.generator = np.random.Generator(stream)
         other.counts = None if self.counts is None else self.counts.copy()
+        other.dry = None if self.dry is None else self.dry.copy()
         other.constraint = None if self.constraint is None else self.constraint.copy()
         other._output = self._output.copy()
         return other

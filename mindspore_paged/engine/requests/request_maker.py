@@ -8,6 +8,7 @@ from time import perf_counter
 from mindspore_paged.engine.requests.beam_group import BeamGroup
 from mindspore_paged.engine.requests.constraints import Constraints
 from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
+from mindspore_paged.engine.requests.dry_breakers import DryBreakers
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.pooling import checked_pooling
 from mindspore_paged.engine.requests.request_check import (
@@ -41,6 +42,7 @@ class RequestMaker:
         self._lora = lora or LoraAdapters(None)
         self.limits = limits
         self._constraints = Constraints(tokenizer, limits)
+        self._dry = DryBreakers(tokenizer)
         self._arrivals = itertools.count()
 
     def make(
@@ -86,6 +88,7 @@ class RequestMaker:
             pooling=pooling,
             constraint=self._constraints.of(params) if is_answered else None,
             rules=token_rules(params, stop_token_ids, tokenizer, limits) if is_answered else None,
+            dry=self._dry.penalty(params, token_ids) if is_answered else None,
         )
         num_sequences = params.n if beam_search is None else beam_search.beam_width
         request.sequences = [

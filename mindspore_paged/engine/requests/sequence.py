@@ -13,6 +13,7 @@ from mindspore_paged.engine.requests.pooling import PooledStates, Pooling
 from mindspore_paged.engine.requests.prompt_logprobs import PromptLogprobs
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.constraint import Constraint
+from mindspore_paged.sampling.dry import DryPenalty
 from mindspore_paged.sampling.sampler import SampledToken, SamplingState
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.token_rules import TokenRules
@@ -42,7 +43,10 @@ class Sequence:
         self.is_long_prefill = False
         self.finish_reason: str | None = None
         constraint = request.constraint.copy() if request.constraint is not None else None
-        self.sampling_state = SamplingState(request.params, request.prompt_token_ids, index, constraint, request.rules)
+        dry = request.dry.copy() if request.dry is not None else None
+        self.sampling_state = SamplingState(
+            request.params, request.prompt_token_ids, index, constraint, request.rules, dry
+        )
         self.detokenizer = detokenizer
         self.logprobs: list[SampledToken] = []
         self.pooled = PooledStates(request.pooling) if request.pooling is not None else None
@@ -113,7 +117,7 @@ class Request:
     cache_salt: its pages are found by requests with an equal one alone, or without one if it has none.
     adapter: of low rank, which its tokens are computed with; None: the model alone computes them.
     constraint: what its texts are held to, at their beginning; each has a copy of its own.
-    rules: which tokens it forbids.
+    rules: which tokens it forbids. dry: what DRY takes behind its prompt; each text has a copy of its own.
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
     first_scheduled_time, first_token_time: when it first got a row, and its first token; None until then.
     num_cached_tokens: how many of the prompt's tokens were in the prefix cache when it first got a row.
@@ -133,6 +137,7 @@ class Request:
     adapter: LoadedAdapter | None = None
     constraint: Constraint | None = None
     rules: TokenRules | None = None
+    dry: DryPenalty | None = None
     pooling: Pooling | None = None
     beams: "BeamGroup | None" = None
     rank: tuple[float, int] | None = None

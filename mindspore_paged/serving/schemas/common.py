@@ -28,6 +28,7 @@ _SAMPLING_KEYS = (
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
     *("skip_special_tokens", "include_stop_str_in_output", "min_tokens", "allowed_token_ids", "bad_words"),
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
 )
 _NOTHING_DEPENDS_ON = frozenset(
     {
@@ -145,6 +146,11 @@ class SamplingFields(OpenSchema):
     top_n_sigma: float | None = None
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: WholeNumber | None = None
+    dry_penalty_last_n: WholeNumber | None = None
+    dry_sequence_breakers: list[str] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     response_format: dict[str, Any] | None = None
