@@ -52,7 +52,8 @@ messages are as OpenAI's API writes them, and may have beside them: tools, chat_
 A line may carry sampling keys of its own: max_tokens, temperature, top_p, top_k, min_p, n, seed, stop, stop_token_ids,
 ignore_eos, logprobs, prompt_logprobs, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, typical_p,
 top_n_sigma, xtc_probability, xtc_threshold, dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n,
-dry_sequence_breakers, min_tokens, allowed_token_ids, bad_words, skip_special_tokens, include_stop_str_in_output,
+dry_sequence_breakers, min_tokens, allowed_token_ids, bad_words, truncate_prompt_tokens (of a longer prompt the last
+ones; -1: as many as there is room for), skip_special_tokens, spaces_between_special_tokens, include_stop_str_in_output,
 structured_outputs (one of
 {"json": SCHEMA} {"json_object": true} {"regex": "…"} {"choice": ["…", "…"]} {"grammar": "Lark"} {"structural_tag": …});
 and priority, request_class, cache_salt (who has another one does not find its pages), lora_adapter (of those that

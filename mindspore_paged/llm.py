@@ -125,7 +125,8 @@ class LLM:
             raise RequestError(
                 f"the sampling params are {shortened(params)}; they must be SamplingParams or BeamSearchParams"
             )
-        prompt = self._text_or_token_ids(prompt)
+        cuts = isinstance(params, SamplingParams) and params.truncate_prompt_tokens is not None
+        prompt = self._text_or_token_ids(prompt, will_be_cut=cuts)
         return self.engine.make_request(
             prompt,
             params,
@@ -294,9 +295,9 @@ class LLM:
         """Memory, block utilization, throughput and the like since the engine was built (see `LLMEngine`)."""
         return self.loop.call(_statistics).result()
 
-    def _text_or_token_ids(self, prompt: Prompt) -> str | Sequence[int]:
+    def _text_or_token_ids(self, prompt: Prompt, will_be_cut: bool = False) -> str | Sequence[int]:
         kwargs, longest = self.config.model.chat_template_kwargs, self.engine.limits.max_model_len
-        return text_or_token_ids(prompt, self.tokenizer, kwargs, longest)
+        return text_or_token_ids(prompt, self.tokenizer, kwargs, None if will_be_cut else longest)
 
     def _stream(self, request: Request) -> Iterator[SequenceUpdate]:
         inbox = _Inbox()

@@ -83,6 +83,8 @@ class DryPenalty:
         begins, ends = self._last_break
         longest = end - 1 - ends if begins >= first else window
         places = np.flatnonzero(self._matches[first : end - 1] >= params.dry_allowed_length)
+        if not places.size:
+            return places, places
         # None reaches beyond the window, nor over the breaker.
         lengths = np.minimum(np.minimum(self._matches[first + places], places + 1), longest)
         is_long = lengths >= params.dry_allowed_length

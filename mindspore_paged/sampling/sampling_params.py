@@ -64,7 +64,11 @@ class SamplingParams:
     dry_sequence_breakers: texts over which no repetition reaches.
     logit_bias: a mapping of token ids (or their digits) to numbers from -100 to 100, added to the logits before
         penalties and temperature; kept as pairs in order of ids. Log-probabilities are reported as they are without it.
+    truncate_prompt_tokens: of a longer prompt only so many of the last tokens are taken; -1: as many as leave room for
+        max_tokens in max_model_len (for 1 where that is None); None refuses prompts that are too long.
     skip_special_tokens: special tokens have no text.
+    spaces_between_special_tokens: false: where special tokens have a text, what the decoder puts between two of them
+        is left out. As in vLLM it is spaces of decoders that join words; byte-level and SentencePiece ones put none.
     include_stop_str_in_output: the text ends behind the stop string, or the stop token's text, that ends it.
     structured_outputs: the form that the text is held to, a mapping of the keys of StructuredOutputs or one of these.
     """
@@ -97,7 +101,9 @@ class SamplingParams:
     dry_penalty_last_n: int = -1
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     logit_bias: LogitBias = ()
+    truncate_prompt_tokens: int | None = None
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputs | None = None
 
@@ -148,6 +154,8 @@ class SamplingParams:
         self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
         self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
         self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)
+        kept = self.truncate_prompt_tokens
+        self._require("truncate_prompt_tokens", "at least 1, or -1 or none", kept is None or kept >= 1 or kept == -1)
         self._check_dry()
         self._require("stop", "strings that are not empty", all(self.stop))
         self._require("stop", f"{MAX_STOPS} strings at most", len(self.stop) <= MAX_STOPS)
@@ -182,7 +190,7 @@ class SamplingParams:
         self._require(name, f"{MAX_BREAKERS} texts at most", len(texts) <= MAX_BREAKERS)
 
     def _check_types(self):
-        optional_ints = ("max_tokens", "seed", "logprobs", "prompt_logprobs")
+        optional_ints = ("max_tokens", "seed", "logprobs", "prompt_logprobs", "truncate_prompt_tokens")
         ints = ("top_k", "n", "min_tokens", "dry_allowed_length", "dry_penalty_last_n")
         for name in (*ints, *(name for name in optional_ints if getattr(self, name) is not None)):
             self._require(name, "a whole number", _is_number(getattr(self, name), int))
@@ -201,7 +209,8 @@ class SamplingParams:
             "dry_base",
         ):
             self._require(name, "a finite number", _is_number(getattr(self, name), (int, float)))
-        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
+        switches = ("ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output")
+        for name in switches:
             self._require(name, "true or false", isinstance(getattr(self, name), bool))
         self._require("stop", "a string or a list of strings", all(isinstance(text, str) for text in self.stop))
         for name in ("bad_words", "dry_sequence_breakers"):

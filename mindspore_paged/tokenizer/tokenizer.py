@@ -77,6 +77,11 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         return {token.content: token_id for token_id, token in added.items() if token.special}
 
+    @cached_property
+    def added_tokens(self) -> dict[int, str]:
+        """Ids and texts of the tokens that were added to the vocabulary as they are, special or not."""
+        return {token_id: token.content for token_id, token in self.backend.get_added_tokens_decoder().items()}
+
     @property
     def has_chat_template(self) -> bool:
         """Whether the model can be given messages."""
@@ -109,6 +114,18 @@ class Tokenizer:
         most_tokens: a text that cannot have so few is refused before it is encoded; None encodes any.
         """
         return self._encode(text, add_special_tokens, most_tokens)
+
+    def encode_end(self, text: str, count: int) -> list[int]:
+        """As `encode`, of a text with more than `count` tokens: BOS and EOS where they belong, between them its end.
+
+        Raises RequestError where `count` has no room for a token of the text.
+        """
+        num_added = self.backend.num_special_tokens_to_add(is_pair=False)
+        if count <= num_added:
+            raise RequestError(f"{count} tokens hold nothing of the prompt: {num_added} special tokens are around it")
+        (encoding,) = self.backend.encode_batch([text], add_special_tokens=False)
+        encoding.truncate(count - num_added, direction="left")
+        return self.backend.post_process(encoding).ids
 
     def encode_chat(
         self,

@@ -1,6 +1,6 @@
 """From token ids to text, a token at a time: only text that no later token can change is given out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
@@ -40,6 +40,9 @@ class IncrementalDetokenizer:
     skip_special_tokens: special tokens have no text.
     include_stop: the text ends behind the stop string, not before it.
     min_tokens: no stop string is looked for in the text of so many tokens.
+    joined_tokens: the text of one of these directly behind another is what this says, without what the decoder puts
+        between them (vLLM's spaces_between_special_tokens: false); None for none. Where special tokens have no text
+        these have none either.
     """
 
     def __init__(
@@ -50,9 +53,13 @@ class IncrementalDetokenizer:
         skip_special_tokens: bool = True,
         include_stop: bool = False,
         min_tokens: int = 0,
+        joined_tokens: Mapping[int, str] | None = None,
     ):
         self._num_passed_on = -min_tokens  # tokens, from the one on of which stop strings are looked for
-        self._stream = None if tokenizer is None else _TokenStream(tokenizer, prompt_token_ids, skip_special_tokens)
+        joined = {} if skip_special_tokens else joined_tokens or {}
+        self._stream = None
+        if tokenizer is not None:
+            self._stream = _TokenStream(tokenizer, prompt_token_ids, skip_special_tokens, joined)
         self._scanner = _StopScanner(stop, include_stop)
         self._given_out: list[str] = []
 
@@ -99,13 +106,27 @@ class _TokenStream:
     bad runs of byte tokens and cannot give out an incomplete end.
     """
 
-    def __init__(self, tokenizer: Decoder, prompt_token_ids: Sequence[int], skip_special_tokens: bool):
+    def __init__(
+        self,
+        tokenizer: Decoder,
+        prompt_token_ids: Sequence[int],
+        skip_special_tokens: bool,
+        joined_tokens: Mapping[int, str],
+    ):
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self._joined_tokens = joined_tokens
+        self._is_behind_joined = False
         self._pending: list[int] = []
         self._context, self._context_text = self._end_of(prompt_token_ids)
 
     def append(self, token_id: int) -> str:
+        is_joined = token_id in self._joined_tokens
+        if is_joined and self._is_behind_joined:
+            before = self.flush() if self._pending else ""
+            self._context, self._context_text = [token_id], self._decode([token_id])
+            return before + self._joined_tokens[token_id]
+        self._is_behind_joined = is_joined
         self._pending.append(token_id)
         # Only the end is looked at: a long run of bad bytes would otherwise cost the square of its length. It is empty
         # when the tokens are special ones, or a space that is stripped when it stands alone.

@@ -37,16 +37,22 @@ class ModelLimits:
 
 
 def token_ids_of(
-    prompt: str | Sequence[int] | np.ndarray, tokenizer: Tokenizer | None, limits: ModelLimits
+    prompt: str | Sequence[int] | np.ndarray,
+    tokenizer: Tokenizer | None,
+    limits: ModelLimits,
+    will_be_cut: bool = False,
 ) -> list[int]:
-    """The prompt's token ids, NumPy's as Python's; raises RequestError for text without a tokenizer, or too long."""
+    """The prompt's token ids, NumPy's as Python's; raises RequestError for text without a tokenizer, or too long.
+
+    will_be_cut: no text is too long.
+    """
     if isinstance(prompt, np.ndarray):
         return np.atleast_1d(prompt).tolist()
     if not isinstance(prompt, str):
         return [int(token) if isinstance(token, np.integer) else token for token in prompt]
     if tokenizer is None:
         raise RequestError("the prompt is text, but this model has no tokenizer; give token ids")
-    return tokenizer.encode(prompt, most_tokens=limits.max_model_len)
+    return tokenizer.encode(prompt, most_tokens=None if will_be_cut else limits.max_model_len)
 
 
 def check_prompt(token_ids: list[int], limits: ModelLimits, has_answer: bool = True) -> None:

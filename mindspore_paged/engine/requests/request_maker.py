@@ -11,6 +11,7 @@ from mindspore_paged.engine.requests.detokenizer import IncrementalDetokenizer
 from mindspore_paged.engine.requests.dry_breakers import DryBreakers
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.pooling import checked_pooling
+from mindspore_paged.engine.requests.prompt_truncation import cut_prompt, most_prompt_tokens
 from mindspore_paged.engine.requests.request_check import (
     ModelLimits,
     check_beam_search,
@@ -65,7 +66,11 @@ class RequestMaker:
         if pooling is not None:
             check_embeds(limits)
             pooling = checked_pooling(pooling)
-        token_ids = token_ids_of(prompt, tokenizer, limits)
+        cuts = params.truncate_prompt_tokens is not None
+        token_ids = token_ids_of(prompt, tokenizer, limits, will_be_cut=cuts)
+        text = prompt if isinstance(prompt, str) else None
+        if cuts:
+            text, token_ids = cut_prompt(text, token_ids, most_prompt_tokens(params, limits), tokenizer)
         check_prompt(token_ids, limits, has_answer=pooling is None)
         check_logit_bias(params, limits)
         check_prompt_logprobs(params, limits)
@@ -76,7 +81,7 @@ class RequestMaker:
         request = Request(
             request_id=request_id or f"request-{arrival}",
             arrival=arrival,
-            prompt=prompt if isinstance(prompt, str) else None,
+            prompt=text,
             prompt_token_ids=token_ids,
             params=params,
             stop_token_ids=stop_token_ids,
@@ -105,12 +110,16 @@ class RequestMaker:
         make_detokenizer = partial(self._detokenizer, request.params, request.prompt_token_ids)
         return BeamGroup(search, request.sequences, make_detokenizer)
 
+    def _added_tokens(self) -> dict[int, str]:
+        return self.tokenizer.added_tokens if self.tokenizer is not None else {}
+
     def _detokenizer(self, params: SamplingParams, token_ids: list[int]) -> IncrementalDetokenizer:
         return IncrementalDetokenizer(
             self.tokenizer.backend if self.tokenizer is not None else None,
             params.stop,
             token_ids,
             skip_special_tokens=params.skip_special_tokens,
+            joined_tokens=None if params.spaces_between_special_tokens else self._added_tokens(),
             include_stop=params.include_stop_str_in_output,
             min_tokens=params.min_tokens,
         )

@@ -255,3 +255,30 @@ def test_the_work_grows_with_the_tokens_not_their_square(token_ids):
     detokenizer.finish()
     assert detokenizer.text == BYTE_LEVEL.decode(stream_ids)
     assert decoder.tokens < 10 * count
+
+
+def joined_by_words(tokens: list[str], added: list[str], **options) -> list[str]:
+    """What each token gives out, of a decoder that puts spaces between words, as BERT's."""
+    vocabulary = Tokenizer(models.WordLevel({word: place for place, word in enumerate(("a", "b"))}, unk_token="a"))
+    vocabulary.add_special_tokens(added)
+    texts = {token.content: token_id for token_id, token in vocabulary.get_added_tokens_decoder().items()}
+    joined = {token_id: text for text, token_id in texts.items()}
+    detokenizer = IncrementalDetokenizer(vocabulary, joined_tokens=joined, **options)
+    return [detokenizer.append(vocabulary.token_to_id(token)) for token in tokens] + [detokenizer.finish()]
+
+
+def test_added_tokens_behind_each_other_are_joined():
+    tokens, added = ["a", "<x>", "<y>", "<y>", "b", "<x>", "a"], ["<x>", "<y>"]
+    told = joined_by_words(tokens, added, skip_special_tokens=False)
+    assert told == ["a", " <x>", "<y>", "<y>", " b", " <x>", " a", ""]
+    assert "".join(joined_by_words(tokens, added, skip_special_tokens=True)) == "a b a"
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE], ids=["byte level", "sentencepiece"])
+def test_decoders_without_spaces_between_tokens_have_none_to_leave_out(tokenizer):
+    added = {token_id: token.content for token_id, token in tokenizer.get_added_tokens_decoder().items()}
+    first = next(iter(added))
+    tokens = [5, first, first, 9, first, 30]
+    plain = IncrementalDetokenizer(tokenizer, skip_special_tokens=False)
+    joined = IncrementalDetokenizer(tokenizer, skip_special_tokens=False, joined_tokens=added)
+    assert [joined.append(token) for token in tokens] == [plain.append(token) for token in tokens]
