@@ -19,6 +19,9 @@ MAX_N = 16384
 MAX_PROMPT_LOGPROBS = 128
 """They are kept for every token of a prompt until its answer has ended."""
 
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100
+"""Every logit below 3e36 stays finite in float32."""
+
 MAX_BAD_WORDS = 256
 MAX_BREAKERS = 64
 MAX_BREAKER_LENGTH = 40
@@ -57,7 +60,8 @@ class SamplingParams:
     prompt_logprobs: report this many of the most likely tokens at each position of the prompt, and its own; None
         reports nothing.
     presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
-    repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL).
+    repetition_penalty: divides positive and multiplies negative logits of prompt and generated tokens (CTRL);
+        from 0.01 to 100.
     dry_multiplier: DRY takes this much, times dry_base for each further token, from the logits of tokens that would go
         on with a repetition of dry_allowed_length tokens; 0 takes nothing. Names and meanings are llama.cpp's.
     dry_penalty_last_n: tokens of prompt and answer in which repetitions are looked for; -1 is all, 0 none.
@@ -153,7 +157,8 @@ class SamplingParams:
         self._require("prompt_logprobs", f"from 0 to {MAX_PROMPT_LOGPROBS}, or none", is_told)
         self._require("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2)
         self._require("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2)
-        self._require("repetition_penalty", "above 0, and finite", 0 < self.repetition_penalty < math.inf)
+        is_sane = MIN_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY
+        self._require("repetition_penalty", "from 0.01 to 100", is_sane)
         kept = self.truncate_prompt_tokens
         self._require("truncate_prompt_tokens", "at least 1, or -1 or none", kept is None or kept >= 1 or kept == -1)
         self._check_dry()

@@ -227,6 +227,14 @@ class TestPenalties:
         sampling_state.observe(0)
         assert sample([[2.0, 1.5, 0.0]], sampling_state) == [SampledToken(1)]
 
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("penalty", [0.01, 100])
+    def test_leave_every_logit_finite(self, penalty):
+        sampling_state = state(prompt=[0, 1], repetition_penalty=penalty)
+        logits = np.array([3e36, -3e36, 0.0], np.float32)
+        sampling_state.edit(logits)
+        assert np.isfinite(logits).all()
+
     def test_do_not_touch_the_neighbour(self):
         penalised, plain = state(prompt=[0], repetition_penalty=2.0), state(prompt=[0])
         assert sample([[2.0, 1.5], [2.0, 1.5]], penalised, plain) == [SampledToken(1), SampledToken(0)]

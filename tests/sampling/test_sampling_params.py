@@ -53,6 +53,8 @@ from mindspore_paged.sampling.sampling_params import SamplingParams
         ("presence_penalty", math.nan),
         ("frequency_penalty", -2.1),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 2.6e-101),
+        ("repetition_penalty", 100.5),
         ("repetition_penalty", -1.0),
         ("repetition_penalty", math.inf),
         ("repetition_penalty", math.nan),
@@ -91,7 +93,8 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name, value):
         ("logprobs", 0),
         ("presence_penalty", -2),
         ("frequency_penalty", 2),
-        ("repetition_penalty", 0.1),
+        ("repetition_penalty", 0.01),
+        ("repetition_penalty", 100),
     ],
 )
 def test_a_value_at_the_edge_is_kept(name, value):

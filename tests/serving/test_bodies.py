@@ -73,6 +73,16 @@ def test_bodies_that_do_not_say_that_they_are_json(server, headers):
         ({"model": 5}, "model", "model is 5; it must be text"),
         ({"temperature": "0.5"}, "temperature", "temperature is '0.5'; it must be a number"),
         ({"top_p": 0}, "top_p", "top_p is 0.0; it must be above 0 and at most 1"),
+        (
+            {"repetition_penalty": 2.6e-101},
+            "repetition_penalty",
+            "repetition_penalty is 2.6e-101; it must be greater than or equal to 0.01",
+        ),
+        (
+            {"repetition_penalty": 1e30},
+            "repetition_penalty",
+            "repetition_penalty is 1e+30; it must be less than or equal to 100",
+        ),
         ({"n": 0}, "n", "n is 0; it must be greater than or equal to 1"),
         ({"n": 129}, "n", "n is 129; it must be less than or equal to 128"),
         ({"n": True}, "n", "n is True; it must be a whole number"),

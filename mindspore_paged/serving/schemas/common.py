@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
-from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.sampling.sampling_params import (
+    MAX_REPETITION_PENALTY,
+    MIN_REPETITION_PENALTY,
+    SamplingParams,
+)
 from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.answer_format import GUIDED, answer_format
 from mindspore_paged.serving.schemas.beam_search import beam_search_of, check_sampled
@@ -165,7 +169,7 @@ class SamplingFields(OpenSchema):
     guided_grammar: str | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: WholeNumber | None = None
