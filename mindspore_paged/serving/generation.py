@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from mindspore_paged.engine.requests.outputs import SequenceUpdate
@@ -36,10 +36,14 @@ class Answer:
 
 
 class Generation:
-    """Runs requests side by side; whoever leaves `updates` aborts what has not ended."""
+    """Runs requests side by side; whoever leaves `updates` aborts what has not ended.
 
-    def __init__(self, service: Service, requests: Sequence[Request]):
+    is_prompt_alone: nothing is told of the tokens behind the prompts.
+    """
+
+    def __init__(self, service: Service, requests: Sequence[Request], is_prompt_alone: bool = False):
         self.requests = requests
+        self._is_prompt_alone = is_prompt_alone
         self._service = service
         self._num_output_tokens = 0
         self._prompt_logprobs: dict[int, list[SampledToken | None]] = {}
@@ -56,6 +60,8 @@ class Generation:
                 async for index, update in updates:
                     if update.finish_reason == "error":
                         raise ApiError(500, f"the request failed: {one_line(update.error)}", code="request_failed")
+                    if self._is_prompt_alone:
+                        update = _without_tokens(update)
                     self._num_output_tokens += len(update.token_ids)
                     if update.prompt_logprobs is not None:
                         self._prompt_logprobs[index] = update.prompt_logprobs
@@ -140,6 +146,13 @@ class Generation:
 def _later(seconds: float | None, waited: float) -> float | None:
     """When so many seconds have gone by since a request's arrival, by the loop's clock."""
     return None if seconds is None else asyncio.get_running_loop().time() + seconds - waited
+
+
+def _without_tokens(update: SequenceUpdate) -> SequenceUpdate:
+    """The same, as if no token had been wanted: whatever it was that ended the text, its length did."""
+    reason = "length" if update.finish_reason == "stop" else update.finish_reason
+    logprobs = None if update.logprobs is None else []
+    return replace(update, text="", token_ids=[], logprobs=logprobs, finish_reason=reason)
 
 
 async def _first_of(

@@ -200,6 +200,55 @@ class TestCompletions:
         (first, *_) = server.client.completions.create(**common, stream=True)
         assert first.choices[0].logprobs == answer.choices[first.choices[0].index].logprobs
 
+    @pytest.mark.parametrize("logprobs", [None, 0, 3])
+    @pytest.mark.parametrize("prompt", ["Hello", [41, 74], [41]])
+    def test_echo_without_tokens_is_the_prompt_alone(self, server, prompt, logprobs):
+        """As older versions of lm-eval ask for prompts' log-probabilities."""
+        output = server.llm.generate([prompt], SamplingParams(max_tokens=1, prompt_logprobs=logprobs))[0]
+        text = prompt if isinstance(prompt, str) else server.llm.tokenizer.decode(prompt)
+        common = {"model": MODEL, "prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": logprobs, "n": 2}
+        answer = server.client.completions.create(**common, extra_body=IDS)
+        assert [choice.index for choice in answer.choices] == [0, 1]
+        for choice in answer.choices:
+            assert (choice.text, choice.finish_reason, choice.token_ids) == (text, "length", [])
+            if logprobs is None:
+                assert choice.logprobs is None
+                continue
+            told = [None if token is None else token.logprob for token in output.prompt_logprobs]
+            assert choice.logprobs.token_logprobs == told
+            assert len(choice.logprobs.top_logprobs) == len(choice.logprobs.text_offset) == len(told)
+        count = len(output.prompt_token_ids)
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
+            count, 0, count,
+        )  # fmt: skip
+        chunks = list(server.client.completions.create(**common, stream=True))
+        for index, choice in enumerate(answer.choices):
+            own = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == index]
+            assert "".join(piece.text for piece in own) == text
+            assert [piece.finish_reason for piece in own] == ["length"]
+            assert own[0].logprobs == choice.logprobs
+
+    def test_an_end_of_sequence_token_behind_it_changes_nothing(self, server):
+        first = server.llm.generate("Hello", SamplingParams(max_tokens=1))[0].outputs[0].token_ids[0]
+        common = {"model": MODEL, "prompt": "Hello", "max_tokens": 0, "echo": True}
+        answer = server.client.completions.create(**common, extra_body={"stop_token_ids": [first]})
+        assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("Hello", "length")
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            ({}, "max_tokens is 0; it must be at least 1"),
+            ({"echo": False}, "max_tokens is 0; it must be at least 1"),
+            ({"echo": True, "extra_body": {"min_tokens": 2}}, "min_tokens is 2; it must be 0 where max_tokens is"),
+            ({"echo": True, "extra_body": {"use_beam_search": True}}, "max_tokens is 0; it must be at least 1"),
+        ],
+    )
+    def test_no_tokens_are_asked_for_beside_echo_alone(self, server, body, message):
+        with pytest.raises(openai.BadRequestError, match=message):
+            server.client.completions.create(model=MODEL, prompt="Hello", max_tokens=0, **body)
+        with pytest.raises(openai.BadRequestError, match="max_tokens is 0; it must be at least 1"):
+            server.client.chat.completions.create(model=MODEL, messages=HI, max_tokens=0, extra_body={"echo": True})
+
     def test_cached_tokens_of_the_prompt_are_counted(self, server):
         prompt = [*range(2, 50)]
         cached = [

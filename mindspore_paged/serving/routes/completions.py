@@ -28,7 +28,7 @@ async def create_completion(http: Request, body: CompletionRequest) -> Response:
         prompts, body.sampling_params(service.defaults),
         tenant=http.scope.get("tenant"), model=model, **body.admission,
     )  # fmt: skip
-    completion = _Completion(service, Generation(service, requests), body, model)
+    completion = _Completion(service, Generation(service, requests, body.is_prompt_alone), body, model)
     if body.stream:
         return await event_stream(http, completion.events(), headers)
     return json_answer(await unless_gone(http, completion.whole()), headers)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from mindspore_paged.serving.errors import bad_request
 from mindspore_paged.serving.schemas.common import MAX_LOGPROBS, OptionalIds, SamplingFields, Usage, WholeNumber
 
 MAX_PROMPTS = 1024
@@ -44,7 +45,10 @@ Prompts = Annotated[Any, PlainValidator(_prompts), WithJsonSchema(_PROMPT_SCHEMA
 
 
 class CompletionRequest(SamplingFields):
-    """Prompts that the model is to go on from; echo: each answer begins with its prompt."""
+    """Prompts that the model is to go on from.
+
+    echo: each answer begins with its prompt; with max_tokens 0 it has nothing else.
+    """
 
     prompt: Prompts
     logprobs: Annotated[WholeNumber, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -55,10 +59,19 @@ class CompletionRequest(SamplingFields):
         """Each prompt: text, or token ids."""
         return self.prompt
 
+    @property
+    def is_prompt_alone(self) -> bool:
+        """Whether the answer is the prompt, with its log-probabilities if asked for, and no token behind it."""
+        return self.max_tokens == 0 and bool(self.echo) and not self.use_beam_search
+
     def sampling_params(self, defaults: SamplingParams, **others: Any) -> SamplingParams | BeamSearchParams:
         """See `SamplingFields.sampling_params`."""
         if self.echo and self.logprobs is not None:
             others["prompt_logprobs"] = self.logprobs
+        if self.is_prompt_alone:
+            if self.min_tokens:
+                raise bad_request(f"min_tokens is {self.min_tokens}; it must be 0 where max_tokens is", "min_tokens")
+            others |= {"max_tokens": 1, "min_tokens": 0}  # as vLLM: one token is sampled, of which nobody is told
         return super().sampling_params(defaults, logprobs=self.logprobs, **others)
 
 
