@@ -4,18 +4,53 @@ By p-e-w, in text-generation-webui (pull request 5677); here with llama.cpp's na
 (`llama_sampler_dry_apply`). The longer the repetition, the higher the penalty, so a loop ends whatever the model says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 
 import numpy as np
 
 from mindspore_paged.sampling.sampling_params import SamplingParams
 
-Breakers = tuple[tuple[int, ...], ...]
-"""Sequences of tokens over which no repetition reaches."""
-
 HIGHEST_PENALTY = 1e30
 """Beyond any logit, and a score stays finite in float32."""
+
+
+class Breakers:
+    """Sequences of tokens over which no repetition reaches, by the tokens that each ends with.
+
+    sequences: each at least one token. singles: those of one token, [S] int64, ascending.
+    ends: the tokens that any of them ends with, int64.
+    """
+
+    def __init__(self, sequences: Iterable[tuple[int, ...]] = ()):
+        heads: dict[tuple[int, ...], set[int]] = {}  # the first tokens, by those behind them: there may be thousands
+        for head, *rest in sequences:
+            heads.setdefault(tuple(rest), set()).add(head)
+        self._singles = frozenset(heads.pop((), ()))
+        self.singles = np.array(sorted(self._singles), np.int64)
+        self._by_end: dict[int, list[tuple[tuple[int, ...], frozenset[int]]]] = {}
+        for rest, firsts in heads.items():
+            self._by_end.setdefault(rest[-1], []).append((rest, frozenset(firsts)))
+        self.ends = np.array(sorted(self._singles.union(self._by_end)), np.int64)
+
+    def begin(self, tokens: np.ndarray, place: int) -> int:
+        """Where the one begins that ends at this place, of several the shortest; -1 where none does."""
+        last = int(tokens[place])
+        if last in self._singles:
+            return place
+        begins = -1
+        for rest, firsts in self._by_end.get(last, ()):
+            first = place - len(rest)
+            if (
+                first > begins
+                and int(tokens[first]) in firsts
+                and tuple(tokens[first + 1 : place + 1].tolist()) == rest
+            ):
+                begins = first
+        return begins
+
+
+NO_BREAKERS = Breakers()
 
 
 class DryPenalty:
@@ -26,21 +61,20 @@ class DryPenalty:
     within the last `dry_penalty_last_n` tokens, and behind the last breaker. The work for one token is a few passes of
     NumPy over these.
 
-    params: with a dry_multiplier above 0. prompt_token_ids: what the text begins with. breakers: each at least one
-    token; those of one token are never penalised.
+    params: with a dry_multiplier above 0. prompt_token_ids: what the text begins with. breakers: those of one token are
+    never penalised.
     """
 
-    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], breakers: Breakers = ()):
+    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], breakers: Breakers = NO_BREAKERS):
         self._params = params
-        self._by_last: dict[int, list[tuple[int, ...]]] = {}
-        for breaker in breakers:
-            self._by_last.setdefault(breaker[-1], []).append(breaker)
-        self._exempt = np.array([breaker[0] for breaker in breakers if len(breaker) == 1], np.int64)
+        self._breakers = breakers
         self._num_tokens = len(prompt_token_ids)
         self._tokens = np.array(prompt_token_ids, np.int64)
         self._matches = matches_of_end(self._tokens)
         self._last_break = (-1, -1)  # where the breaker that begins last begins, and where it ends
-        for place in np.flatnonzero(np.isin(self._tokens, list(self._by_last))).tolist():
+        for place in np.flatnonzero(np.isin(self._tokens, breakers.ends))[::-1].tolist():
+            if place < self._last_break[0]:
+                break
             self._note_breaker(place)
 
     def copy(self) -> "DryPenalty":
@@ -62,8 +96,7 @@ class DryPenalty:
         self._matches[:place] *= self._tokens[:place] == token
         self._tokens[place], self._matches[place] = token, 0
         self._num_tokens += 1
-        if token in self._by_last:
-            self._note_breaker(place)
+        self._note_breaker(place)
 
     def penalise(self, scores: np.ndarray) -> None:
         """Subtract the penalties; scores: [vocab_size] float32."""
@@ -93,15 +126,18 @@ class DryPenalty:
         tokens, lengths = tokens[order], lengths[order]
         is_longest = np.ones(tokens.size, bool)
         is_longest[:-1] = tokens[1:] != tokens[:-1]
-        is_longest &= ~np.isin(tokens, self._exempt)
-        return tokens[is_longest], lengths[is_longest]
+        tokens, lengths = tokens[is_longest], lengths[is_longest]
+        singles = self._breakers.singles
+        if not singles.size:
+            return tokens, lengths
+        is_single = singles[np.minimum(np.searchsorted(singles, tokens), singles.size - 1)] == tokens
+        return tokens[~is_single], lengths[~is_single]
 
     def _note_breaker(self, place: int) -> None:
-        """Take note of the breakers that end with the token at `place`."""
-        for breaker in self._by_last[int(self._tokens[place])]:
-            begins = place + 1 - len(breaker)
-            if begins >= max(self._last_break[0], 0) and tuple(self._tokens[begins : place + 1].tolist()) == breaker:
-                self._last_break = (begins, place)
+        """Take note of the breaker that ends with the token at `place`, if it is the last: of equals the longest."""
+        begins = self._breakers.begin(self._tokens, place)
+        if begins >= 0:
+            self._last_break = max(self._last_break, (begins, place))
 
 
 def matches_of_end(tokens: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from mindspore_paged.engine.requests.dry_breakers import DryBreakers
 from mindspore_paged.errors import RequestError
-from mindspore_paged.sampling.dry import DryPenalty, matches_of_end
+from mindspore_paged.sampling.dry import Breakers, DryPenalty, matches_of_end
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -57,7 +57,7 @@ def longest_repetitions(text, params, breakers) -> dict[int, int]:
 )
 def test_penalties_are_those_of_the_definition(prompt, output, allowed_length, last_n, breakers):
     params = params_of(dry_base=1.5, dry_allowed_length=allowed_length, dry_penalty_last_n=last_n)
-    penalty = DryPenalty(params, prompt, tuple(breakers))
+    penalty = DryPenalty(params, prompt, Breakers(breakers))
     for place, token in enumerate([*output, 0]):
         for each in (penalty, penalty.copy()):
             scores = np.zeros(VOCAB, np.float32)
