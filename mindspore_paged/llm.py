@@ -20,10 +20,11 @@ from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefi
 from mindspore_paged.engine.requests.outputs import RequestOutput, SequenceUpdate, request_output
 from mindspore_paged.engine.requests.prompt_forms import Prompt, is_one_prompt, text_or_token_ids
 from mindspore_paged.engine.requests.sequence import Request
-from mindspore_paged.errors import EngineStoppedError, RequestError, StepError
+from mindspore_paged.errors import ConfigError, EngineStoppedError, RequestError, StepError
 from mindspore_paged.launch.worker import current_worker
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
+from mindspore_paged.sampling.logits_processors import resolved_processors
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.wording import shortened
 
@@ -53,6 +54,7 @@ class LLM:
             config = load_config(config, overrides)
         if weights is not None:
             config = replace(config, model=replace(config.model, weights=Path(weights)))
+        _check_processors(config)
         worker, parallel = current_worker(), config.parallel
         with errors_end_the_job():
             size = parallel.resolved_tensor_parallel_size(worker.size)
@@ -337,6 +339,13 @@ class _Inbox:
         if isinstance(news, BaseException):
             raise news
         return news
+
+
+def _check_processors(config: EngineConfig) -> None:
+    try:
+        resolved_processors(config.sampling.logits_processors)
+    except RequestError as error:
+        raise ConfigError(f"sampling.{error}") from None
 
 
 def _abort(engine: Engine, request_id: str) -> None:

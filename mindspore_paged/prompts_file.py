@@ -74,6 +74,8 @@ def _parse_line(line: bytes, defaults: SamplingParams, origin: str) -> PromptEnt
         for key, value in entry.items()
         if key in SAMPLING_KEYS and (value is not None or key in _NULL_IS_A_VALUE)
     }
+    if sampling.get("logits_processors"):
+        raise RequestError("logits_processors names code, which a prompts file may not; sampling.logits_processors may")
     of_request = {key: entry[key] for key in REQUEST_KEYS if entry.get(key) is not None}
     of_prompt = {key: value for key, value in entry.items() if key in (*PROMPT_KEYS, *CHAT_KEYS)}
     key, prompt, options = unpacked(of_prompt)

@@ -145,3 +145,9 @@ def test_files_that_cannot_be_read(read, tmp_path):
         read_prompts_file(tmp_path, DEFAULTS)
     with pytest.raises(RequestError, match=r"prompts.jsonl line 1: not a prompts file: it is not UTF-8 text"):
         read(b"\xff\xfe")
+
+
+def test_a_line_names_no_code(read):
+    with pytest.raises(RequestError, match="line 1: logits_processors names code, which a prompts file may not"):
+        read('{"prompt": "a", "logits_processors": ["os:system"]}')
+    assert read('{"prompt": "a", "logits_processors": []}')[0].params == DEFAULTS

@@ -1,9 +1,11 @@
 """The section `server`: where requests come in by HTTP, from whom, and how much of each is borne."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
@@ -17,6 +19,15 @@ from pydantic.dataclasses import dataclass
 
 from mindspore_paged.config.values import SECTION, byte_size, path
 
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"a regular expression: {error}") from None
+    return value
+
+
 Seconds = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -29,6 +40,8 @@ class ServerSection:
     one; None asks for none. cache_salt_from_key: prompts of one key do not find the pages of another's.
     allow_lora_loading: clients may load adapters from folders of this machine, and unload them (/v1/load_lora_adapter).
     tls_certificate, tls_key: PEM files, both or neither. allowed_origins: web sites whose scripts may ask (CORS).
+    logits_processor_pattern: a regular expression of the functions, by `module.name`, that clients may ask for as
+    logits_processors; None allows none.
     max_body_bytes: of a request's body. max_queued_requests: when so many wait, further ones are refused with 429.
     queue_timeout, request_timeout: from a request's arrival to its first step, and to its end; None is no limit.
     connection_timeout: a client that sends nothing, or takes nothing, for so long is let go.
@@ -47,6 +60,7 @@ class ServerSection:
     tls_certificate: Annotated[Path, BeforeValidator(path)] | None = None
     tls_key: Annotated[Path, BeforeValidator(path)] | None = None
     allowed_origins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    logits_processor_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     max_body_bytes: Annotated[ByteSize, PlainValidator(byte_size), Field(gt=0)] = ByteSize(8 * 2**20)
     max_queued_requests: StrictInt = Field(256, ge=1)
     queue_timeout: Seconds | None = 120.0

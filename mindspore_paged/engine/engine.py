@@ -348,7 +348,7 @@ class LLMEngine:
         """
         state, text = sequence.sampling_state, ""
         params = sequence.request.params
-        if state.constraint is None or state.rules is not None or sequence.is_finished or params.logprobs is not None:
+        if state.constraint is None or state.forbids_more or sequence.is_finished or params.logprobs is not None:
             return text
         for token_id in state.constraint.forced():
             state.pass_over_draw()

@@ -60,6 +60,10 @@ def _check_own_words(folder: Path, config: EngineConfig) -> None:
         for key in keys:
             if getattr(getattr(config, section), key):
                 raise CheckpointError(f"{folder / CONFIG}: {section}.{key} is set; only who runs the model may set it")
+    if config.sampling.logits_processors:
+        raise CheckpointError(
+            f"{folder / CONFIG}: sampling.logits_processors is set; only who runs the model may set it"
+        )
     if config.server != ServerSection():
         raise CheckpointError(f"{folder / CONFIG}: server has keys; only who runs the model may set them")
 
@@ -67,7 +71,8 @@ def _check_own_words(folder: Path, config: EngineConfig) -> None:
 def write_config(folder: Path, config: EngineConfig, model_config: ModelConfig, num_blocks: int, **scheduler) -> None:
     """Write the file that `load_mindir_config` reads; scheduler: keys that the export has decided."""
     data = TypeAdapter(EngineConfig).dump_python(config, mode="json", exclude_none=True, exclude={"sampling", "server"})
-    data["sampling"] = _plain(asdict(config.sampling) | {"logit_bias": dict(config.sampling.logit_bias)})
+    sampling = replace(config.sampling, logits_processors=())  # code stays with whoever runs the model
+    data["sampling"] = _plain(asdict(sampling) | {"logit_bias": dict(sampling.logit_bias)})
     of_graph = {key: getattr(config.model, key) for key in ("dtype", "weight_dtype")}
     data["model"] = {"weights": ".", **of_graph, "config": _plain(asdict(model_config))}
     if config.model.chat_template_kwargs:

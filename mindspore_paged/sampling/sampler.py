@@ -33,11 +33,12 @@ class Sampler:
     def sample(self, logits: np.ndarray, states: Sequence[SamplingState]) -> list[SampledToken | StepError]:
         """One token for each row, or the error that ends that row's request and leaves the others alone.
 
-        The order is that of vLLM: logit_bias, penalties, what bad_words, allowed_token_ids, min_tokens and
-        structured_outputs forbid, then either the most likely token (the lowest id among equals), or top_n_sigma,
-        top_k, temperature, min_p, typical_p, top_p, XTC and a draw. A draw takes one uniform number, with XTC two, from
-        the sequence's own stream and inverts the cumulative distribution over token ids, so neighbours in the batch
-        cannot change it. What rows share is done for all of them: the peaks, and draws that few tokens are left of.
+        The order is that of vLLM: logits_processors, logit_bias, penalties (DRY's last), what bad_words,
+        allowed_token_ids, min_tokens and structured_outputs forbid, then either the most likely token (the lowest id
+        among equals), or top_n_sigma, top_k, temperature, min_p, typical_p, top_p, XTC and a draw. A draw takes one
+        uniform number, with XTC two, from the sequence's own stream and inverts the cumulative distribution over token
+        ids, so neighbours in the batch cannot change it. What rows share is done for all of them: the peaks, and draws
+        that few tokens are left of.
 
         logits: [N, vocab_size] float32; not changed.
         states: N, in the order of the rows; advanced by one draw each, counts are left to `observe`.

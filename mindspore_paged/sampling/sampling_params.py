@@ -10,6 +10,7 @@ import numpy as np
 
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.logit_bias import LogitBias, logit_bias_pairs
+from mindspore_paged.sampling.logits_processors import GivenProcessor, checked_processors
 from mindspore_paged.sampling.structured_outputs import StructuredOutputs, structured_outputs
 from mindspore_paged.wording import is_unicode, shortened
 
@@ -74,6 +75,8 @@ class SamplingParams:
     spaces_between_special_tokens: false: where special tokens have a text, what the decoder puts between two of them
         is left out. As in vLLM it is spaces of decoders that join words; byte-level and SentencePiece ones put none.
     include_stop_str_in_output: the text ends behind the stop string, or the stop token's text, that ends it.
+    logits_processors: functions, or where they are imported from (`module:name`), that change the logits before all
+        else does; see LogitsProcessor. Whoever may set this chooses code that runs.
     structured_outputs: the form that the text is held to, a mapping of the keys of StructuredOutputs or one of these.
     """
 
@@ -109,6 +112,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    logits_processors: tuple[GivenProcessor, ...] = ()
     structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self):
@@ -137,6 +141,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(map(_plain, self.stop_token_ids)))
         object.__setattr__(self, "logit_bias", logit_bias_pairs(self.logit_bias))
+        object.__setattr__(self, "logits_processors", checked_processors(self.logits_processors))
         object.__setattr__(self, "structured_outputs", structured_outputs(self.structured_outputs))
         self._check_types()
         self._require("max_tokens", "at least 1, or none", self.max_tokens is None or self.max_tokens >= 1)

@@ -7,6 +7,7 @@ import numpy as np
 
 from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.dry import DryPenalty
+from mindspore_paged.sampling.logits_processors import LogitsProcessor
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.token_rules import TokenRules
 
@@ -58,13 +59,14 @@ class SamplingState:
     Preemption must keep the object: the stream goes on where it stopped and no token is counted twice.
 
     params: what the request asks for.
-    prompt_token_ids: tokens of the prompt, for the repetition penalty.
+    prompt_token_ids: tokens of the prompt, for the repetition penalty and processors.
     index: which of the request's `n` sequences this is; each has a random stream of its own.
     generator: Philox (Salmon et al. 2011), one uniform number for each token drawn, or two with XTC.
     counts: None when no penalty is asked for.
     constraint: what the answer is held to, its own; None for nothing.
     rules: which tokens the request forbids; None for none.
     dry: what DRY takes behind the prompt, its own; None for nothing.
+    processors: the user's own functions, which see the logits first.
     edits_logits: whether the logits of its row are not taken as they are.
     """
 
@@ -76,17 +78,26 @@ class SamplingState:
         constraint: Constraint | None = None,
         rules: TokenRules | None = None,
         dry: DryPenalty | None = None,
+        processors: Sequence[LogitsProcessor] = (),
     ):
         self.params = params
         self.constraint = constraint
         self.rules = rules
         self.dry = dry
-        self._output: list[int] = []  # where rules look at it
+        self.processors = tuple(processors)
+        self._prompt = prompt_token_ids if processors else ()
+        self._output: list[int] = []  # where rules or processors look at it
         # spawn_key keeps (seed, index) pairs apart where a plain list of both would let large seeds collide.
         seeds = np.random.SeedSequence(params.seed, spawn_key=(index,))
         self.generator = np.random.Generator(np.random.Philox(seeds))
         self.counts = TokenCounts(prompt_token_ids) if _has_penalty(params) else None
-        self.edits_logits = any(edit is not None for edit in (params.biases, self.counts, dry, rules, constraint))
+        edits = (params.biases, self.counts, dry, rules, constraint)
+        self.edits_logits = bool(processors) or any(edit is not None for edit in edits)
+
+    @property
+    def forbids_more(self) -> bool:
+        """Whether even the one token that its constraint allows may be forbidden."""
+        return self.rules is not None or bool(self.processors)
 
     def observe(self, token: int) -> None:
         """Take note of a token that was appended to the sequence; call once for each, after sampling it."""
@@ -96,16 +107,18 @@ class SamplingState:
             self.dry.observe(token)
         if self.constraint is not None:
             self.constraint.observe(token)
-        if self.rules is not None:
+        if self.forbids_more:
             self._output.append(token)
 
     def edit(self, scores: np.ndarray) -> None:
-        """Add biases, take penalties, and forbid tokens, in vLLM's order; DRY's are the last of the penalties.
+        """Let processors change them, add biases, take penalties, DRY's last, and forbid tokens: vLLM's order.
 
         scores: [vocab_size] float32.
 
-        Raises StepError where nothing is left that may come.
+        Raises StepError where nothing is left that may come, and where a processor fails.
         """
+        for processor in self.processors:
+            processor.apply(self._prompt, self._output, scores)
         if self.params.biases is not None:
             tokens, values = self.params.biases
             scores[tokens] += values

@@ -17,6 +17,7 @@ from mindspore_paged.engine.requests.prompt_forms import text_or_token_ids
 from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
+from mindspore_paged.sampling.logits_processors import check_allowed
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.serving.errors import ApiError, as_api_error, draining, try_later
 from mindspore_paged.serving.token_texts import TokenTexts
@@ -114,9 +115,11 @@ class Service:
 
         pooling: they ask for embeddings, of this kind, and params are not looked at. tenant: who asks, where keys are
         told apart. model: the name of the model, or of an adapter. param: the body's key that holds the prompts.
-        Raises ApiError where they cannot be run, or not now.
+        Raises ApiError where they cannot be run, or not now; RequestError for logits processors that are not allowed.
         """
         self.check_open()
+        if isinstance(params, SamplingParams) and params.logits_processors != self.defaults.logits_processors:
+            check_allowed(params.logits_processors, self.options.logits_processor_pattern)
         lora_adapter = None if model is None or model in self.model_names else model
         salt = self._salt(cache_salt, tenant)
         options = {"priority": priority or 0, "cache_salt": salt, "lora_adapter": lora_adapter}

@@ -21,6 +21,7 @@ from mindspore_paged.engine.requests.sequence import Request
 from mindspore_paged.engine.scheduling.length_predictor import LengthPredictor, class_of, output_limit
 from mindspore_paged.errors import ConfigError, RequestError
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
+from mindspore_paged.sampling.logits_processors import check_can_travel
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -91,7 +92,12 @@ class RoutedEngine:
         pooling: str | None = None,
         lora_adapter: str | None = None,
     ) -> Request:
-        """Check a request and make it ready, as `LLMEngine.make_request` does."""
+        """Check a request and make it ready, as `LLMEngine.make_request` does.
+
+        Logits processors must be given by where they are imported from.
+        """
+        if isinstance(params, SamplingParams):
+            check_can_travel(params.logits_processors)
         return self.local.make_request(
             prompt, params, request_id, priority, request_class, cache_salt, pooling, lora_adapter
         )

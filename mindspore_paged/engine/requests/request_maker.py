@@ -28,6 +28,7 @@ from mindspore_paged.engine.requests.rules import token_rules
 from mindspore_paged.engine.requests.sequence import Request, Sequence
 from mindspore_paged.sampling.beam_search import BeamSearch
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
+from mindspore_paged.sampling.logits_processors import resolved_processors
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
 
@@ -94,6 +95,7 @@ class RequestMaker:
             constraint=self._constraints.of(params) if is_answered else None,
             rules=token_rules(params, stop_token_ids, tokenizer, limits) if is_answered else None,
             dry=self._dry.penalty(params, token_ids) if is_answered else None,
+            processors=resolved_processors(params.logits_processors) if is_answered else (),
         )
         num_sequences = params.n if beam_search is None else beam_search.beam_width
         request.sequences = [

@@ -14,6 +14,7 @@ from mindspore_paged.engine.requests.prompt_logprobs import PromptLogprobs
 from mindspore_paged.sampling.beam_search_params import BeamSearchParams
 from mindspore_paged.sampling.constraint import Constraint
 from mindspore_paged.sampling.dry import DryPenalty
+from mindspore_paged.sampling.logits_processors import LogitsProcessor
 from mindspore_paged.sampling.sampler import SampledToken, SamplingState
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.token_rules import TokenRules
@@ -45,7 +46,7 @@ class Sequence:
         constraint = request.constraint.copy() if request.constraint is not None else None
         dry = request.dry.copy() if request.dry is not None else None
         self.sampling_state = SamplingState(
-            request.params, request.prompt_token_ids, index, constraint, request.rules, dry
+            request.params, request.prompt_token_ids, index, constraint, request.rules, dry, request.processors
         )
         self.detokenizer = detokenizer
         self.logprobs: list[SampledToken] = []
@@ -118,6 +119,7 @@ class Request:
     adapter: of low rank, which its tokens are computed with; None: the model alone computes them.
     constraint: what its texts are held to, at their beginning; each has a copy of its own.
     rules: which tokens it forbids. dry: what DRY takes behind its prompt; each text has a copy of its own.
+    processors: the user's own functions, which change logits.
     stop_token_ids: the tokens that end its texts, besides the model's own; stop strings that are such tokens included.
     first_scheduled_time, first_token_time: when it first got a row, and its first token; None until then.
     num_cached_tokens: how many of the prompt's tokens were in the prefix cache when it first got a row.
@@ -138,6 +140,7 @@ class Request:
     constraint: Constraint | None = None
     rules: TokenRules | None = None
     dry: DryPenalty | None = None
+    processors: tuple[LogitsProcessor, ...] = ()
     pooling: Pooling | None = None
     beams: "BeamGroup | None" = None
     rank: tuple[float, int] | None = None
@@ -157,8 +160,12 @@ class Request:
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether its texts are the whole answer, so that another request's may stand for them."""
-        return self.pooling is None and self.params.prompt_logprobs is None and self.beams is None
+        """Whether its texts are the whole answer, so that another request's may stand for them.
+
+        What a user's own functions do to them is not known to be the same again.
+        """
+        is_whole = self.pooling is None and self.params.prompt_logprobs is None and self.beams is None
+        return is_whole and not self.processors
 
     @property
     def asked(self) -> SamplingParams | BeamSearchParams:

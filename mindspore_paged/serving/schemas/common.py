@@ -30,7 +30,7 @@ MAX_NAMED = 16
 _SAMPLING_KEYS = (
     *("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stop_token_ids", "ignore_eos"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
-    *("truncate_prompt_tokens", "spaces_between_special_tokens"),
+    *("logits_processors", "truncate_prompt_tokens", "spaces_between_special_tokens"),
     *("skip_special_tokens", "include_stop_str_in_output", "min_tokens", "allowed_token_ids", "bad_words"),
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold"),
     *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
@@ -125,6 +125,7 @@ class SamplingFields(OpenSchema):
 
     priority: the higher, the sooner. cache_salt: prompts with different ones do not share pages.
     return_token_ids: tell the token ids, too (vLLM's).
+    logits_processors: functions on the server, of those that server.logits_processor_pattern allows.
     skip_special_tokens, spaces_between_special_tokens, include_stop_str_in_output: what of the tokens becomes text, see
     SamplingParams. truncate_prompt_tokens: of a longer prompt so many of the last ones are taken.
     response_format, structured_outputs, guided_json, guided_regex, guided_choice, guided_grammar: what the answer is
@@ -161,6 +162,7 @@ class SamplingFields(OpenSchema):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    logits_processors: list[str] | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None

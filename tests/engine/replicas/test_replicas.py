@@ -20,6 +20,7 @@ from mindspore_paged.engine.replicas.prefixes import export_prefix, import_prefi
 from mindspore_paged.engine.replicas.routed_engine import RoutedEngine
 from mindspore_paged.errors import ConfigError, IntegrityError, ReplicaError, RequestError
 from tests.engine.paged_oracle import VOCAB, expected_tokens, make_engine, run_to_end
+from tests.sampling import processors
 
 LETTERS = [chr(0x4E00 + token) for token in range(VOCAB)]
 TOKENIZER = SimpleNamespace(
@@ -445,3 +446,18 @@ def test_every_replica_pins_and_imports_and_one_exports():
     assert pin_prefix(make_engine(), prefix) == 8
     alone = make_engine()
     assert import_prefix(alone, export_prefix(make_engine(), prefix)) == 8
+
+
+def test_logits_processors_travel_by_their_paths():
+    path = "tests.sampling.processors:another_than_before"
+    with replicas(2) as (routed, engines):
+        with pytest.raises(RequestError, match="logits_processors: .*only_even' is a function; with replicas"):
+            submit(routed, [1, 2], logits_processors=[processors.only_even])
+        requests = [submit(routed, [prompt, 3], logits_processors=[path]) for prompt in range(4)]
+        found = run_to_end(routed, check=False)
+    assert all(engine.metrics.num_requests_finished > 0 for engine in engines)
+    alone = make_engine(tokenizer=TOKENIZER)
+    expected = [submit(alone, [prompt, 3], logits_processors=[path]) for prompt in range(4)]
+    answers = run_to_end(alone, check=False).answers
+    for one, other in zip(requests, expected):
+        assert found.answers[one.request_id].outputs == answers[other.request_id].outputs
