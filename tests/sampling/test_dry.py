@@ -1,4 +1,7 @@
-"""DRY against its definition, written out token by token, and on answers of a model."""
+"""DRY against its definition, written out token by token, and against llama.cpp's sampler (tests/goldens/dry.json)."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +124,27 @@ def test_a_breaker_is_every_token_that_holds_it_and_every_way_to_say_it():
     assert all("##:" not in said(breaker[:-1]) and "##:" not in said(breaker[1:]) for breaker in found)
     holds = {ids[word] for word in ("#", "##", "a#", "#:", "x##", "##:x")}
     assert {breaker[0] for breaker in DryBreakers(tokenizer).sequences("#")} == holds
+
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "dry.json").read_text(encoding="utf-8"))
+
+
+def test_penalties_are_those_of_llama_cpp():
+    """Texts, their tokens and what they break included."""
+    vocabulary = {text: token_id for token_id, text in enumerate(GOLDENS["tokens"])}
+    backend = Backend(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in GOLDENS["merges"]]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    breakers = DryBreakers(Tokenizer(backend, None, (), None))
+    for case in GOLDENS["cases"]:
+        for split in (0, len(case["token_ids"]) // 2, len(case["token_ids"])):  # as prompt, and a token at a time
+            penalty = breakers.penalty(SamplingParams(**case["params"]), case["token_ids"][:split])
+            for token in case["token_ids"][split:]:
+                penalty.observe(token)
+            scores = np.zeros(len(vocabulary), np.float32)
+            penalty.penalise(scores)
+            taken = {str(token): -float(scores[token]) for token in np.flatnonzero(scores)}
+            assert taken == pytest.approx(case["penalties"], abs=1e-5), case
 
 
 def test_a_space_in_front_belongs_to_a_breaker():
