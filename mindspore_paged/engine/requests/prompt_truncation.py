@@ -4,6 +4,7 @@ from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.errors import RequestError
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.tokenizer import Tokenizer
+from mindspore_paged.wording import shortened
 
 
 def most_prompt_tokens(params: SamplingParams, limits: ModelLimits) -> int:
@@ -14,14 +15,14 @@ def most_prompt_tokens(params: SamplingParams, limits: ModelLimits) -> int:
     most = params.truncate_prompt_tokens
     if most > limits.max_model_len:
         raise RequestError(
-            f"truncate_prompt_tokens is {most}; it must be at most max_model_len ({limits.max_model_len})"
+            f"truncate_prompt_tokens is {shortened(most)}; it must be at most max_model_len ({limits.max_model_len})"
         )
     if most == -1:
         most = limits.max_model_len - (params.max_tokens or 1)
         if most < 1:
             raise RequestError(
-                f"truncate_prompt_tokens is -1, but max_tokens {params.max_tokens} leaves no room for a prompt; "
-                f"max_model_len is {limits.max_model_len}"
+                f"truncate_prompt_tokens is -1, but max_tokens {shortened(params.max_tokens)} leaves no room for a "
+                f"prompt; max_model_len is {limits.max_model_len}"
             )
     return most
 

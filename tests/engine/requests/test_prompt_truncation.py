@@ -96,6 +96,10 @@ def test_a_long_chat_is_cut_too(llm):
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens is 0; it must be at least 1, or -1 or none"),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens is -2; it must be at least 1, or -1 or none"),
         ({"truncate_prompt_tokens": 65}, r"truncate_prompt_tokens is 65; it must be at most max_model_len \(64\)"),
+        (
+            {"truncate_prompt_tokens": 10**300},
+            r"truncate_prompt_tokens is 1[0.]{1,60}; it must be at most max_model_len",
+        ),
         ({"truncate_prompt_tokens": 64}, "max_model_len 64 leaves no room for an answer"),
         ({"truncate_prompt_tokens": -1, "max_tokens": 64}, "but max_tokens 64 leaves no room for a prompt"),
         ({"spaces_between_special_tokens": 1}, "spaces_between_special_tokens is 1; it must be true or false"),
