@@ -122,7 +122,8 @@ class ConstraintCompiler:
         from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
         if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(self._tokenizer_json, self._vocab_size, self._eos_token_ids or None)
+            content = without_unicode_forms(self._tokenizer_json)
+            self._tokenizer = LLTokenizer(content, self._vocab_size, self._eos_token_ids or None)
         limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False)
         try:
             matcher = LLMatcher(self._tokenizer, grammar_of(form), log_level=0, limits=limits)
@@ -132,6 +133,21 @@ class ConstraintCompiler:
         if problem:
             raise RequestError(f"structured_outputs.{form.kind}: it cannot be followed: {_reason(problem)}")
         return Constraint(matcher, self._vocab_size)
+
+
+def without_unicode_forms(tokenizer_json: str) -> str:
+    """The tokenizer without what puts characters into a normal form of Unicode.
+
+    A form of answers may ask for characters that are in none, and their tokens are wanted as they are.
+    """
+    content = json.loads(tokenizer_json)
+    normalizer = content.get("normalizer") or {}
+    each = normalizer.get("normalizers", [normalizer])
+    kept = [one for one in each if one.get("type") not in ("NFC", "NFD", "NFKC", "NFKD")]
+    if len(kept) == len(each):
+        return tokenizer_json
+    content["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    return json.dumps(content)
 
 
 def _problem_at_first(matcher: "LLMatcher") -> str:

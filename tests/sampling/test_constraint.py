@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mindspore_paged.errors import RequestError, StepError
-from mindspore_paged.sampling.constraint import ConstraintCompiler, prepared
+from mindspore_paged.sampling.constraint import ConstraintCompiler, prepared, without_unicode_forms
 from mindspore_paged.sampling.sampler import Sampler
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.sampling.sampling_state import SamplingState
@@ -93,6 +93,7 @@ def test_texts_that_a_regular_expression_matches(regex, seed):
     choices=st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8), min_size=1, max_size=5)
 )
 @example(["\x7f", "\U0001f600", '"\\', "\u2028\n"])
+@example(["\u1f71", "\u212b", "e\u0301"])  # in no normal form of Unicode, into which some tokenizers put texts
 def test_one_of_the_choices(choices):
     """Whatever is in them: quotes, backslashes, control characters."""
     ends = set()
@@ -100,6 +101,20 @@ def test_one_of_the_choices(choices):
         tokens, _ = answer(StructuredOutputs(choice=choices), seed)
         ends.add(bytes_of(tokens).decode())
     assert ends <= set(choices)
+
+
+def test_a_tokenizer_keeps_all_but_its_normal_forms():
+    """As with SentencePiece's, whose spaces are other characters."""
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    several = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, replace]}
+    for normalizer, kept in (
+        (None, None),
+        (replace, replace),
+        ({"type": "NFC"}, None),
+        (several, {"type": "Sequence", "normalizers": [replace]}),
+    ):
+        content = json.loads(without_unicode_forms(json.dumps({"normalizer": normalizer, "model": {}})))
+        assert content == {"normalizer": kept, "model": {}}
 
 
 def bytes_of(tokens):
