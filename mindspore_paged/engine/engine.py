@@ -15,13 +15,13 @@ from mindspore_paged.engine.execution.runner import Runner
 from mindspore_paged.engine.metrics import Metrics, collect_statistics
 from mindspore_paged.engine.requests.lora_adapters import LoraAdapters
 from mindspore_paged.engine.requests.outputs import (
-    CompletionOutput,
     RequestOutput,
     SequenceUpdate,
     StepOutput,
     request_output,
     whole_answer,
 )
+from mindspore_paged.engine.requests.remembered_answers import RememberedAnswers
 from mindspore_paged.engine.requests.request_check import ModelLimits
 from mindspore_paged.engine.requests.request_maker import RequestMaker
 from mindspore_paged.engine.requests.response_cache import ResponseCache
@@ -71,7 +71,7 @@ class LLMEngine:
         self.runner = runner
         self.mover = mover or PageMover(scheduler, runner)
         self.draft_model = draft_model
-        self.response_cache = response_cache
+        self._remembered = RememberedAnswers(response_cache)
         self.pool_recorder = PoolRecorder(event_log, scheduler, self.mover)
         self.model_fingerprint = model_fingerprint
         self.page_key = page_key
@@ -81,7 +81,6 @@ class LLMEngine:
         self.lora = lora or LoraAdapters(None)
         self.request_maker = RequestMaker(tokenizer, limits, self.lora)
         self._requests: dict[str, Request] = {}
-        self._known: list[tuple[Request, list[CompletionOutput]]] = []  # answers that the next step hands over
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -128,12 +127,7 @@ class LLMEngine:
             raise RequestError(f"request {request.request_id!r} has ended already; make another one of its prompt")
         self.lora.hold(request.adapter)
         self._requests[request.request_id] = request
-        known = None
-        if self.response_cache is not None and request.is_cacheable and not is_computed:
-            known = self.response_cache.get(request.prompt_token_ids, request.params, request.scope)
-        if known is not None:
-            self._known.append((request, known))
-        else:
+        if is_computed or not self._remembered.find(request):
             self.scheduler.add(request.sequences[0])
         return request.request_id
 
@@ -149,8 +143,9 @@ class LLMEngine:
     def step(self) -> StepOutput:
         """Schedule, compute, sample and append: one turn for everything that runs."""
         started = perf_counter()
-        if self._known:
-            return self._answer_known()
+        remembered = self._remembered.take()
+        if remembered:
+            return self._hand_over(remembered)
         self.mover.before_schedule()
         plan = self.scheduler.schedule()
         if not plan.chunks:
@@ -427,10 +422,7 @@ class LLMEngine:
             self.lora.release(request.adapter)
             self.metrics.num_requests_finished += 1
             output.finished.append(request_output(request))
-            if self.response_cache is not None and request.is_cacheable:
-                self.response_cache.put(
-                    request.prompt_token_ids, request.params, output.finished[-1].outputs, request.scope
-                )
+            self._remembered.keep(request, output.finished[-1].outputs)
 
     def _count(self, plan: StepPlan, seconds: float) -> None:
         self.metrics.record_step(plan.num_tokens, seconds)
@@ -438,19 +430,13 @@ class LLMEngine:
         if self.scheduler.speculation is not None:
             self.scheduler.speculation.observe_step(plan.num_tokens, seconds - plan.drafting_seconds)
 
-    def _answer_known(self) -> StepOutput:
-        """End the requests whose answers the response cache had."""
+    def _hand_over(self, remembered: list[Request]) -> StepOutput:
+        """End the requests whose answers were remembered."""
         output = StepOutput()
-        for request, completions in self._known:
-            if request.request_id not in self._requests:
-                continue  # aborted meanwhile
-            request.answer = completions
-            for sequence, known in zip(request.sequences, completions, strict=True):
-                sequence.finish_reason = known.finish_reason
-            output.updates.extend(whole_answer(request.request_id, completions))
+        for request in remembered:
+            output.updates.extend(whole_answer(request.request_id, request.answer))
             self.metrics.num_response_cache_hits += 1
             self._retire(request, output)
-        self._known.clear()
         return output
 
 

@@ -11,6 +11,7 @@ from mindspore_paged.engine.requests.response_cache import ResponseCache, is_det
 from mindspore_paged.errors import ConfigError, IntegrityError
 from mindspore_paged.sampling.sampler import SampledToken
 from mindspore_paged.sampling.sampling_params import SamplingParams
+from tests.engine.paged_oracle import make_engine, run_to_end
 
 GREEDY = SamplingParams()
 
@@ -145,3 +146,15 @@ def test_any_order_of_calls_against_a_list_in_order_of_use(capacity, calls):
         if used:
             model = ([pair for pair in model if pair not in known] + used)[-capacity:]
         assert len(cache) == len(model)
+
+
+def test_a_request_that_is_aborted_before_its_answer_is_handed_over_has_none():
+    engine = make_engine(response_cache=ResponseCache(4))
+    params = SamplingParams(max_tokens=3)
+    for _ in range(2):
+        engine.add_request(engine.make_request([1, 2, 3], params, "same"))
+        if engine.metrics.num_requests_finished:
+            aborted = engine.abort("same")
+            assert [(each.text, each.token_ids, each.finish_reason) for each in aborted.outputs] == [("", [], "abort")]
+        run_to_end(engine)
+    assert engine.metrics.num_response_cache_hits == 0
