@@ -37,7 +37,7 @@ class CopyBlocksCustom : public OpDef {
     const std::vector<ge::Format> format(3, ge::FORMAT_ND);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
-    this->Input("pairs").ParamType(REQUIRED).DataType(index).Format(format);
+    this->Input("pairs").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
     this->Output("done").ParamType(REQUIRED).DataType(index).Format(format);
     this->SetInferShape(paged_host::InferDoneShape).SetInferDataType(paged_host::InferDoneDataType);
     this->AICore().SetTiling(optiling::CopyBlocksTilingFunc).AddConfig("ascend910b").AddConfig("ascend910_93");

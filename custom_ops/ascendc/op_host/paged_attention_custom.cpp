@@ -8,12 +8,19 @@
 
 namespace optiling {
 
+static void RequireWidth(paged_host::Inputs& inputs, const char* name, int64_t num_heads, int64_t head_dim) {
+  inputs.Require(num_heads * head_dim <= kPagedAttentionMaxWidth, name, " has ", num_heads, " heads of ", head_dim,
+                 " numbers, together more than ", kPagedAttentionMaxWidth, ", which is as far as a copy can stride");
+}
+
 static void RequireHeads(paged_host::Inputs& inputs, int64_t num_heads, const paged_host::Pages& pages) {
   const int64_t num_kv_heads = pages.num_kv_heads > 0 ? pages.num_kv_heads : 1;
   inputs.Require(num_heads % num_kv_heads == 0, "query has ", num_heads, " heads, not a multiple of the ", num_kv_heads,
                  " KV heads of key_cache");
   inputs.Require(pages.head_dim % 16 == 0 && pages.head_dim <= kPagedAttentionMaxHeadDim, "head_dim ", pages.head_dim,
                  " is not supported: it must be a multiple of 16, at most ", kPagedAttentionMaxHeadDim);
+  RequireWidth(inputs, "query", num_heads, pages.head_dim);
+  RequireWidth(inputs, "key_cache", pages.num_kv_heads, pages.head_dim);
 }
 
 static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
@@ -61,7 +68,7 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   if (!inputs.ok()) return ge::GRAPH_FAILED;
   // The kernel waits for all its cores (SyncAll), so either all of them are started at once or none is.
   if (context->SetScheduleMode(1) != ge::GRAPH_SUCCESS) return ge::GRAPH_FAILED;
-  return paged_host::SetLaunch(context, launch.tiling, launch.block_dim, launch.workspace_bytes, launch.tiling_key);
+  return paged_host::SetLaunchWithWorkspace(context, launch);
 }
 
 }  // namespace optiling
@@ -94,12 +101,12 @@ class PagedAttentionCustom : public OpDef {
                                              ge::DT_INT8,    ge::DT_INT8, ge::DT_INT8};
     const std::vector<ge::DataType> index(7, ge::DT_INT32);
     const std::vector<ge::Format> format(7, ge::FORMAT_ND);
-    this->Input("query").ParamType(REQUIRED).DataType(query).Format(format);
+    this->Input("query").ParamType(REQUIRED).DataType(query).Format(format).AutoContiguous();
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
-    this->Input("block_table").ParamType(REQUIRED).DataType(index).Format(format);
-    this->Input("rows").ParamType(REQUIRED).DataType(index).Format(format);
-    this->Input("context_lens").ParamType(REQUIRED).DataType(index).Format(format);
+    this->Input("block_table").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
+    this->Input("rows").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
+    this->Input("context_lens").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
     this->Output("attention").ParamType(REQUIRED).DataType(query).Format(format);
     this->Attr("scale").AttrType(REQUIRED).Float();
     this->Attr("window").AttrType(REQUIRED).Int();

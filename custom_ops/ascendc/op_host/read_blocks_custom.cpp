@@ -54,7 +54,7 @@ class ReadBlocksCustom : public OpDef {
     const std::vector<ge::Format> format(3, ge::FORMAT_ND);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
-    this->Input("block_ids").ParamType(REQUIRED).DataType(index).Format(format);
+    this->Input("block_ids").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
     this->Output("pages").ParamType(REQUIRED).DataType(cache).Format(format);
     this->SetInferShape(ge::InferReadBlocksShape).SetInferDataType(ge::InferReadBlocksDataType);
     this->AICore().SetTiling(optiling::ReadBlocksTilingFunc).AddConfig("ascend910b").AddConfig("ascend910_93");

@@ -48,11 +48,11 @@ class ReshapeAndCacheCustom : public OpDef {
                                              ge::DT_INT8,    ge::DT_INT8,    ge::DT_INT8};
     const std::vector<ge::DataType> index(9, ge::DT_INT32);
     const std::vector<ge::Format> format(9, ge::FORMAT_ND);
-    this->Input("key").ParamType(REQUIRED).DataType(token).Format(format);
-    this->Input("value").ParamType(REQUIRED).DataType(token).Format(format);
+    this->Input("key").ParamType(REQUIRED).DataType(token).Format(format).AutoContiguous();
+    this->Input("value").ParamType(REQUIRED).DataType(token).Format(format).AutoContiguous();
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
-    this->Input("slot_mapping").ParamType(REQUIRED).DataType(index).Format(format);
+    this->Input("slot_mapping").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
     this->Output("done").ParamType(REQUIRED).DataType(index).Format(format);
     this->SetInferShape(paged_host::InferDoneShape).SetInferDataType(paged_host::InferDoneDataType);
     this->AICore()

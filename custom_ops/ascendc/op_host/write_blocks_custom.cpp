@@ -43,8 +43,8 @@ class WriteBlocksCustom : public OpDef {
     const std::vector<ge::Format> format(3, ge::FORMAT_ND);
     this->Input("key_cache").ParamType(REQUIRED).DataType(cache).Format(format);
     this->Input("value_cache").ParamType(REQUIRED).DataType(cache).Format(format);
-    this->Input("pages").ParamType(REQUIRED).DataType(cache).Format(format);
-    this->Input("block_ids").ParamType(REQUIRED).DataType(index).Format(format);
+    this->Input("pages").ParamType(REQUIRED).DataType(cache).Format(format).AutoContiguous();
+    this->Input("block_ids").ParamType(REQUIRED).DataType(index).Format(format).AutoContiguous();
     this->Output("done").ParamType(REQUIRED).DataType(index).Format(format);
     this->Attr("layer").AttrType(REQUIRED).Int();
     this->SetInferShape(paged_host::InferDoneShape).SetInferDataType(paged_host::InferDoneDataType);

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 constexpr uint32_t kPagedAttentionVectorKey = 1;  // every step on the vector cores
 constexpr uint32_t kPagedAttentionCubeKey = 2;    // Q K^T and P V on the cube cores, softmax on the vector cores
 
@@ -24,6 +26,10 @@ constexpr uint32_t kCubeTileTokens = 512;
 constexpr uint32_t kMinTokensPerCore = 256;
 
 constexpr uint32_t kPagedAttentionMaxHeadDim = 128;
+
+// Numbers of a token, of all heads: the copies go from token to token by strides of 16 bits, those of the cube (Nd2Nz)
+// in elements.
+constexpr uint32_t kPagedAttentionMaxWidth = 65535;
 
 struct PagedAttentionShapes {
   uint32_t num_tokens;
@@ -68,17 +74,17 @@ struct PagedAttentionLaunch {
 };
 
 // Floats of one core's unfinished softmax: maximum and sum of each query, then the sums of values.
-constexpr uint64_t SoftmaxStateFloats(uint32_t max_queries, uint32_t head_dim) {
+PAGED_OPS_HOST_DEVICE constexpr uint64_t SoftmaxStateFloats(uint32_t max_queries, uint32_t head_dim) {
   return static_cast<uint64_t>(max_queries) * (2 + head_dim);
 }
 
 // Bytes through which a cube core and its vector cores hand each other a tile: scores, weights, weighted values.
-constexpr uint64_t CubeExchangeBytes(uint32_t head_dim) {
+PAGED_OPS_HOST_DEVICE constexpr uint64_t CubeExchangeBytes(uint32_t head_dim) {
   return static_cast<uint64_t>(kCubeQueries) * (kCubeTileTokens * (4 + 2) + head_dim * 4);
 }
 
 // Each of the two vector cores of a cube core takes half of a run's tokens, and has room for half of the queries.
-constexpr uint32_t MaxRunTokens(bool cube, uint32_t group) {
+PAGED_OPS_HOST_DEVICE constexpr uint32_t MaxRunTokens(bool cube, uint32_t group) {
   return !cube ? kVectorQueries / group : kCubeQueries / 2 < group ? 1 : kCubeQueries / 2 / group * 2;
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 // What one load takes at the most. With a conversion through float32 the buffers of so many elements are 96 KiB of UB.
 constexpr uint32_t kReshapeElements = 8192;
 
@@ -39,7 +41,7 @@ struct ReshapeAndCacheLaunch {
 };
 
 // Room that the scales of so many heads take.
-constexpr uint32_t PaddedScales(uint32_t heads) {
+PAGED_OPS_HOST_DEVICE constexpr uint32_t PaddedScales(uint32_t heads) {
   return (heads + kScalesOfBlock - 1) / kScalesOfBlock * kScalesOfBlock;
 }
 

@@ -1,29 +1,14 @@
 """The operators as CANN sees them, against stand-ins for CANN's headers: definitions, launches, refusals."""
 
 import ast
-import json
 import struct
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from mindspore_paged.custom_ops.build import find_compiler
+from tests.custom_ops.ascendc.op_host_calls import GOOD, OP_KERNEL, ROOT, run
 
-ROOT = Path(__file__).parents[3]
-OP_HOST = ROOT / "custom_ops/ascendc/op_host"
-OP_KERNEL = ROOT / "custom_ops/ascendc/op_kernel"
-STAND_IN = Path(__file__).with_name("cann_stand_in")
 SYSTEM_WORKSPACE = 16 * 2**20  # what the stand-in says that Ascend C itself needs
 
-CACHE = "float16:9,16,4,32"
-GOOD = {
-    "ReshapeAndCacheCustom": ["float32:5,4,32", "float32:5,4,32", CACHE, CACHE, "int32:5"],
-    "CopyBlocksCustom": [CACHE, CACHE, "int32:3,2"],
-    "ReadBlocksCustom": [CACHE, CACHE, "int32:3"],
-    "WriteBlocksCustom": [CACHE, CACHE, "float16:6,2,3,16,4,32", "int32:3"],
-    "PagedAttentionCustom": ["float32:5,8,32", CACHE, CACHE, "int32:2,7", "int32:5", "int32:5"],
-}
 COLUMNS = {
     "ReshapeAndCacheCustom": {
         (token, cache) for token in ("float32", "float16", "bfloat16") for cache in ("float16", "bfloat16", "int8")
@@ -35,31 +20,6 @@ COLUMNS = {
     },
 }
 """Of those with more than one type: that of the tokens or the query, that of the caches."""
-
-ATTRIBUTES = {"WriteBlocksCustom": "5", "PagedAttentionCustom": "0.25,0"}
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """The program that runs op_host, compiled as CANN's project compiles op_host."""
-    program = tmp_path_factory.mktemp("op_host") / "driver"
-    sources = [STAND_IN / "op_host_driver.cc", *sorted(OP_HOST.glob("*.cpp"))]
-    flags = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-O0", f"-I{STAND_IN}"]
-    subprocess.run([*find_compiler(), *flags, *map(str, sources), "-o", str(program)], check=True)
-    return program
-
-
-@pytest.fixture(scope="session")
-def definitions(driver):
-    answer = subprocess.run([driver, "describe"], check=True, capture_output=True, text=True)
-    return {definition["name"]: definition for definition in json.loads(answer.stdout)}
-
-
-def run(driver, op, inputs=None, attributes=None, vector_cores=40, cube_cores=20):
-    """What the op sets for these inputs, or None; and what it said on stderr."""
-    command = [driver, "run", op, vector_cores, cube_cores, attributes or ATTRIBUTES.get(op, "none")]
-    answer = subprocess.run([*map(str, command), *(inputs or GOOD[op])], check=True, capture_output=True, text=True)
-    return json.loads(answer.stdout), answer.stderr
 
 
 def parameters_of_construct():
@@ -124,7 +84,25 @@ def test_every_op_is_built_for_both_chips_and_has_its_kernel(definitions, op):
 def test_writers_have_a_small_output_of_their_own(driver, op):
     launch, said = run(driver, op)
     assert (launch["output_shape"], launch["output_dtype"], said) == ([1], "int32", "")
-    assert (launch["workspace"], launch["tiling_key"]) == (SYSTEM_WORKSPACE, 0)
+    assert launch["tiling_key"] == 0
+
+
+@pytest.mark.parametrize("op", GOOD)
+def test_only_an_op_with_a_workspace_has_that_of_ascend_c(driver, op):
+    """GetUserWorkspace, by which a kernel finds its own, skips it."""
+    name = "".join("_" + letter.lower() if letter.isupper() else letter for letter in op)[1:]
+    launch, _ = run(driver, op)
+    if "GetUserWorkspace(workspace)" in (OP_KERNEL / f"{name}.cpp").read_text():
+        assert launch["workspace"] > SYSTEM_WORKSPACE
+    else:
+        assert launch["workspace"] == 0
+
+
+@pytest.mark.parametrize("op", GOOD)
+def test_every_input_but_the_caches_is_made_contiguous(definitions, op):
+    """A copy of a cache would take what is written in its place."""
+    contiguous = {entry["name"]: bool(entry["contiguous"]) for entry in definitions[op]["inputs"]}
+    assert contiguous == {name: name not in ("key_cache", "value_cache") for name in contiguous}
 
 
 def test_read_blocks_gives_keys_then_values(driver):
@@ -137,7 +115,6 @@ def test_paged_attention_is_like_its_query_and_starts_all_cores_at_once(driver):
     launch, _ = run(driver, "PagedAttentionCustom")
     assert (launch["output_shape"], launch["output_dtype"]) == ([5, 8, 32], "float32")
     assert (launch["tiling_key"], launch["block_dim"], launch["schedule_mode"]) == (1, 40, 1)
-    assert launch["workspace"] > SYSTEM_WORKSPACE
     assert bytes.fromhex(launch["tiling"]).endswith(struct.pack("f", 0.25))
 
 
@@ -274,6 +251,26 @@ def test_head_dims_that_the_kernels_cannot_do_in_int8(driver, head_dim):
     launch, said = run(driver, "ReshapeAndCacheCustom", [token, token, cache, cache, "int32:5"])
     assert launch is None
     assert f"head_dim {head_dim} is not supported for int8: it must be a multiple of 32, at most 128" in said
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "message"),
+    [
+        (
+            1024,
+            512,
+            "query has 1024 heads of 64 numbers, together more than 65535, which is as far as a copy can stride",
+        ),
+        (1024, 1024, "query has 1024 heads of 64 numbers, together more than 65535"),
+        (1023, 1023, None),
+    ],
+)
+def test_tokens_that_a_copy_cannot_stride_over(driver, heads, kv_heads, message):
+    cache = f"float16:9,16,{kv_heads},64"
+    inputs = [f"float16:5,{heads},64", cache, cache, "int32:2,7", "int32:5", "int32:5"]
+    launch, said = run(driver, "PagedAttentionCustom", inputs)
+    assert (launch is None) == (message is not None)
+    assert message is None or message in said
 
 
 @pytest.mark.parametrize("layer", ["-1", "6"])

@@ -39,6 +39,7 @@ std::string JsonList(const List& list, const Text& text) {
 std::string Describe(const std::vector<std::unique_ptr<ops::OpParamDef>>& params) {
   return JsonList(params, [](const std::unique_ptr<ops::OpParamDef>& param) {
     return "{\"name\": " + Quoted(param->name) + ", \"required\": " + std::to_string(param->option == ops::REQUIRED) +
+           ", \"contiguous\": " + std::to_string(param->auto_contiguous) +
            ", \"dtypes\": " + JsonList(param->dtypes, [](ge::DataType dtype) { return Quoted(NameOf(dtype)); }) +
            ", \"formats\": " + JsonList(param->formats, [](ge::Format format) { return std::to_string(format); }) + "}";
   });

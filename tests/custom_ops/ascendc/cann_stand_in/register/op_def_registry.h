@@ -88,7 +88,11 @@ struct TilingContext {
     tiling.assign(sizeof(T), 0);
     return reinterpret_cast<T*>(tiling.data());
   }
+#ifdef CANN_WITHOUT_SET_BLOCK_DIM
+  ge::graphStatus SetSimdNumBlocks(uint32_t value) { return block_dim = value, ge::GRAPH_SUCCESS; }
+#else
   ge::graphStatus SetBlockDim(uint32_t value) { return block_dim = value, ge::GRAPH_SUCCESS; }
+#endif
   ge::graphStatus SetTilingKey(uint64_t value) { return tiling_key = value, ge::GRAPH_SUCCESS; }
   ge::graphStatus SetScheduleMode(uint32_t value) { return schedule_mode = value, ge::GRAPH_SUCCESS; }
 };
@@ -118,6 +122,8 @@ struct OpParamDef {
   Option option = OPTIONAL;
   std::vector<ge::DataType> dtypes;
   std::vector<ge::Format> formats;
+  bool auto_contiguous = false;
+  OpParamDef& AutoContiguous() { return auto_contiguous = true, *this; }
   OpParamDef& ParamType(Option value) { return option = value, *this; }
   OpParamDef& DataType(std::vector<ge::DataType> values) { return dtypes = values, *this; }
   OpParamDef& Format(std::vector<ge::Format> values) { return formats = values, *this; }
