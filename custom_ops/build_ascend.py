@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mindspore_paged.custom_ops.build import BUILD_COMMAND, DEFAULT_OUTPUT_DIR, BuildError
+from mindspore_paged.custom_ops.process_folder import use_process_folder
 
 ASCENDC_SOURCES = Path(__file__).parent.resolve() / "ascendc"
 DEFAULT_PACKAGES = DEFAULT_OUTPUT_DIR / "ascend"
@@ -54,16 +55,38 @@ def use_ascend_op_package() -> Path:
     """Let MindSpore find the built operators; to be called before it first touches the device. Returns their folder.
 
     MindSpore reads the environment: $ASCEND_CUSTOM_OPP_PATH, to which the folder is added, when the device and each
-    operator is set up, and $ASCEND_OPP_PATH, which CANN's set_env.sh sets, to compile the glue around an operator.
-    Raises BuildError if there is no package, or $ASCEND_OPP_PATH is not set.
+    operator is set up, and $ASCEND_OPP_PATH, which CANN's set_env.sh sets, to compile the glue around an operator, in
+    a folder of this process (process_folder.py).
+    Raises BuildError if there is no package, or $ASCEND_OPP_PATH is not set or not one that MindSpore understands.
     """
     package = ascend_op_package()
-    if "ASCEND_OPP_PATH" not in os.environ:
-        raise BuildError("ASCEND_OPP_PATH is not set; source CANN's set_env.sh before Python starts")
-    folders = [entry for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
+    check_opp_path(os.environ.get("ASCEND_OPP_PATH"))
+    folders = _op_packages()
     if str(package) not in folders:
         os.environ["ASCEND_CUSTOM_OPP_PATH"] = ":".join([str(package), *folders])
+    use_process_folder()
     return package
+
+
+def is_package_named() -> bool:
+    """Whether $ASCEND_CUSTOM_OPP_PATH has the built operators' folder already; raises BuildError if there is none."""
+    return str(ascend_op_package()) in _op_packages()
+
+
+def check_opp_path(path: str | None) -> None:
+    """Raise BuildError unless $ASCEND_OPP_PATH is set, and CANN's folder is all of it that stands before `opp`."""
+    if not path:
+        raise BuildError("ASCEND_OPP_PATH is not set; source CANN's set_env.sh before Python starts")
+    # MindSpore takes what stands before the first "opp" for CANN's folder, and looks for its headers there.
+    if Path(path).name != "opp" or "opp" in str(Path(path).parent):
+        raise BuildError(
+            f"ASCEND_OPP_PATH is {path}; it must end with /opp and have no other 'opp' in it, as MindSpore cuts it "
+            "there to find CANN: install CANN under a path without 'opp'"
+        )
+
+
+def _op_packages() -> list[str]:
+    return [entry for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
 
 
 def build_ascend(

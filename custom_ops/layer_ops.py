@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindspore_paged.custom_ops.layer_roles import ABSENT, ACTIVATIONS, LAYER_ROLES, NO_HEAD, OPTIONAL_ROLES
-from mindspore_paged.custom_ops.targets import library_op, writes_caches
+from mindspore_paged.custom_ops.targets import CACHES, library_op, writes_caches
 
 __all__ = [
     "ABSENT", "ACTIVATIONS", "LAYER_ROLES", "NO_HEAD", "OPTIONAL_ROLES",
@@ -79,7 +79,8 @@ class AttentionLayer(nn.Cell):
         self.epsilon, self.scale, self.adds_residual = float(epsilon), float(scale), int(adds_residual)
         self.kinds, self.has_optional = _joined(kinds), _bits(has_optional)
         self.window, self.rope_table = window, rope_table
-        self.op = writes_caches(library_op("AttentionLayer", backend))
+        before = ("x", "attention_norm", "q", "k", "v", "o", "cos_tables", "sin_tables")
+        self.op = writes_caches(library_op("AttentionLayer", backend), *before, *CACHES, "*")
 
     def construct(
         self, x, attention_norm, q, k, v, o, cos_tables, sin_tables, key_cache, value_cache, block_table, positions,
@@ -152,7 +153,11 @@ class DecoderStep(nn.Cell):
         self.logit_scale, self.activation = float(logit_scale), activation
         self.layout, self.options = Tensor(layout, ms.int64), Tensor(options, ms.int64)
         self.table_kind, self.head_kind = table_kind, head_kind
-        self.op = writes_caches(library_op("DecoderStep", backend))
+        before = (
+            "input_ids", "positions", "rows", "cos_tables", "sin_tables", "logit_indices", "table_indices",
+            "table_values", "block_table", "layout", "options", "table", "norm_weight", "head",
+        )  # fmt: skip
+        self.op = writes_caches(library_op("DecoderStep", backend), *before, *CACHES, "*")
 
     def construct(
         self, input_ids, positions, rows, cos_tables, sin_tables, logit_indices, table_indices, table_values,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mindspore import nn
 
-from mindspore_paged.custom_ops.targets import cache_writer, custom_op
+from mindspore_paged.custom_ops.targets import CACHES, cache_writer, custom_op
 from mindspore_paged.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class ReshapeAndCache(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = cache_writer("ReshapeAndCache", backend)
+        self.op = cache_writer("ReshapeAndCache", backend, "key", "value", *CACHES, "slot_mapping")
 
     def construct(self, key, value, key_cache, value_cache, slot_mapping):
         """Write the slots."""
@@ -85,7 +85,7 @@ class CopyBlocks(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = cache_writer("CopyBlocks", backend)
+        self.op = cache_writer("CopyBlocks", backend, *CACHES, "pairs")
 
     def construct(self, key_cache, value_cache, pairs):
         """Copy the blocks."""
@@ -124,7 +124,7 @@ class WriteBlocks(nn.Cell):
 
     def __init__(self, backend: str | Path):
         super().__init__()
-        self.op = cache_writer("WriteBlocks", backend)
+        self.op = cache_writer("WriteBlocks", backend, *CACHES, "pages", "block_ids", "layer")
 
     def construct(self, key_cache, value_cache, pages, block_ids, layer):
         """Write the blocks."""

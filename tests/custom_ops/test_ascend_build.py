@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
 import pytest
 
-from mindspore_paged.custom_ops import build, build_ascend
+from mindspore_paged.config import config_from_dict
+from mindspore_paged.custom_ops import build, build_ascend, targets
 from mindspore_paged.custom_ops.build_ascend import ascend_op_package, use_ascend_op_package
 from mindspore_paged.custom_ops.build_ascend import build_ascend as run_build
 from mindspore_paged.custom_ops.ops import PagedAttention, ReadBlocks
+from mindspore_paged.custom_ops.process_folder import REFUSAL, WRAPPERS
 from mindspore_paged.custom_ops.targets import require_backend
+from mindspore_paged.engine.building.context import set_context
 from mindspore_paged.errors import ConfigError
 
 # Takes the arguments of MindSpore's tool and writes where that writes: beside itself and into the working directory.
@@ -85,8 +89,9 @@ def tool(tmp_path):
 def no_package(tmp_path, monkeypatch):
     """Nothing is built, and nothing is in the environment."""
     monkeypatch.setattr(build_ascend, "DEFAULT_PACKAGES", tmp_path / "ascend")
-    monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
-    monkeypatch.delenv("ASCEND_OPP_PATH", raising=False)
+    for name in ("ASCEND_CUSTOM_OPP_PATH", "ASCEND_OPP_PATH", WRAPPERS, REFUSAL):
+        monkeypatch.setenv(name, "")  # so that it is taken back, whoever sets it
+        monkeypatch.delenv(name)
 
 
 class TestBuild:
@@ -252,6 +257,46 @@ class TestPackage:
         monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"/other:{package}")
         assert use_ascend_op_package() == package
         assert os.environ["ASCEND_CUSTOM_OPP_PATH"] == f"/other:{package}"
+
+    @pytest.mark.parametrize(
+        "path", ["/opt/opp-8/cann/opp", "/cann/opp/latest", "/home/stopped/cann/opp", "/cann/oppo"]
+    )
+    def test_a_cann_that_mindspore_would_cut_in_the_wrong_place_is_refused(
+        self, no_package, tmp_path, monkeypatch, path
+    ):
+        """It takes what stands before the first "opp" of $ASCEND_OPP_PATH for CANN's folder."""
+        (tmp_path / "ascend" / "vendors" / "mindspore_paged").mkdir(parents=True)
+        monkeypatch.setenv("ASCEND_OPP_PATH", path)
+        with pytest.raises(ConfigError, match=f"^ASCEND_OPP_PATH is {path}; it must end with /opp and have no other"):
+            require_backend("ascend")
+        assert "ASCEND_CUSTOM_OPP_PATH" not in os.environ
+
+    @pytest.mark.parametrize("path", ["/usr/local/Ascend/ascend-toolkit/latest/opp", "/cann/opp/", "/opp"])
+    def test_what_set_env_sets_is_cut_in_the_right_place(self, path):
+        build_ascend.check_opp_path(path)
+        assert path.split("opp")[0].rstrip("/") == str(Path(path).parent).rstrip("/")
+
+    def test_the_package_is_named_before_the_device_is_set(self, no_package, tmp_path, monkeypatch):
+        """CANN reads where packages are when the device is set up, and never again."""
+        package = tmp_path / "ascend" / "vendors" / "mindspore_paged"
+        package.mkdir(parents=True)
+        monkeypatch.setenv("ASCEND_OPP_PATH", "/opp")
+        named = []
+        monkeypatch.setattr(ms, "set_device", lambda _: named.append(os.environ.get("ASCEND_CUSTOM_OPP_PATH")))
+        monkeypatch.setattr(ms, "set_context", lambda **_: None)
+        sections = {"model": {"name": "tiny", "dtype": "float16"}}
+        set_context(config_from_dict({**sections, "runtime": {"ops_backend": "ascend", "device_target": "Ascend"}}))
+        assert named == [str(package)]
+
+    def test_a_device_in_use_that_does_not_know_the_package_is_refused(self, no_package, tmp_path, monkeypatch):
+        package = tmp_path / "ascend" / "vendors" / "mindspore_paged"
+        package.mkdir(parents=True)
+        monkeypatch.setenv("ASCEND_OPP_PATH", "/opp")
+        monkeypatch.setattr(targets.hal, "is_initialized", lambda device: device == "Ascend")
+        with pytest.raises(ConfigError, match="MindSpore has used the device already; create the LLM before that"):
+            require_backend("ascend")
+        monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", str(package))
+        require_backend("ascend")
 
     def test_operators_are_named_as_in_the_package(self, no_package, tmp_path, monkeypatch):
         (tmp_path / "ascend" / "vendors" / "mindspore_paged").mkdir(parents=True)

@@ -1,15 +1,15 @@
 // What the host side of every op shares: its inputs as the tiling function gets them, and how it refuses bad ones.
 //
-// The first thing that is wrong is told in one line on stderr, and the tiling function fails; what is read after it is
-// zeros. C++11: CANN's project for custom operators compiles op_host with it.
+// The first thing that is wrong is told in one line (refusal_line.h), and the tiling function fails; what is read after
+// it is zeros. C++11: CANN's project for custom operators compiles op_host with it.
 #pragma once
 
 #include <cstdint>
-#include <iostream>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "refusal_line.h"
 #include "register/op_def_registry.h"
 #include "tiling/platform/platform_ascendc.h"
 
@@ -58,8 +58,7 @@ class Inputs {
     line << op_ << ": ";
     const int in_order[] = {(line << parts, 0)...};
     (void)in_order;
-    line << "\n";
-    std::cerr << line.str();
+    TellRefusal(line.str());
   }
 
   // The next input, of rank `rank` and without a dimension of 0.

@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.graph.api import _cell_graph_executor, _convert_python_data
 
+from mindspore_paged.custom_ops.process_folder import take_refusal
 from mindspore_paged.errors import StepError
 from mindspore_paged.launch import supervision
 
@@ -67,6 +68,8 @@ class CompiledCell:
 
 
 def _reason(error: RuntimeError) -> str:
-    """One line: the operator's own words out of MindSpore's report around them, or else how the report begins."""
+    """One line: the words of op_host, or those of the operator in MindSpore's report, or how that begins."""
+    if (refusal := take_refusal()) is not None:
+        return refusal
     report = str(error)
     return (report.partition("Error message is ")[2] or report).strip().partition("\n")[0]
