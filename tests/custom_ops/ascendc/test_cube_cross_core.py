@@ -26,6 +26,19 @@ WEIGHTS_SET = "CrossCoreSetFlag<2, PIPE_MTE3>(kWeightsReady);"
 WEIGHTS_WAIT = "CrossCoreWaitFlag(kWeightsReady);"
 RACE = "without SyncAll or a cross-core flag between them"
 
+
+def one_aiv_ahead(times):
+    """At the end AIV0 sets its flag so often at once, AIV1 in turn with the AIC: it waits for both, each time."""
+    first, second = f"{WEIGHTS_SET} }}", f"{SCORES_WAIT} }}"
+    repeat = f"for (int i = 0; i < {times}; ++i) {{ "
+    ahead, behind = f"{repeat}{first} {repeat}{second}", f"{repeat}{SCORES_WAIT} {first}"
+    end = "WaitFlag<HardEvent::MTE3_MTE2>(EVENT_ID0);\n  }"
+    return (
+        ("tile_.Finish();", f"tile_.Finish(); {repeat}{SCORES_SET} {WEIGHTS_WAIT} }}"),
+        (end, f"{end[:-1]} if (GetSubBlockIdx() == 0) {{ {ahead} }} else {{ {behind} }} }}"),
+    )
+
+
 MUTANTS = {
     "aiv_does_not_wait": Mutant(((SCORES_WAIT, ""),), RACE),
     "aic_does_not_wait": Mutant(((WEIGHTS_WAIT, ""),), "of GM buffer 'workspace', which nothing has written"),
@@ -42,7 +55,13 @@ MUTANTS = {
     "waits_for_another_flag": Mutant(((SCORES_WAIT, "CrossCoreWaitFlag(7);"),), "waits for CrossCoreSetFlag of flag"),
     "counter_overflow": Mutant(
         ((SCORES_SET, f"for (int i = 0; i < 16; ++i) {{ {SCORES_SET} }}"),),
-        "the counter of flag 0 of block 0 AIV0 passes 15",
+        "the counter of flag 0 of block 0 AIV0 for block 0 AIC passes 15",
+    ),
+    "one_aiv_runs_ahead": Mutant(one_aiv_ahead(16), "AIC for block 1 AIV0 passes 15"),
+    "one_aiv_sets_more_often": Mutant(
+        ((WEIGHTS_SET, f"{WEIGHTS_SET} if (GetSubBlockIdx() == 1) {{ {WEIGHTS_SET} }}"),),
+        "the kernel ends while flag 1 of block 0 AIC still counts 1 of block 0 AIV1: it was set more often than",
+        tasks=1,
     ),
     "set_once_too_often": Mutant(
         ((SCORES_SET, SCORES_SET * 2),),
@@ -82,6 +101,7 @@ SYNCALL_VARIANTS = {
 def kernels(tmp_path_factory):
     variants = {name: Variant("cube_mixed", mutant.changes) for name, mutant in MUTANTS.items()}
     variants |= {name: Variant("cube_mixed", changes) for name, changes in SYNCALL_VARIANTS.items()}
+    variants["one_aiv_13_ahead"] = Variant("cube_mixed", one_aiv_ahead(13))
     variants["neighbours"] = Variant("cube_neighbours")
     variants["neighbours_without_wait"] = Variant("cube_neighbours", [("CrossCoreWaitFlag(0);", "")])
     variants["neighbours_in_wrong_mode"] = Variant("cube_neighbours", [("Flag<0, PIPE_MTE3>", "Flag<1, PIPE_MTE3>")])
@@ -117,6 +137,13 @@ def test_refusal(kernels, name):
 
 def test_syncall_of_all_cores_orders_them_too(kernels):
     o, expected = run_mixed(kernels, "syncall", tasks=2)
+
+    np.testing.assert_allclose(o, expected, rtol=2e-3)
+
+
+def test_an_aiv_may_be_as_far_ahead_as_its_semaphore_counts(kernels):
+    """Here 13 times, behind those for its last two tasks."""
+    o, expected = run_mixed(kernels, "one_aiv_13_ahead")
 
     np.testing.assert_allclose(o, expected, rtol=2e-3)
 
