@@ -50,7 +50,9 @@ class PagedAttention(nn.Cell):
     sees are not read, and block_table may name any block in their stead.
 
     Inputs: query [T, H, D]; key_cache, value_cache; block_table [R, M] int32; rows [T] int32, -1 for padding;
-    context_lens [T] int32, 0 for padding. Output: [T, H, D] of the query's type, zeros for padding.
+    context_lens [T] int32, 0 for padding. Output: [T, H, D] of the query's type, zeros for padding. A token of row -1
+    whose context length is not 0 is refused; on an NPU, which cannot refuse, it is padding. So is, everywhere, a token
+    of any row with a context length of 0.
 
     On CPU a token's result is bitwise the same whatever else is in the batch, wherever its blocks lie, in a decode step
     or inside a prefill chunk, and for any number of threads. Raises ConfigError for an unknown backend

@@ -6,7 +6,7 @@
 //                           [NB, BS, K, D + 4] int8_t: values and then scales, page by page; D a multiple of 32
 //   block_table             [R, M] int32
 //   rows                    [T] int32, -1 for padding; tokens of a row stand together, in order of position
-//   context_lens            [T] int32, 0 for padding
+//   context_lens            [T] int32, 0 for padding; either of the two makes a token padding, whatever the other says
 //   attention               [T, H, D] of the query's type, zeros for padding
 //
 // Indices are trusted: whoever calls has checked them, there is no way to report a wrong one from here.

@@ -180,6 +180,30 @@ def test_only_padding(emulated, chip):
     np.testing.assert_array_equal(output[:44], 0)
 
 
+@pytest.mark.parametrize("chip", [VECTOR, CUBE])
+@pytest.mark.parametrize(("row", "context"), [(-1, 9), (-1, -3), (0, 0), (0, -1), (2**30, 0)])
+def test_the_chip_takes_a_token_with_one_mark_of_padding_for_padding(emulated, chip, row, context):
+    """Nothing checks its indices there: it gives zeros, its neighbours what they give without it."""
+    scene = scene_of([70, 40], [3, 2], group=8)
+    marked = with_padding(scene, [0, 3, 5])
+    padding = marked.rows < 0
+    rows, context_lens = np.where(padding, row, marked.rows), np.where(padding, context, marked.context_lens)
+    marked = replace(marked, rows=rows.astype(np.int32), context_lens=context_lens.astype(np.int32))
+    with emulated.chip(*chip), emulated.indices_trusted():
+        output = emulated.paged_attention(*marked.inputs())
+    np.testing.assert_array_equal(output[padding], 0)
+    expected = reference_attention(scene)
+    np.testing.assert_allclose(output[~padding], expected, rtol=0, atol=TOLERANCE["float16"] * np.abs(expected).max())
+
+
+def test_row_minus_one_with_a_context_is_refused_where_indices_are_checked(emulated):
+    scene = with_padding(scene_of([70]), [0])
+    scene.context_lens[0] = 9
+    message = r"token 0: context length 9 of a padding token \(row -1\), it must be 0"
+    with pytest.raises(OpRefusedError, match=message):
+        emulated.paged_attention(*scene.inputs())
+
+
 @pytest.mark.parametrize(
     ("group", "kv_heads", "chip"), [(1, 8, VECTOR), (3, 3, VECTOR), (8, 1, VECTOR), (8, 1, CUBE), (8, 8, CUBE)]
 )
@@ -226,6 +250,11 @@ def test_grid(emulated, group, head_dim, block_size, count, cube):
         ({"cache_dtype": np.float32}, "key_cache has dtype float32, allowed on Ascend: float16, bfloat16, int8"),
         ({"cache_dtype": INT8, "head_dim": 48}, "head_dim 48 is not supported for int8: it must be a multiple of 32"),
         ({"head_dim": 144}, "head_dim 144 is not supported: it must be a multiple of 16, at most 128"),
+        (
+            {"group": 2, "kv_heads": 1024},
+            "query has 2048 heads of 64 numbers, together more than 65535, which is as far",
+        ),
+        ({"kv_heads": 1024}, "query has 1024 heads of 64 numbers, together more than 65535"),
         ({"group": 17}, "query has 17 heads for each KV head, at most 16 are supported"),
     ],
 )

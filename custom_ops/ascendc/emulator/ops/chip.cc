@@ -56,8 +56,13 @@ void SetLastReport(const ascendc_emulator::Report& report) { last_report = repor
 // Sets how many cores the emulated chip has, and which variant of paged_attention it runs: kPagedAttentionVectorKey,
 // kPagedAttentionCubeKey, or 0 for the one that the tiling chooses.
 PAGED_OPS_EXPORT void EmulatorSetChip(uint32_t vector_cores, uint32_t cube_cores, uint32_t attention_key) {
-  paged_ops::Chip() = {vector_cores, cube_cores, attention_key};
+  paged_ops::Chip().vector_cores = vector_cores;
+  paged_ops::Chip().cube_cores = cube_cores;
+  paged_ops::Chip().attention_key = attention_key;
 }
+
+// Whether paged_attention runs without its indices being checked before, as it does on the chip.
+PAGED_OPS_EXPORT void EmulatorTrustIndices(int trusts) { paged_ops::Chip().trusts_indices = trusts != 0; }
 
 // JSON: what the newest operator that this thread called moved and did, on all cores and at most on one of each kind.
 // Valid until the thread's next call.

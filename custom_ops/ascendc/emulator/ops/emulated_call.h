@@ -17,6 +17,7 @@ struct EmulatedChip {
   uint32_t vector_cores = 40;
   uint32_t cube_cores = 20;
   uint32_t attention_key = 0;  // the variant of paged_attention, where the caller wants to choose; 0: as on the chip
+  bool trusts_indices = false;  // as the chip: paged_attention gets rows, context_lens and blocks unchecked
 };
 
 EmulatedChip& Chip();

@@ -40,6 +40,12 @@ PagedAttentionLaunch MakeLaunch(const AttentionCall& call) {
   return MakePagedAttentionLaunch(shapes, cores);
 }
 
+void RequireWidth(const char* name, int64_t num_heads, int64_t head_dim) {
+  if (num_heads * head_dim <= kPagedAttentionMaxWidth) return;
+  Refuse(kPagedAttention, name, " has ", num_heads, " heads of ", head_dim, " numbers, together more than ",
+         kPagedAttentionMaxWidth, ", which is as far as a copy can stride");
+}
+
 // What op_host refuses.
 void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& launch) {
   RequireNarrowCache(kPagedAttention, call.pages);
@@ -48,6 +54,8 @@ void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& lau
     Refuse(kPagedAttention, "head_dim ", call.pages.head_dim, " is not supported: it must be a multiple of 16, at most ",
            kPagedAttentionMaxHeadDim);
   }
+  RequireWidth("query", call.num_heads(), call.pages.head_dim);
+  RequireWidth("key_cache", call.pages.num_kv_heads, call.pages.head_dim);
   if (launch.tiling.group > launch.tiling.max_queries) {
     Refuse(kPagedAttention, "query has ", launch.tiling.group, " heads for each KV head, at most ",
            launch.tiling.max_queries, " are supported");
@@ -81,7 +89,7 @@ PAGED_OPS_EXPORT int PagedAttention(int nparam, void** params, int* ndims, int64
   const AttentionCall call = ParseCall(Arguments(kPagedAttention, 9, nparam, params, ndims, shapes, dtypes));
   const PagedAttentionLaunch launch = MakeLaunch(call);
   RequireSupported(call, launch);
-  RequireTokens(call);
+  if (!Chip().trusts_indices) RequireTokens(call);
   const bool cube = launch.tiling_key == kPagedAttentionCubeKey;
   const GmBuffer query = Input(call.query), keys = Input(call.pages.keys), values = Input(call.pages.values),
                  block_table = Input(call.block_table), rows = Input(call.rows), contexts = Input(call.context_lens),
