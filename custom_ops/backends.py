@@ -11,13 +11,14 @@ from mindspore_paged.custom_ops.build_emulator import emulator_library
 
 @dataclass(frozen=True)
 class HeadRule:
-    """Heads that kernels take: of `step` numbers or a multiple (`int8_step` over int8 pages), at most `most`, and at
-    most `most_group` query heads for a KV head."""
+    """Heads that kernels take: of `step` numbers or a multiple (`int8_step` over int8 pages), at most `most`, at most
+    `most_group` query heads for a KV head, and at most `most_width` numbers in all heads of a token."""
 
     step: int
     int8_step: int
     most: int
     most_group: int
+    most_width: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Backend:
     NPU's op package.
     fused_dtypes: types of a model whose layers it has as one operator, or a few.
     cache_dtypes: for each type of a model, those of the pages that its kernels take beside it; None: all.
-    heads: None: all. numbers_in_a_block: of one head, the most that its kernels hold of a page; None: any.
+    heads: None: all. tokens_in_a_copy: of one page, the most that its kernels bring at a time: longer pages
+    work, but gain nothing; None: there is no such length.
     is_native: compiled for the CPU that it runs on, or portable for any; reads weights in an order of its own.
     infers_shapes: tells a graph's shapes without Python, so that a loaded graph takes any number of tokens.
     """
@@ -40,7 +42,7 @@ class Backend:
     fused_dtypes: tuple[str, ...] = ()
     cache_dtypes: Mapping[str, tuple[str, ...]] | None = None
     heads: HeadRule | None = None
-    numbers_in_a_block: int | None = None
+    tokens_in_a_copy: int | None = None
     is_native: bool = False
     infers_shapes: bool = True
 
@@ -53,8 +55,10 @@ _OF_ASCEND_C = {
             "bfloat16": ("bfloat16", "int8"),
         }
     ),
-    "heads": HeadRule(step=16, int8_step=32, most=128, most_group=16),
-    "numbers_in_a_block": 128 * 128,
+    "heads": HeadRule(step=16, int8_step=32, most=128, most_group=16, most_width=2**16 - 1),
+    # kPieceTokens of cube_matmul.h: two pieces of 128 tokens by 128 numbers of 16 bits fill L0B. Huawei's own kernel
+    # (ATB) refuses pages of more than 128 * 128 numbers a head; these take pages of any length.
+    "tokens_in_a_copy": 128,
 }
 
 BACKENDS: Mapping[str, Backend] = {

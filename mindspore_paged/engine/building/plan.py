@@ -179,7 +179,7 @@ def _block_size(config: EngineConfig, model: ModelConfig, backend: Backend, repo
     if config.cache.block_size != "auto":
         return config.cache.block_size
     expected_len = config.scheduler.max_model_len or model.max_position_embeddings
-    size, reason = choose_block_size(expected_len, model.head_dim, backend.numbers_in_a_block)
+    size, reason = choose_block_size(expected_len, backend.tokens_in_a_copy)
     if report:
         tqdm.write(f"block_size: {size} ({reason})", file=sys.stderr)
     return size
@@ -199,4 +199,10 @@ def check_heads(backend: Backend, kv_cache_dtype: str, share: ModelConfig) -> No
     if group > rule.most_group:
         raise ConfigError(
             f"the model has {group} attention heads for each KV head; {named} it must be at most {rule.most_group}"
+        )
+    width = share.num_attention_heads * head_dim
+    if width > rule.most_width:
+        raise ConfigError(
+            f"the model has {share.num_attention_heads} attention heads of {head_dim} numbers; {named} they must be at "
+            f"most {rule.most_width} numbers together: share the model among ranks"
         )

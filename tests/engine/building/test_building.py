@@ -233,6 +233,17 @@ def test_more_heads_for_a_kv_head_than_the_ascend_kernels_take():
     pool_of(config_of("cpu"), many)
 
 
+def test_wider_tokens_than_the_ascend_kernels_stride_over():
+    wide = replace(TINY, num_attention_heads=1024, num_key_value_heads=512, head_dim=64)
+    with pytest.raises(ConfigError) as refusal:
+        pool_of(config_of("ascend_emulator"), wide)
+    assert str(refusal.value) == (
+        "the model has 1024 attention heads of 64 numbers; with runtime.ops_backend ascend_emulator they must be at "
+        "most 65535 numbers together: share the model among ranks"
+    )
+    pool_of(config_of("ascend_emulator"), wide, 10, TensorParallel(0, 2))
+
+
 @pytest.mark.parametrize(("ops_backend", "size"), [("cpu", 256), ("ascend_emulator", 128)])
 def test_automatic_blocks_fit_the_kernel_that_runs_and_not_the_device(ops_backend, size):
     config = config_of(ops_backend, kv_cache_dtype="float16", block_size="auto")
