@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_paged.custom_ops import process_folder
+from mindspore_paged.custom_ops.build_ascend import use_ascend_op_package
 from mindspore_paged.custom_ops.process_folder import REFUSAL, WRAPPERS, take_refusal, use_process_folder
 
 USE_PACKAGE = """
@@ -52,6 +53,24 @@ def test_two_processes_in_one_folder_write_apart_and_not_there(tmp_path):
         assert (process.communicate("\n")[0], process.returncode) == ("", 0)
     assert list(work.iterdir()) == []
     assert not any(folder.parent.exists() for folder in folders)
+
+
+def test_the_folder_is_elsewhere_and_goes_with_its_process(tmp_path, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(process_folder.atexit, "register", lambda *call: at_exit.append(call))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "vendors" / "mindspore_paged").mkdir(parents=True)
+    monkeypatch.setenv("ASCEND_OPP_PATH", "/cann/opp")
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", str(tmp_path / "vendors" / "mindspore_paged"))
+    use_ascend_op_package()
+    named = os.environ.get(WRAPPERS)
+    folder = use_process_folder()
+    assert named == str(folder / "wrappers")
+    assert list((tmp_path / "work").iterdir()) == []
+    for function, *arguments in at_exit:
+        function(*arguments)
+    assert not folder.exists()
 
 
 def test_mindspore_writes_wrappers_where_the_folder_says():

@@ -1,13 +1,10 @@
 """The emulated operators, and op_host's, as fixtures."""
 
-import json
-import subprocess
-
 import pytest
 
 from mindspore_paged.custom_ops import build, build_emulator
 from tests.custom_ops.ascendc.emulated_ops import EmulatedOps
-from tests.custom_ops.ascendc.op_host_calls import OP_HOST, compile_driver
+from tests.custom_ops.ascendc.op_host_calls import OP_HOST, compile_driver, describe
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +21,4 @@ def driver(tmp_path_factory):
 @pytest.fixture(scope="session")
 def definitions(driver):
     """What each op of op_host defines, by its name."""
-    answer = subprocess.run([driver, "describe"], check=True, capture_output=True, text=True)
-    return {definition["name"]: definition for definition in json.loads(answer.stdout)}
+    return describe(driver)

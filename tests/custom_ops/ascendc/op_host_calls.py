@@ -1,7 +1,9 @@
 """Compiles op_host against stand-ins for CANN's headers, and runs it."""
 
 import json
+import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from mindspore_paged.custom_ops.build import find_compiler
@@ -21,6 +23,7 @@ GOOD = {
     "WriteBlocksCustom": [CACHE, CACHE, "float16:6,2,3,16,4,32", "int32:3"],
     "PagedAttentionCustom": ["float32:5,8,32", CACHE, CACHE, "int32:2,7", "int32:5", "int32:5"],
 }
+ATTENTION = "PagedAttentionCustom"
 ATTRIBUTES = {"WriteBlocksCustom": "5", "PagedAttentionCustom": "0.25,0"}
 
 
@@ -29,6 +32,22 @@ def compile_driver(program: Path, sources: list[Path], *flags: str) -> Path:
     command = [*find_compiler(), *FLAGS, *flags, f"-I{STAND_IN}", str(STAND_IN / "op_host_driver.cc")]
     subprocess.run([*command, *map(str, sources), "-o", str(program)], check=True)
     return program
+
+
+def compile_copy(folder: Path, changed: Mapping[str, str]) -> Path:
+    """The program for paged_attention and read_blocks, of sources in which the files in `changed` have these texts."""
+    for source in (OP_HOST, OP_KERNEL):
+        shutil.copytree(source, folder / source.name)
+    for name, text in changed.items():
+        (folder / OP_HOST.name / name).write_text(text)
+    sources = [folder / OP_HOST.name / f"{op}_custom.cpp" for op in ("paged_attention", "read_blocks")]
+    return compile_driver(folder / "driver", sources)
+
+
+def describe(driver: Path) -> dict[str, dict]:
+    """What each op defines, by its name."""
+    answer = subprocess.run([driver, "describe"], check=True, capture_output=True, text=True)
+    return {definition["name"]: definition for definition in json.loads(answer.stdout)}
 
 
 def run(driver, op, inputs=None, attributes=None, vector_cores=40, cube_cores=20, environment=None):

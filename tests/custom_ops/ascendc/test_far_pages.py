@@ -3,6 +3,8 @@
 The caches are files with holes: they take room where something is written alone.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -16,21 +18,22 @@ FLOAT16 = np.dtype(np.float16)
 BLOCK_SIZE, KV_HEADS, HEAD_DIM = 128, 8, 128
 NEAR = 3
 """Blocks between 2**32 elements and the far block; and so where 32 bits would lead to, at the front."""
+FILES = ("keys", "values")
+
+
+def make_far_caches(folder, dtype):
+    """Two caches, and a block in each that begins behind 2**32 elements, `NEAR` blocks further."""
+    width = HEAD_DIM + 4 if dtype == INT8 else HEAD_DIM
+    far = -(-(2**32) // (BLOCK_SIZE * KV_HEADS * width)) + NEAR
+    shape = (far + 2, BLOCK_SIZE, KV_HEADS, width)
+    keys, values = (np.memmap(folder / name, dtype, "w+", shape=shape) for name in FILES)
+    return keys, values, far
 
 
 @pytest.fixture
 def far_caches(tmp_path):
-    """Gives two caches, and a block in each that begins behind 2**32 elements, `NEAR` blocks further."""
-
-    def make(dtype):
-        width = HEAD_DIM + 4 if dtype == INT8 else HEAD_DIM
-        far = -(-(2**32) // (BLOCK_SIZE * KV_HEADS * width)) + NEAR
-        shape = (far + 2, BLOCK_SIZE, KV_HEADS, width)
-        keys, values = (np.memmap(tmp_path / name, dtype, "w+", shape=shape) for name in ("keys", "values"))
-        return keys, values, far
-
-    yield make
-    for name in ("keys", "values"):
+    yield partial(make_far_caches, tmp_path)
+    for name in FILES:
         (tmp_path / name).unlink()  # pytest keeps folders
 
 

@@ -27,10 +27,14 @@ class RefusedCell:
         raise RuntimeError(REPORT)
 
 
-def test_the_line_is_the_steps_error(driver, monkeypatch):
+def forget_folder(monkeypatch):
+    """No folder of this process is named yet, and what names one is taken back."""
     for name in (WRAPPERS, REFUSAL):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+
+
+def assert_line_is_the_steps_error(driver):
     use_process_folder()
     with pytest.raises(StepError) as refused:
         CompiledCell(RefusedCell(driver))(np.zeros(2, np.int32))
@@ -38,6 +42,11 @@ def test_the_line_is_the_steps_error(driver, monkeypatch):
     with pytest.raises(StepError) as failed:
         CompiledCell(RefusedCell(None))(np.zeros(2, np.int32))
     assert str(failed.value) == REPORT.partition("\n")[0]
+
+
+def test_the_line_is_the_steps_error(driver, monkeypatch):
+    forget_folder(monkeypatch)
+    assert_line_is_the_steps_error(driver)
 
 
 def test_without_such_a_file_the_line_is_on_stderr(driver):
