@@ -11,12 +11,13 @@ from mindspore_paged.custom_ops.build_emulator import emulator_library
 
 @dataclass(frozen=True)
 class HeadRule:
-    """Heads that kernels take: of `step` numbers or a multiple (`int8_step` over int8 pages), at most `most`, at most
-    `most_group` query heads for a KV head, and at most `most_width` numbers in all heads of a token."""
+    """Heads that kernels take: of `step` numbers or a multiple, at most `most` (`int8_step` and `int8_most` over int8
+    pages), at most `most_group` query heads for a KV head, and at most `most_width` numbers in all heads of a token."""
 
     step: int
-    int8_step: int
     most: int
+    int8_step: int
+    int8_most: int
     most_group: int
     most_width: int
 
@@ -55,7 +56,7 @@ _OF_ASCEND_C = {
             "bfloat16": ("bfloat16", "int8"),
         }
     ),
-    "heads": HeadRule(step=16, int8_step=32, most=128, most_group=16, most_width=2**16 - 1),
+    "heads": HeadRule(step=16, most=256, int8_step=32, int8_most=128, most_group=16, most_width=2**16 - 1),
     # kPieceTokens of cube_matmul.h: two pieces of 128 tokens by 128 numbers of 16 bits fill L0B. Huawei's own kernel
     # (ATB) refuses pages of more than 128 * 128 numbers a head; these take pages of any length.
     "tokens_in_a_copy": 128,

@@ -20,6 +20,7 @@ struct Counters {
   uint64_t vector_repeats = 0;  // up to 256 bytes each
   uint64_t cube_instructions = 0;
   uint64_t cube_macs = 0;
+  uint64_t sync_alls = 0;
   uint64_t peak_ub = 0;  // highest byte that an instruction touched
   uint64_t peak_l1 = 0;
   uint64_t peak_l0a = 0;
@@ -37,7 +38,7 @@ void CombineCounters(Counters* into, const Counters& other, Combine combine) {
   for (uint64_t Counters::*figure :
        {&Counters::scalar_gm_bytes_read, &Counters::scalar_gm_bytes_written, &Counters::scalar_local_reads,
         &Counters::vector_instructions, &Counters::vector_repeats, &Counters::cube_instructions,
-        &Counters::cube_macs}) {
+        &Counters::cube_macs, &Counters::sync_alls}) {
     into->*figure = combine(into->*figure, other.*figure);
   }
   for (uint64_t Counters::*peak : {&Counters::peak_ub, &Counters::peak_l1, &Counters::peak_l0a, &Counters::peak_l0b,

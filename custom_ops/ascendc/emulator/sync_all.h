@@ -20,6 +20,7 @@ inline void SyncAll() {
   if (isAIVOnly && core.type() == ascendc_emulator::CoreType::kAic) {
     ascendc_emulator::Refuse("SyncAll<true> on an AIC core, it is for the AIV cores alone");
   }
+  ++core.counters().sync_alls;
   core.BarrierAll();
   launch.Meet(isAIVOnly, &core);
 }

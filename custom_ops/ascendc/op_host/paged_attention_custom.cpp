@@ -63,8 +63,8 @@ static ge::graphStatus PagedAttentionTilingFunc(gert::TilingContext* context) {
   cores.cube_cores = paged_host::Platform(context).GetCoreNumAic();
   const PagedAttentionLaunch launch = MakePagedAttentionLaunch(shapes, cores);
   const uint32_t group = launch.tiling.group;
-  inputs.Require(group <= launch.tiling.max_queries, "query has ", group, " heads for each KV head, at most ",
-                 launch.tiling.max_queries, " are supported");
+  inputs.Require(group <= MaxGroup(launch.tiling.cut), "query has ", group, " heads for each KV head, at most ",
+                 MaxGroup(launch.tiling.cut), " are supported");
   if (!inputs.ok()) return ge::GRAPH_FAILED;
   // The kernel waits for all its cores (SyncAll), so either all of them are started at once or none is.
   if (context->SetScheduleMode(1) != ge::GRAPH_SUCCESS) return ge::GRAPH_FAILED;

@@ -28,7 +28,7 @@ __aicore__ inline void VectorBarrier() { AscendC::PipeBarrier<PIPE_V>(); }
 
 class OnlineSoftmax {
  public:
-  // `max_queries` is a multiple of 16, `head_dim` of 16 and at most 128.
+  // `max_queries` is a multiple of 16, `head_dim` of 16 and at most 256.
   __aicore__ inline void Init(AscendC::TPipe& pipe, uint32_t max_queries, uint32_t head_dim) {
     max_queries_ = max_queries;
     head_dim_ = head_dim;
@@ -56,14 +56,15 @@ class OnlineSoftmax {
     AscendC::Duplicate(values_, 0.0f, queries * head_dim_);
   }
 
-  // Hides the scores before column `first` and from column `end` on, in `rows` rows from `first_row` on.
+  // Hides the scores before column `first` and from column `end` on, in `rows` rows from `first_row` on; weights have
+  // `hidden_value` 0.
   __aicore__ inline void Mask(const AscendC::LocalTensor<float>& scores, uint32_t width, uint32_t first_row,
-                              uint32_t rows, uint32_t first, uint32_t end) const {
+                              uint32_t rows, uint32_t first, uint32_t end, float hidden_value = kMaskedScore) const {
     const uint8_t stride = static_cast<uint8_t>(width / kBlockLanes);
     for (uint32_t column = first > 0 ? 0 : end / kLanes * kLanes; column < width; column += kLanes) {
       uint64_t hidden[2] = {LanesBefore(first, column) | ~LanesBefore(end, column), 0};
       if (hidden[0] == 0) continue;
-      AscendC::Duplicate(scores[first_row * width + column], kMaskedScore, hidden, static_cast<uint8_t>(rows), 1,
+      AscendC::Duplicate(scores[first_row * width + column], hidden_value, hidden, static_cast<uint8_t>(rows), 1,
                          stride);
     }
   }

@@ -112,10 +112,11 @@ class Pages {
 template <typename Query>
 class Queries {
  public:
-  __aicore__ inline void Init(AscendC::TPipe& pipe, const PagedAttentionTiling& tiling, GM_ADDR query) {
+  __aicore__ inline void Init(AscendC::TPipe& pipe, const PagedAttentionTiling& tiling, GM_ADDR query,
+                              uint32_t max_queries) {
     tiling_ = tiling;
     query_.SetGlobalBuffer(reinterpret_cast<__gm__ Query*>(query));
-    const uint32_t size = tiling.max_queries * tiling.head_dim;
+    const uint32_t size = max_queries * tiling.head_dim;
     pipe.InitBuffer(queue_, 2, size * sizeof(Query));
     pipe.InitBuffer(buffer_, size * sizeof(float));
     floats_ = buffer_.template Get<float>();
@@ -163,7 +164,7 @@ class Output {
   __aicore__ inline void Init(AscendC::TPipe& pipe, const PagedAttentionTiling& tiling, const Arguments& arguments,
                               uint32_t max_queries) {
     tiling_ = tiling;
-    slot_floats_ = SoftmaxStateFloats(max_queries, tiling.head_dim);
+    slot_floats_ = static_cast<uint32_t>(SoftmaxStateFloats(max_queries, tiling.head_dim));
     attention_.SetGlobalBuffer(reinterpret_cast<__gm__ Query*>(arguments.attention));
     slots_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(arguments.workspace));
     pipe.InitBuffer(queue_, 1, max_queries * tiling.head_dim * sizeof(Query));
@@ -193,20 +194,20 @@ class Output {
     queue_.FreeTensor(results);
   }
 
-  // Leaves an unfinished task in the slot of this core.
-  __aicore__ inline void Save(const OnlineSoftmax& softmax, uint32_t core, const Part& part) {
+  // Leaves an unfinished task in a slot.
+  __aicore__ inline void Save(const OnlineSoftmax& softmax, uint32_t slot, const Part& part) {
     paged_ops::OrderPipes<AscendC::HardEvent::V_MTE3>();
-    AscendC::DataCopy(slots_[core * slot_floats_], softmax.State(), softmax.StateFloats(part.NumQueries()));
+    AscendC::DataCopy(slots_[static_cast<uint64_t>(slot) * slot_floats_], softmax.State(), softmax.StateFloats(part.NumQueries()));
     paged_ops::OrderPipes<AscendC::HardEvent::MTE3_V>();
   }
 
-  // Fetches what another core has left of the same part, into `target`.
-  __aicore__ inline void Restore(const AscendC::LocalTensor<float>& target, uint32_t core, const OnlineSoftmax& softmax,
-                                 const Part& part) {
-    paged_ops::OrderPipes<AscendC::HardEvent::V_MTE2>();
-    AscendC::DataCopy(target, slots_[core * slot_floats_], softmax.StateFloats(part.NumQueries()));
-    paged_ops::OrderPipes<AscendC::HardEvent::MTE2_V>();
+  // Fetches what has been left in a slot of the same part, into `target`; the caller orders the pipes.
+  __aicore__ inline void Fetch(const AscendC::LocalTensor<float>& target, uint32_t slot, const OnlineSoftmax& softmax,
+                               const Part& part) {
+    AscendC::DataCopy(target, slots_[static_cast<uint64_t>(slot) * slot_floats_], softmax.StateFloats(part.NumQueries()));
   }
+
+  __aicore__ inline uint32_t slot_floats() const { return slot_floats_; }
 
  private:
   __aicore__ inline void WriteZeros(uint32_t token) {
@@ -234,7 +235,7 @@ class Output {
   }
 
   PagedAttentionTiling tiling_;
-  uint64_t slot_floats_ = 0;
+  uint32_t slot_floats_ = 0;
   AscendC::GlobalTensor<Query> attention_;
   AscendC::GlobalTensor<float> slots_;
   AscendC::TQue<AscendC::TPosition::VECOUT, 1> queue_;

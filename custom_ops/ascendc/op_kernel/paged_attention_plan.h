@@ -1,8 +1,8 @@
 // Which core does which part of a paged_attention call: the same answer on every core, from rows and context_lens.
 //
 // Tokens of one row that stand together form runs of at most max_run_tokens: they share each load of KV.
-// A task is a run and a KV head; its KV, from the first token that any of them sees, is cut into tiles. All tiles stand in one line, and each core gets an equal
-// piece of it, whatever the lengths:
+// A task is a run and a KV head; its KV, from the first token that any of them sees, is cut into tiles. All tiles stand
+// in one line, and each core gets an equal piece of it, whatever the lengths:
 //
 //   tasks      |---- run 0, head 0 ----|---- run 0, head 1 ----|-- run 1, head 0 --|-- run 1, head 1 --|
 //   cores      |      0      |      1      |      2      |      3      |      4      |      5      |
@@ -16,6 +16,8 @@
 #include "paged_attention_tiling.h"
 
 namespace paged_attention {
+
+__aicore__ inline uint32_t Least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // Consecutive tokens of one row. The last has the longest context.
 struct Run {
@@ -59,23 +61,31 @@ struct Part {
 };
 
 class Plan {
+  static constexpr uint32_t kTileLengths = 3;  // that are tried, each half as long as the one before
+
  public:
-  __aicore__ inline void Init(const PagedAttentionTiling& tiling, GM_ADDR rows, GM_ADDR context_lens, uint32_t core,
-                              uint32_t num_cores) {
+  __aicore__ inline void Init(const PagedAttentionTiling& tiling, const PagedAttentionCut& cut, GM_ADDR rows,
+                              GM_ADDR context_lens, uint32_t core, uint32_t num_cores) {
     num_tokens_ = tiling.num_tokens;
     num_kv_heads_ = tiling.num_kv_heads;
-    tile_tokens_ = tiling.tile_tokens;
-    max_run_tokens_ = tiling.max_run_tokens;
+    max_run_tokens_ = cut.max_run_tokens;
     window_ = tiling.window;
     rows_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(rows), num_tokens_);
     context_lens_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(context_lens), num_tokens_);
-    const uint64_t total = CountTiles();
-    share_ = (total + num_cores - 1) / num_cores;
-    const uint64_t least = (kMinTokensPerCore + tile_tokens_ - 1) / tile_tokens_;
-    if (share_ < least) share_ = least;
+    const uint64_t total = ChooseTile(cut, num_cores);
     begin_ = share_ * core < total ? share_ * core : total;
     end_ = begin_ + share_ < total ? begin_ + share_ : total;
+    has_cut_tasks_ = total > share_ && HasCutTasks();
   }
+
+  // Whether any task is cut: if not, no core has anything for another, and none need wait.
+  __aicore__ inline bool has_cut_tasks() const { return has_cut_tasks_; }
+
+  // KV tokens of a tile.
+  __aicore__ inline uint32_t tile_tokens() const { return tile_tokens_; }
+
+  // Tokens of the longest run.
+  __aicore__ inline uint32_t longest_run() const { return longest_run_; }
 
   // Of the tile's keys, `token` may see those from `first` on that stand before `end`; there may be none.
   struct Sight {
@@ -109,13 +119,11 @@ class Plan {
   // The run that starts at `first_token`, which must exist. A padding token is a run of its own, without tiles.
   __aicore__ inline Run RunAt(uint32_t first_token) const {
     if (IsPadding(first_token)) return {first_token, 1, -1, 0, 0, 0};
-    const int32_t row = rows_.GetValue(first_token);
-    uint32_t last = first_token;
-    while (last + 1 < num_tokens_ && last + 1 - first_token < max_run_tokens_ && Follows(last + 1, row)) ++last;
+    const uint32_t last = LastOfRun(first_token);
     const uint32_t first_seen = FirstSeen(static_cast<uint32_t>(Context(first_token)));
     const uint32_t context = static_cast<uint32_t>(Context(last));
     const uint32_t num_tiles = (context - first_seen + tile_tokens_ - 1) / tile_tokens_;
-    return {first_token, last + 1 - first_token, row, first_seen, context, num_tiles};
+    return {first_token, last + 1 - first_token, rows_.GetValue(first_token), first_seen, context, num_tiles};
   }
 
   // The first tile of this core; there must be one.
@@ -148,6 +156,19 @@ class Plan {
     return window_ > 0 && context > window_ ? context - window_ : 0;
   }
 
+  __aicore__ inline uint32_t LastOfRun(uint32_t first_token) const {
+    const int32_t row = rows_.GetValue(first_token);
+    const uint32_t farthest = first_token + max_run_tokens_ - 1;
+    // Most runs are chunks of a prompt: tokens without a gap, which need not be looked at one by one.
+    if (farthest < num_tokens_ && rows_.GetValue(farthest) == row &&
+        Context(farthest) - Context(first_token) == static_cast<int32_t>(max_run_tokens_ - 1)) {
+      return farthest;
+    }
+    uint32_t last = first_token;
+    while (last < farthest && last + 1 < num_tokens_ && Follows(last + 1, row)) ++last;
+    return last;
+  }
+
   // What a run loads has no token that none of it sees.
   __aicore__ inline bool Follows(uint32_t token, int32_t row) const {
     if (rows_.GetValue(token) != row) return false;
@@ -157,14 +178,48 @@ class Plan {
 
   __aicore__ inline uint64_t TilesOf(const Run& run) const { return static_cast<uint64_t>(run.num_tiles) * num_kv_heads_; }
 
-  __aicore__ inline uint64_t CountTiles() const {
-    uint64_t total = 0;
+  // Sets the length of a tile, and how many a core gets, such that the core with the most is done first; gives the number
+  // of all tiles.
+  __aicore__ inline uint64_t ChooseTile(const PagedAttentionCut& cut, uint32_t num_cores) {
+    uint64_t totals[kTileLengths] = {};
+    tile_tokens_ = cut.tile_tokens;
     for (uint32_t token = 0; token < num_tokens_;) {
       const Run run = RunAt(token);
-      total += TilesOf(run);
+      if (run.num_tiles > 0 && run.num_tokens > longest_run_) longest_run_ = run.num_tokens;
+      for (uint32_t i = 0; i < kTileLengths; ++i) {
+        const uint32_t length = cut.tile_tokens >> i;
+        totals[i] += static_cast<uint64_t>((run.context - run.first_seen + length - 1) / length) * num_kv_heads_;
+      }
       token += run.num_tokens;
     }
+    uint64_t total = 0, least_cost = ~0ull;
+    for (uint32_t i = 0; i < kTileLengths && cut.tile_tokens >> i >= cut.least_tile_tokens; ++i) {
+      const uint32_t length = cut.tile_tokens >> i;
+      const uint64_t least = (kMinTokensPerCore + length - 1) / length;
+      uint64_t share = (totals[i] + num_cores - 1) / num_cores;
+      if (share < least) share = least;
+      const uint64_t cost = share * (length + cut.tile_overhead);
+      if (cost >= least_cost) continue;
+      least_cost = cost;
+      total = totals[i];
+      share_ = share;
+      tile_tokens_ = length;
+    }
     return total;
+  }
+
+  __aicore__ inline bool HasCutTasks() const {
+    uint64_t left = share_;  // of the piece that the next task begins in
+    for (uint32_t token = 0; token < num_tokens_;) {
+      const Run run = RunAt(token);
+      for (uint32_t head = 0; head < num_kv_heads_; ++head) {
+        if (run.num_tiles > left) return true;
+        left -= run.num_tiles;
+        if (left == 0) left = share_;
+      }
+      token += run.num_tokens;
+    }
+    return false;
   }
 
   AscendC::GlobalTensor<int32_t> rows_;
@@ -172,11 +227,13 @@ class Plan {
   uint32_t num_tokens_ = 0;
   uint32_t num_kv_heads_ = 0;
   uint32_t tile_tokens_ = 0;
+  uint32_t longest_run_ = 0;
   uint32_t max_run_tokens_ = 0;
   uint32_t window_ = 0;
   uint64_t share_ = 1;
   uint64_t begin_ = 0;
   uint64_t end_ = 0;
+  bool has_cut_tasks_ = false;
 };
 
 }  // namespace paged_attention

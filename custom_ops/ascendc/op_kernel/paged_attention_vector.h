@@ -1,6 +1,6 @@
-// paged_attention on the vector cores alone: the memory's speed for groups of up to three query heads a KV head.
+// paged_attention on the vector cores alone: the memory's speed for groups of up to two query heads a KV head.
 //
-// For each KV tile of 64 tokens, one load serves every query of the task:
+// For each KV tile of 64 tokens (24 of wide heads), one load serves every query of the task:
 //
 //   MTE2   K tile, V tile (two of each: the next are on their way while these are worked on)
 //   V      K to float32; each query: products with K, summed by row -> scores
@@ -20,29 +20,32 @@ namespace paged_attention {
 template <typename Query, typename Cache>
 class VectorAttention {
  public:
-  __aicore__ inline void Init(const PagedAttentionTiling& tiling, const Arguments& arguments) {
+  // On `num_cores` vector cores, of which this is `core`.
+  __aicore__ inline void Init(AscendC::TPipe& pipe, const PagedAttentionTiling& tiling, const Arguments& arguments,
+                              uint32_t core, uint32_t num_cores) {
     tiling_ = tiling;
-    core_ = AscendC::GetBlockIdx();
-    plan_.Init(tiling, arguments.rows, arguments.context_lens, core_, AscendC::GetBlockNum());
+    core_ = core;
+    num_cores_ = num_cores;
+    plan_.Init(tiling, VectorCut(tiling.group, tiling.head_dim), arguments.rows, arguments.context_lens, core, num_cores);
     pages_.Init(tiling, arguments);
-    queries_.Init(pipe_, tiling, arguments.query);
-    output_.Init(pipe_, tiling, arguments, kVectorQueries);
-    softmax_.Init(pipe_, kVectorQueries, tiling.head_dim);
-    const uint32_t tile = kVectorTileTokens * tiling.head_dim;
+    queries_.Init(pipe, tiling, arguments.query, kVectorQueries);
+    output_.Init(pipe, tiling, arguments, kVectorQueries);
+    softmax_.Init(pipe, kVectorQueries, tiling.head_dim);
+    const uint32_t tokens = plan_.tile_tokens(), tile = tokens * tiling.head_dim;
     scales_at_ = tile;
-    const uint32_t loaded = tile * sizeof(Cache) + (kScaled ? kVectorTileTokens * kBlockBytes : 0);
-    pipe_.InitBuffer(key_queue_, 2, loaded);
-    pipe_.InitBuffer(value_queue_, 2, loaded);
+    const uint32_t loaded = tile * sizeof(Cache) + (kScaled ? tokens * kBlockBytes : 0);
+    pipe.InitBuffer(key_queue_, 2, loaded);
+    pipe.InitBuffer(value_queue_, 2, loaded);
     if constexpr (kScaled) {
-      pipe_.InitBuffer(half_buffer_, tile * sizeof(half));
-      pipe_.InitBuffer(scale_buffer_, kVectorTileTokens * sizeof(float));
+      pipe.InitBuffer(half_buffer_, tile * sizeof(half));
+      pipe.InitBuffer(scale_buffer_, tokens * sizeof(float));
       halves_ = half_buffer_.template Get<half>();
       scales_ = scale_buffer_.template Get<float>();
     }
-    pipe_.InitBuffer(tile_buffer_, tile * sizeof(float));
-    pipe_.InitBuffer(product_buffer_, kVectorTileTokens * kPagedAttentionMaxHeadDim * sizeof(float));
-    pipe_.InitBuffer(score_buffer_, kVectorQueries * kVectorTileTokens * sizeof(float));
-    pipe_.InitBuffer(weight_buffer_, kVectorTileTokens * kBlockLanes * sizeof(float));
+    pipe.InitBuffer(tile_buffer_, tile * sizeof(float));
+    pipe.InitBuffer(product_buffer_, kProductFloats * sizeof(float));
+    pipe.InitBuffer(score_buffer_, kVectorQueries * kLanes * sizeof(float));
+    pipe.InitBuffer(weight_buffer_, tokens * kBlockLanes * sizeof(float));
     floats_ = tile_buffer_.template Get<float>();
     products_ = product_buffer_.template Get<float>();
     scores_ = score_buffer_.template Get<float>();
@@ -50,14 +53,18 @@ class VectorAttention {
   }
 
   __aicore__ inline void Process() {
-    output_.WritePadding(plan_, core_, AscendC::GetBlockNum());
+    output_.WritePadding(plan_, core_, num_cores_);
     if (plan_.begin() < plan_.end()) AttendPiece();
+    if (!plan_.has_cut_tasks()) return;
     AscendC::SyncAll<true>();
     if (unfinished_.run.num_tokens > 0) Collect(unfinished_);
   }
 
  private:
   static constexpr bool kScaled = Pages<Cache>::kScaled;
+  static constexpr uint32_t kProductFloats = kVectorTileTokens * kWideHeadDim;  // enough for a state from another core
+  static_assert(kProductFloats >= kWideVectorTileTokens * kPagedAttentionMaxHeadDim, "a tile's products");
+  static_assert(kProductFloats >= SoftmaxStateFloats(kVectorQueries, kPagedAttentionMaxHeadDim), "a state");
 
   __aicore__ inline void AttendPiece() {
     Tile tile = plan_.First();
@@ -83,7 +90,7 @@ class VectorAttention {
 
   __aicore__ inline void Load(const Tile& tile) {
     if (plan_.IsFirstHere(tile)) queries_.Load(PartOf(tile));
-    const uint32_t first = tile.First(kVectorTileTokens), count = plan_.Loaded(tile);
+    const uint32_t first = tile.First(plan_.tile_tokens()), count = plan_.Loaded(tile);
     AscendC::LocalTensor<Cache> keys = key_queue_.template AllocTensor<Cache>();
     pages_.Load(keys, pages_.keys(), tile, first, count);
     if constexpr (kScaled) pages_.LoadScales(ScaleRows(keys), pages_.key_scales(), tile, first, count);
@@ -106,10 +113,10 @@ class VectorAttention {
     if constexpr (kScaled) MultiplyByScales(part.NumQueries(), loaded);
     for (uint32_t i = 0; i < part.num_tokens; ++i) {
       const Plan::Sight seen = plan_.Visible(tile, part.first_token + i);
-      softmax_.Mask(scores_, kVectorTileTokens, i * part.num_heads, part.num_heads, seen.first, seen.end);
+      softmax_.Mask(scores_, kLanes, i * part.num_heads, part.num_heads, seen.first, seen.end);
     }
     VectorBarrier();
-    softmax_.Weigh(scores_, kVectorTileTokens, part.NumQueries(), products_);
+    softmax_.Weigh(scores_, kLanes, part.NumQueries(), products_);
     softmax_.Decay(part.NumQueries());
     Widen(value_queue_, loaded);
     if constexpr (kScaled) MultiplyByScales(part.NumQueries(), loaded);
@@ -140,7 +147,7 @@ class VectorAttention {
 
   // The scores, or the weights, of `tokens` tokens, times the scales of the tile that was widened last.
   __aicore__ inline void MultiplyByScales(uint32_t queries, uint32_t tokens) {
-    constexpr uint8_t kRow = kVectorTileTokens / kBlockLanes;
+    constexpr uint8_t kRow = kLanes / kBlockLanes;
     AscendC::Mul(scores_, scores_, scales_, static_cast<uint64_t>(tokens), static_cast<uint8_t>(queries),
                  {1, 1, 1, kRow, kRow, 0});
     VectorBarrier();
@@ -154,12 +161,12 @@ class VectorAttention {
     const uint64_t lanes = LanesLeft(head_dim, 0);
     AscendC::Mul(products_, floats_, row, lanes, repeat, {1, 1, 1, kRow, stride, 0});
     VectorBarrier();
-    if (head_dim > kLanes) {
-      AscendC::MulAddDst(products_, floats_[kLanes], row[kLanes], LanesLeft(head_dim, kLanes), repeat,
+    for (uint32_t column = kLanes; column < head_dim; column += kLanes) {
+      AscendC::MulAddDst(products_, floats_[column], row[column], LanesLeft(head_dim, column), repeat,
                          {1, 1, 1, kRow, stride, 0});
       VectorBarrier();
     }
-    AscendC::WholeReduceSum<float>(scores_[query * kVectorTileTokens], products_, static_cast<int32_t>(lanes), tokens, 1,
+    AscendC::WholeReduceSum<float>(scores_[query * kLanes], products_, static_cast<int32_t>(lanes), tokens, 1,
                                    1, kRow);
     VectorBarrier();
   }
@@ -170,7 +177,7 @@ class VectorAttention {
     const uint32_t tokens = seen.end - seen.first;
     const uint32_t head_dim = tiling_.head_dim;
     const uint8_t repeat = static_cast<uint8_t>(tokens), stride = static_cast<uint8_t>(head_dim / kBlockLanes);
-    AscendC::Brcb(weights_, scores_[query * kVectorTileTokens],
+    AscendC::Brcb(weights_, scores_[query * kLanes],
                   static_cast<uint8_t>((seen.end + kBlockLanes - 1) / kBlockLanes), {1, kBlockLanes});
     VectorBarrier();
     for (uint32_t column = 0; column < head_dim; column += kLanes) {
@@ -203,15 +210,17 @@ class VectorAttention {
   __aicore__ inline void Collect(const Tile& tile) {
     const uint32_t last_core = plan_.CoreOf(tile.TaskEnd() - 1);
     for (uint32_t core = core_ + 1; core <= last_core; ++core) {
-      output_.Restore(products_, core, softmax_, PartOf(tile));
+      paged_ops::OrderPipes<AscendC::HardEvent::V_MTE2>();
+      output_.Fetch(products_, core, softmax_, PartOf(tile));
+      paged_ops::OrderPipes<AscendC::HardEvent::MTE2_V>();
       softmax_.Merge(products_, PartOf(tile).NumQueries());
     }
     output_.Write(softmax_, PartOf(tile));
   }
 
-  AscendC::TPipe pipe_;
   PagedAttentionTiling tiling_;
   uint32_t core_ = 0;
+  uint32_t num_cores_ = 0;
   Plan plan_;
   Pages<Cache> pages_;
   Queries<Query> queries_;

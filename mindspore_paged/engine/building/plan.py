@@ -190,11 +190,13 @@ def check_heads(backend: Backend, kv_cache_dtype: str, share: ModelConfig) -> No
     rule, head_dim, group = backend.heads, share.head_dim, share.num_attention_heads // share.num_key_value_heads
     if rule is None:
         return
-    step, pages = (rule.int8_step, " and cache.kv_cache_dtype int8") if kv_cache_dtype == "int8" else (rule.step, "")
+    is_int8 = kv_cache_dtype == "int8"
+    step, most = (rule.int8_step, rule.int8_most) if is_int8 else (rule.step, rule.most)
+    pages = " and cache.kv_cache_dtype int8" if is_int8 else ""
     named = f"with runtime.ops_backend {backend.name}"
-    if head_dim % step or head_dim > rule.most:
+    if head_dim % step or head_dim > most:
         raise ConfigError(
-            f"the model's head_dim is {head_dim}; {named}{pages} it must be a multiple of {step}, at most {rule.most}"
+            f"the model's head_dim is {head_dim}; {named}{pages} it must be a multiple of {step}, at most {most}"
         )
     if group > rule.most_group:
         raise ConfigError(

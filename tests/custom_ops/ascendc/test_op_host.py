@@ -125,12 +125,29 @@ def test_paged_attention_takes_the_cube_cores_for_large_groups_of_16_bit_queries
     assert (launch["tiling_key"], launch["block_dim"], launch["schedule_mode"]) == (key, blocks, 1)
 
 
-@pytest.mark.parametrize("query", ["float32", "float16", "bfloat16"])
-def test_paged_attention_over_int8_stays_on_the_vector_cores(driver, query):
+@pytest.mark.parametrize(("tokens", "heads", "key"), [(1, 4, 1), (1, 8, 1), (2, 8, 3), (5, 4, 3), (1, 12, 2)])
+def test_paged_attention_of_small_groups_may_take_the_cube_cores(driver, tokens, heads, key):
+    """Where so many queries can share a load of KV that it pays; the device decides."""
+    inputs = [f"float16:{tokens},{heads},32", *GOOD["PagedAttentionCustom"][1:4], *[f"int32:{tokens}"] * 2]
+    launch, _ = run(driver, "PagedAttentionCustom", inputs)
+    assert (launch["tiling_key"], launch["block_dim"]) == (key, 40 if key == 1 else 20)
+
+
+@pytest.mark.parametrize(("heads", "key"), [(511, 2), (518, 1)])
+def test_paged_attention_with_strides_that_no_cube_copy_has_stays_on_the_vector_cores(driver, heads, key):
+    """65,535 elements from one token's query to the next: 16 bits of Nd2NzParams."""
+    cache = f"float16:9,16,{heads // 7},128"
+    inputs = [f"float16:5,{heads},128", cache, cache, *GOOD["PagedAttentionCustom"][3:]]
+    launch, said = run(driver, "PagedAttentionCustom", inputs)
+    assert (launch["tiling_key"], said) == (key, "")
+
+
+@pytest.mark.parametrize(("query", "key"), [("float32", 1), ("float16", 2), ("bfloat16", 2)])
+def test_paged_attention_over_int8_takes_the_cube_cores_for_16_bit_queries(driver, query, key):
     cache = "int8:9,16,4,36"
     inputs = [f"{query}:5,32,32", cache, cache, *GOOD["PagedAttentionCustom"][3:]]
     launch, said = run(driver, "PagedAttentionCustom", inputs)
-    assert (launch["tiling_key"], launch["output_dtype"], said) == (1, query, "")
+    assert (launch["tiling_key"], launch["output_dtype"], said) == (key, query, "")
 
 
 @pytest.mark.parametrize(("op", "count"), [("ReadBlocksCustom", 3), ("WriteBlocksCustom", 3), ("CopyBlocksCustom", 1)])
@@ -234,14 +251,14 @@ def test_refused_in_one_line(driver, op, places, bad, message):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("head_dim", [8, 24, 144])
+@pytest.mark.parametrize("head_dim", [8, 24, 272])
 def test_head_dims_that_the_attention_kernel_cannot_do(driver, head_dim):
     cache = f"float16:9,16,4,{head_dim}"
     launch, said = run(
         driver, "PagedAttentionCustom", [f"float16:5,8,{head_dim}", cache, cache, "int32:2,7", "int32:5", "int32:5"]
     )
     assert launch is None
-    assert f"head_dim {head_dim} is not supported: it must be a multiple of 16, at most 128" in said
+    assert f"head_dim {head_dim} is not supported: it must be a multiple of 16, at most 256" in said
 
 
 @pytest.mark.parametrize("head_dim", [16, 48, 160])

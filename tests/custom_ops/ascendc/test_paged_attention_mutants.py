@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mindspore_paged.custom_ops.build import OPS_ROOT, find_compiler
-from mindspore_paged.custom_ops.build_emulator import ASCENDC_SOURCES
+from mindspore_paged.custom_ops.build_emulator import ASCENDC_SOURCES, KERNEL_TYPES
 from tests.custom_ops.ascendc.emulated_ops import CUBE_VARIANT, VECTOR_VARIANT, EmulatedOps
 from tests.custom_ops.ascendc.test_paged_attention_kernel import scene_of, with_padding
-from tests.custom_ops.kernel_calls import INT8, OpRefusedError
+from tests.custom_ops.kernel_calls import BFLOAT16, INT8, OpRefusedError
 
 SYNCHRONISATION = re.compile(
     r"^ +(VectorBarrier\(\)|paged_ops::OrderPipes<[^;]*>\(\)"
@@ -28,13 +28,17 @@ KERNEL_FILES = (
     "paged_attention_vector.h",
     "paged_attention_cube.h",
     "cube_matmul.h",
+    "cube_products.h",
+    "cube_weights.h",
+    "cube_scales.h",
+    "tile_widener.h",
 )
 EMULATOR, OP_KERNEL, KERNEL = ASCENDC_SOURCES / "emulator", ASCENDC_SOURCES / "op_kernel", "paged_attention_custom"
 FLAGS = [*find_compiler(), "-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{EMULATOR}", f"-I{OPS_ROOT}"]
 SWITCH = "left_out_statement"
 """The library's variable that says which statement does not run: its index in PLACES."""
-CALLED = ("half_half", "half_int8_t")
-TYPES = ("float_half", "float_bfloat16_t", "bfloat16_t_bfloat16_t", "float_int8_t", "bfloat16_t_int8_t")
+CALLED = ("half_half", "half_int8_t", "bfloat16_t_int8_t")
+TYPES = ("float_half", "float_bfloat16_t", "bfloat16_t_bfloat16_t", "float_int8_t")
 """The combinations that the library's entries name and these tests do not call."""
 
 
@@ -64,7 +68,8 @@ class Compiler:
         entries = [EMULATOR / "ops" / f"{name}.cc" for name in ("paged_attention", "chip")]
         commands = [(source, source.stem) for source in (stubs, *entries)]
         for types in CALLED:
-            defines = [f"-D{KERNEL}={KERNEL}_{types}", f"-DDTYPE_KEY_CACHE={types.removeprefix('half_')}"]
+            query, cache = next(k.values() for k in KERNEL_TYPES[KERNEL] if "_".join(k.values()) == types)
+            defines = [f"-D{KERNEL}={KERNEL}_{types}", f"-DDTYPE_QUERY={query}", f"-DDTYPE_KEY_CACHE={cache}"]
             commands.append((op_kernel / f"{KERNEL}.cpp", types, *defines))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda command: self._compile(*command), commands))
@@ -104,13 +109,21 @@ def without(ops: EmulatedOps, index: int):
 
 
 def run_everything(ops: EmulatedOps) -> None:
-    """Both variants, over runs of tokens, cut tasks and padding."""
+    """All variants, over runs of tokens, cut tasks and padding."""
     scene = with_padding(scene_of([700, 1100, 70], [3, 1, 20], group=4, kv_heads=2, head_dim=80), [0, 4])
     for chip in ((6, 3, VECTOR_VARIANT), (40, 20, VECTOR_VARIANT), (6, 3, CUBE_VARIANT)):
         with ops.chip(*chip):
             ops.paged_attention(*scene.inputs())
     scene = with_padding(scene_of([700, 70], [3, 20], group=4, kv_heads=2, head_dim=96, cache_dtype=INT8), [0, 4])
-    with ops.chip(6, 0, VECTOR_VARIANT):
+    for chip in ((6, 3, VECTOR_VARIANT), (6, 3, CUBE_VARIANT)):
+        with ops.chip(*chip):
+            ops.paged_attention(*scene.inputs())
+    scene = scene_of([300, 70], [3, 20], group=4, kv_heads=1, head_dim=144)
+    for chip in ((6, 3, VECTOR_VARIANT), (2, 1, CUBE_VARIANT)):
+        with ops.chip(*chip):
+            ops.paged_attention(*scene.inputs())
+    scene = scene_of([2100, 70], [3, 20], group=4, head_dim=96, query_dtype=BFLOAT16, cache_dtype=INT8)
+    with ops.chip(2, 1, CUBE_VARIANT):
         ops.paged_attention(*scene.inputs())
 
 

@@ -26,6 +26,7 @@ std::string CountersText(const ascendc_emulator::Counters& counters) {
   Append(&text, "vector_repeats", counters.vector_repeats);
   Append(&text, "cube_instructions", counters.cube_instructions);
   Append(&text, "cube_macs", counters.cube_macs);
+  Append(&text, "sync_alls", counters.sync_alls);
   Append(&text, "peak_ub", counters.peak_ub);
   Append(&text, "peak_l1", counters.peak_l1);
   return text + "}";

@@ -56,9 +56,9 @@ void RequireSupported(const AttentionCall& call, const PagedAttentionLaunch& lau
   }
   RequireWidth("query", call.num_heads(), call.pages.head_dim);
   RequireWidth("key_cache", call.pages.num_kv_heads, call.pages.head_dim);
-  if (launch.tiling.group > launch.tiling.max_queries) {
+  if (launch.tiling.group > MaxGroup(launch.tiling.cut)) {
     Refuse(kPagedAttention, "query has ", launch.tiling.group, " heads for each KV head, at most ",
-           launch.tiling.max_queries, " are supported");
+           MaxGroup(launch.tiling.cut), " are supported");
   }
   const bool any_query = call.pages.keys.dtype == DType::kInt8;
   if (!any_query && call.query.dtype != DType::kFloat32 && call.query.dtype != call.pages.keys.dtype) {
@@ -90,7 +90,7 @@ PAGED_OPS_EXPORT int PagedAttention(int nparam, void** params, int* ndims, int64
   const PagedAttentionLaunch launch = MakeLaunch(call);
   RequireSupported(call, launch);
   if (!Chip().trusts_indices) RequireTokens(call);
-  const bool cube = launch.tiling_key == kPagedAttentionCubeKey;
+  const bool cube = launch.tiling_key != kPagedAttentionVectorKey;
   const GmBuffer query = Input(call.query), keys = Input(call.pages.keys), values = Input(call.pages.values),
                  block_table = Input(call.block_table), rows = Input(call.rows), contexts = Input(call.context_lens),
                  attention = Output(call.output);
