@@ -35,9 +35,6 @@ constexpr uint32_t kCubeTileOverhead = 64;
 // A core that gets fewer tokens than this spends more on combining than it saves.
 constexpr uint32_t kMinTokensPerCore = 256;
 
-// Elements from token to token of the queries, and of the pages: a copy to the cube core counts them in 16 bits.
-constexpr uint32_t kMostCubeStride = 65535;
-
 constexpr uint32_t kPagedAttentionMaxHeadDim = 256;
 constexpr uint32_t kWideHeadDim = 128;  // a larger one leaves less room: shorter tiles, half as many queries on the cube
 constexpr uint32_t kWideVectorTileTokens = 24;
@@ -168,8 +165,7 @@ inline PagedAttentionLaunch MakePagedAttentionLaunch(const PagedAttentionShapes&
                                                      const PagedAttentionCores& cores) {
   const uint32_t group = shapes.num_heads / shapes.num_kv_heads;
   // The cube multiplies equal 16-bit types only, which int8 pages can be widened to.
-  const bool cube = cores.cube_cores > 0 && shapes.query_bytes == 2 &&
-                    shapes.num_heads * shapes.head_dim <= kMostCubeStride;
+  const bool cube = cores.cube_cores > 0 && shapes.query_bytes == 2;
   if (!cube || shapes.num_tokens * group < kCubeLeastQueries) {
     return MakePagedAttentionLaunchFor(kPagedAttentionVectorKey, shapes, cores);
   }

@@ -37,7 +37,7 @@ def narrow(file: str, expression: str, nth: int = 0) -> Mutant:
 
 
 IO, PLAN, SOFTMAX = "paged_attention_io.h", "paged_attention_plan.h", "online_softmax.h"
-VECTOR, CUBE, MATMUL = "paged_attention_vector.h", "paged_attention_cube.h", "cube_matmul.h"
+VECTOR, WEIGHTS, MATMUL = "paged_attention_vector.h", "cube_weights.h", "cube_matmul.h"
 TILING, QUANTIZE = "paged_attention_tiling.h", "reshape_and_quantize.h"
 COPY, READ, WRITE = (f"{verb}_blocks_custom.cpp" for verb in ("copy", "read", "write"))
 
@@ -60,24 +60,24 @@ MUTANTS = (
     Mutant(IO, "(tiling_.num_heads - part.num_heads) * head", "0u"),
     Mutant(IO, "(tiling_.num_heads - part.num_heads) * head", "0u", nth=1),
     Mutant(IO, "token += num_cores", "token += 2 * num_cores"),
-    Mutant(CUBE, "(part.first_token - tile.run.first_token) * tiling_.group", "0u"),
-    Mutant(CUBE, "2 * static_cast<uint64_t>(block) + place", "static_cast<uint64_t>(block) + place"),
+    Mutant(WEIGHTS, "(band.first_token - tile.run.first_token) * tiling_.group", "0u"),
+    Mutant(WEIGHTS, "tile.run.first_token + half", "tile.run.first_token"),
     Mutant(MATMUL, "first_row * kFractal", "0u"),
     Mutant(MATMUL, "done == 0", "true"),
     # Who is padding, and who sees what
     Mutant(PLAN, "rows_.GetValue(token) < 0 || Context(token) <= 0", "Context(token) <= 0"),
     Mutant(PLAN, "rows_.GetValue(token) < 0 || Context(token) <= 0", "rows_.GetValue(token) < 0"),
     Mutant(PLAN, "context - window_", "context - window_ + 1"),
-    Mutant(PLAN, "last + 1 - first_token < max_run_tokens_", "last - first_token < max_run_tokens_"),
-    Mutant(PLAN, "(total + num_cores - 1) / num_cores", "total / num_cores"),
+    Mutant(PLAN, "first_token + max_run_tokens_ - 1", "first_token + max_run_tokens_"),
+    Mutant(PLAN, "rows_.GetValue(token) != row", "false"),
     Mutant(SOFTMAX, "LanesBefore(first, column) | ~LanesBefore(end, column)", "~LanesBefore(end, column)"),
     Mutant(TILING, "shapes.window < longest", "shapes.window < longest / 2"),
     # Sums, and what is put together of several cores
     Mutant(VECTOR, "(rows + 1) / 2", "rows / 2"),
-    Mutant(VECTOR, "LanesLeft(head_dim, kLanes)", "static_cast<uint64_t>(kLanes)"),
+    Mutant(VECTOR, "LanesLeft(head_dim, 0)", "static_cast<uint64_t>(kLanes)"),
     Mutant(VECTOR, "core <= last_core", "core < last_core"),
-    Mutant(CUBE, "core_ + i * kVectorCores", "core_ + i"),
-    Mutant(CUBE, "(loaded + kLanes - 1) / kLanes * kLanes", "loaded / kLanes * kLanes"),
+    Mutant(WEIGHTS, "core_ + blocks_on * kCubeVectorCores", "core_ + blocks_on"),
+    Mutant(WEIGHTS, "(loaded + kLanes - 1) / kLanes * kLanes", "loaded / kLanes * kLanes"),
     Mutant(TILING, "2 * launch.block_dim", "launch.block_dim"),
     # What cores share out of the cache kernels
     Mutant("core_share.h", "units * (core + 1) / cores", "units * core / cores + units / cores"),

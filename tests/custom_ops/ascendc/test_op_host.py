@@ -133,15 +133,6 @@ def test_paged_attention_of_small_groups_may_take_the_cube_cores(driver, tokens,
     assert (launch["tiling_key"], launch["block_dim"]) == (key, 40 if key == 1 else 20)
 
 
-@pytest.mark.parametrize(("heads", "key"), [(511, 2), (518, 1)])
-def test_paged_attention_with_strides_that_no_cube_copy_has_stays_on_the_vector_cores(driver, heads, key):
-    """65,535 elements from one token's query to the next: 16 bits of Nd2NzParams."""
-    cache = f"float16:9,16,{heads // 7},128"
-    inputs = [f"float16:5,{heads},128", cache, cache, *GOOD["PagedAttentionCustom"][3:]]
-    launch, said = run(driver, "PagedAttentionCustom", inputs)
-    assert (launch["tiling_key"], said) == (key, "")
-
-
 @pytest.mark.parametrize(("query", "key"), [("float32", 1), ("float16", 2), ("bfloat16", 2)])
 def test_paged_attention_over_int8_takes_the_cube_cores_for_16_bit_queries(driver, query, key):
     cache = "int8:9,16,4,36"
