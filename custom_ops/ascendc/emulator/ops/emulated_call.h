@@ -1,6 +1,7 @@
 // Runs a kernel of op_kernel/ on the emulated chip, for an op whose arguments have been checked.
 #pragma once
 
+#include <cfenv>
 #include <functional>
 #include <memory>
 #include <string>
@@ -38,6 +39,22 @@ inline GmBuffer Output(const Tensor& tensor) { return {tensor.name, tensor.data,
 // Where a buffer lies, as a kernel gets it.
 inline uint8_t* Address(const GmBuffer& buffer) { return static_cast<uint8_t*>(buffer.data); }
 
+// The floating-point environment that a program starts with, for as long as this lives: MindSpore runs a graph for the
+// first time on a thread that takes subnormal numbers for zeros, which would lose those of the emulated half.
+class DefaultFloatEnvironment {
+ public:
+  DefaultFloatEnvironment() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFloatEnvironment() { std::fesetenv(&before_); }
+  DefaultFloatEnvironment(const DefaultFloatEnvironment&) = delete;
+  DefaultFloatEnvironment& operator=(const DefaultFloatEnvironment&) = delete;
+
+ private:
+  std::fenv_t before_;
+};
+
 // Launches `kernel(arguments..., workspace, tiling)` over `block_dim` blocks.
 template <typename Tiling, typename Kernel>
 void RunKernel(const char* op, ascendc_emulator::KernelType type, uint32_t block_dim, uint64_t tiling_key,
@@ -47,6 +64,7 @@ void RunKernel(const char* op, ascendc_emulator::KernelType type, uint32_t block
   buffers.push_back({"tiling", &tiling, sizeof(Tiling), false, true});
   ascendc_emulator::LaunchOptions options;
   options.tiling_key = tiling_key;
+  const DefaultFloatEnvironment environment;
   try {
     SetLastReport(ascendc_emulator::Launch(
         type, static_cast<int>(block_dim), buffers,
