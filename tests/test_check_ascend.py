@@ -1,24 +1,43 @@
 """scripts/check_ascend.py and the parts of what it runs; the NPU itself is not here."""
 
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 
-from mindspore_paged.ascend_check import check, operators, reference, timing, tokens, versions
-from mindspore_paged.ascend_check.cases import ATTENTION_CASES, WRITER_CASES, AttentionCase, Heads
-from mindspore_paged.ascend_check.report import Finding, markdown
+from mindspore_paged.ascend_check import (
+    apart,
+    check,
+    child,
+    device_log,
+    grid,
+    int8_pages,
+    operators,
+    reference,
+    timing,
+    tokens,
+    versions,
+)
+from mindspore_paged.ascend_check.cases import AttentionCase, Heads
+from mindspore_paged.ascend_check.groups import GROUPS, Check, Target
+from mindspore_paged.ascend_check.report import Finding, beside_each_other, markdown
 from mindspore_paged.errors import StepError
+from tests.custom_ops import int8_pages as int8_pages_of_tests
 from tests.custom_ops.attention_reference import Scene, reference_attention
+from tests.script_runs import error_of
+from tests.script_runs import run_script as run
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "check_ascend.py"
+SCRIPT = "check_ascend.py"
+ATTENTION_CASES = tuple(case for cases in grid.ATTENTION.values() for case in cases)
+WRITER_CASES = tuple(case for cases in grid.MOVING.values() for case in cases)
+SMALL_CASES = (*grid.SMALL, *grid.INT8[1:3], *grid.PADDING)
 
 
 def run_script(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+    return run(SCRIPT, *arguments)
 
 
 @pytest.fixture
@@ -40,13 +59,28 @@ class TestScript:
         for word in ("set_env.sh", "ascend_emulator", "Exit code", "--no-build"):
             assert word in text
 
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (("--only", "tiles", "times"), "unknown group 'times' for backend cpu; allowed: tokens, small, "),
+            (("--repeats", "0"), "repeats is 0: it must be 1 or more"),
+            (("--library", "absent.so"), "library absent.so is missing"),
+        ],
+    )
+    def test_what_makes_no_sense_is_one_line(self, arguments, error):
+        assert error_of(SCRIPT, "--backend", "cpu", *arguments).startswith(error)
+
     @pytest.mark.slow
-    def test_the_cpu_operators_are_right(self):
-        result = run_script("--backend", "cpu")
+    @pytest.mark.parametrize("backend", ["cpu", "ascend_emulator"])
+    def test_the_operators_are_right(self, backend):
+        result = run_script("--backend", backend)
         assert result.returncode == 0, result.stderr
         first, _, header, *_ = result.stdout.splitlines()
         assert first.startswith("mindspore_paged ")
-        assert first.endswith("backend cpu: all ok")
+        assert f"backend {backend}: all ok" in first
+        assert [line for line in result.stderr.splitlines() if line.startswith("group ")] == [
+            f"group {group}" for group in GROUPS
+        ]
         assert "time" not in header
         for operator in ("reshape_and_cache", "paged_attention", "copy_blocks", "read_blocks", "write_blocks"):
             assert f"\n| {operator} |" in result.stdout
@@ -55,12 +89,14 @@ class TestScript:
 class TestReference:
     """Independent of the operators: the tests' own reference, and values worked out by hand."""
 
-    @pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
+    @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
     def test_attention_is_that_of_the_tests(self, case):
         operands = case.operands(np.random.default_rng(0))
         output, magnitude = reference.attention(*operands, 0.25, case.window)
         scene = Scene(*operands, 0.25, case.window)
-        np.testing.assert_allclose(output, reference_attention(scene), rtol=1e-12, atol=1e-12)
+        expected = reference_attention(scene)
+        expected[scene.rows < 0] = 0  # whatever context padding states
+        np.testing.assert_allclose(output, expected, rtol=1e-12, atol=1e-12)
         assert np.all(magnitude >= np.abs(output) * (1 - 1e-12))
 
     def test_magnitude_is_of_the_terms_and_not_of_their_sum(self):
@@ -97,7 +133,7 @@ class TestReference:
 class TestComparison:
     @pytest.mark.usefixtures("graph_mode")
     def test_an_operator_that_reads_a_wrong_block_is_found(self, monkeypatch):
-        case = ATTENTION_CASES[1]
+        case = grid.SMALL[1]
         assert operators.check_attention(case, "cpu").right
         expected = reference.attention
 
@@ -115,7 +151,7 @@ class TestComparison:
     @pytest.mark.usefixtures("graph_mode")
     @pytest.mark.parametrize("operator", ["reshape_and_cache", "copy_blocks", "read_blocks", "write_blocks"])
     def test_one_wrong_bit_of_a_writer_is_found(self, monkeypatch, operator):
-        case = WRITER_CASES[-1]
+        case = grid.WRITERS[-1]
         honest = getattr(reference, operator)
 
         def off_by_a_bit(*operands):
@@ -147,7 +183,13 @@ class TestComparison:
         monkeypatch.setattr(ms.runtime, "synchronize", lambda: None)  # a CPU has no streams
         monkeypatch.setattr(timing, "ROUNDS", 1)
         case = AttentionCase(Heads(4, 2, 32, 16, "bfloat16"), "bfloat16", (40,) * 9, (1,) * 9)
-        findings = [timing.time_attention(case, "cpu"), *timing.time_writers(case, "cpu")]
+        monkeypatch.setattr(timing, "DECODE_CASES", (case,))
+        ours, built_in = (
+            [finding for _, run_one in timed for finding in run_one()]
+            for timed in (timing.times("cpu"), timing.built_in_times())
+        )
+        assert [finding.built_in.partition(" ")[0] for finding in built_in] == ["failed:"] * 2
+        findings = beside_each_other([*ours, *built_in])
         assert [finding.operator for finding in findings] == [
             "paged_attention",
             "reshape_and_cache",
@@ -239,26 +281,186 @@ class TestReport:
         assert lines[-1] == "| paged_attention | 32 rows | float16 |  |  |  | 1.235 ms | failed: x |"
 
 
-@pytest.mark.parametrize(("right", "code"), [(True, 0), (False, 1)])
-def test_a_wrong_result_is_exit_code_1(monkeypatch, capsys, right, code):
-    finding = Finding("paged_attention", "s", "float16", 1.0, 0.1, right)
+@pytest.mark.parametrize(
+    ("finding", "code"),
+    [
+        (Finding("paged_attention", "s", "float16", 1.0, 0.1, True), 0),
+        (Finding("paged_attention", "s", "float16", 1.0, 0.1, False), 1),
+        (Finding("paged_attention", "s", "float16", 1.0, 0.1, True, repeats=20, unequal=1), 1),
+        (Finding("paged_attention", "s", "float16", failed="no answer"), 1),
+        (Finding("paged_attention", "s", "float16", skipped="refused"), 0),
+    ],
+)
+def test_what_is_wrong_or_unequal_or_missing_is_exit_code_1(monkeypatch, capsys, finding, code):
     monkeypatch.setattr(check, "check_tokens", lambda backend: finding)
-    monkeypatch.setattr(check, "check_in_this_process", lambda backend, report: [finding])
+    monkeypatch.setattr(check, "run_group", lambda group, target, report: iter(()))
     lines = []
     assert check.check_backend("cpu", build=False, report=lines.append) == code
     assert "paged_attention" in capsys.readouterr().out
-    assert len(lines) == 1
+    assert lines == [f"group {group}" for group in GROUPS]
 
 
-def test_cases_cover_every_combination_of_types_and_of_heads_that_share():
-    """The kernels differ by these; a combination that no case has would go unchecked."""
-    assert {(case.query_dtype, case.heads.cache_dtype) for case in ATTENTION_CASES} == {
-        ("float16", "float16"),
-        ("bfloat16", "bfloat16"),
-        ("float32", "float16"),
-        ("float32", "bfloat16"),
-    }
-    assert {case.heads.heads // case.heads.kv_heads for case in ATTENTION_CASES} >= {1, 4, 8}
-    types = {"float32", "float16", "bfloat16"}
-    pairs = {(case.key_dtype, case.heads.cache_dtype) for case in WRITER_CASES}
-    assert pairs == {(key, cache) for key in types for cache in types - {"float32"}}
+def test_a_tiny_model_that_fails_is_a_finding(monkeypatch, capsys):
+    def fails(backend):
+        raise StepError("the tiny model fails")
+
+    monkeypatch.setattr(check, "check_tokens", fails)
+    lines = []
+    assert check.check_backend("cpu", build=False, only=["tokens"], report=lines.append) == 1
+    assert "FAILED: the tiny model fails" in capsys.readouterr().out
+    assert lines == ["group tokens", "stopped in group tokens: the tiny model fails"]
+
+
+class TestRepeats:
+    def test_other_bits_are_counted(self):
+        outputs = iter([1.0, 1.0, 2.0, -0.0, 1.0])
+        runs = operators.repeated(lambda: (np.zeros(2), np.array([next(outputs)])), 5)
+        assert (runs.repeats, runs.unequal, runs.outputs[1][0]) == (5, 2, 1.0)
+
+    @pytest.mark.usefixtures("graph_mode")
+    def test_an_operator_runs_as_often_as_asked(self, monkeypatch):
+        calls = []
+
+        class Counting(operators.PagedAttention):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                calls.append(self)
+
+        monkeypatch.setattr(operators, "PagedAttention", Counting)
+        finding = operators.check_attention(grid.SMALL[0], "cpu", 3)
+        assert (finding.verdict, len(calls)) == ("ok, 3 times the same", 1)
+
+
+class TestApart:
+    """A group's process and its parent, without MindSpore: the child runs a stand-in for checks_of."""
+
+    CHILD = """
+import os, sys
+from mindspore_paged.ascend_check import child
+from mindspore_paged.ascend_check.groups import Check
+from mindspore_paged.ascend_check.report import Finding
+
+def good(name):
+    return Check(f"paged_attention {name}", lambda: iter([Finding("paged_attention", name, "float16", 0.0, 0.0)]))
+
+def fails():
+    raise RuntimeError("-----\\nthe device is lost\\n-----")
+    yield
+
+def dies():
+    print("Aicore error 507015", file=sys.stderr, flush=True)
+    os.abort()
+    yield
+
+checks = [good("a"), Check("paged_attention b", fails), good("c"), Check("copy_blocks d", dies),
+          good("f")]
+child.set_device = lambda target, infer_boost: None
+child.checks_of = lambda group, target: checks
+sys.exit(child.main())
+"""
+
+    def test_behind_each_failure_a_fresh_process_goes_on(self, monkeypatch, tmp_path):
+        stand_in = tmp_path / "stand_in.py"
+        stand_in.write_text(self.CHILD)
+        popen, pids = subprocess.Popen, []
+
+        def start(command, **options):
+            assert command[1:3] == ["-m", "mindspore_paged.ascend_check.child"]
+            process = popen([sys.executable, str(stand_in), *command[3:]], **options)
+            pids.append(process.pid)
+            return process
+
+        monkeypatch.setattr(apart.subprocess, "Popen", start)
+        lines = []
+        target = Target("ascend", repeats=20)
+        findings = list(apart.run_group("small", target, lines.append))
+        assert [(finding.operator, finding.shape, finding.failed) for finding in findings] == [
+            ("paged_attention", "a", ""),
+            ("paged_attention", "small: b", "the device is lost"),
+            ("paged_attention", "c", ""),
+            ("copy_blocks", "small: d", "ended by SIGABRT: Aicore error 507015"),
+            ("paged_attention", "f", ""),
+        ]
+        assert len(pids) == 3
+        assert lines[0] == (
+            f"stopped in group small, at paged_attention b: the device is lost; the driver's log: "
+            f"{device_log.log_files(pids[0])}"
+        )
+
+    def test_one_that_hangs_is_ended(self, monkeypatch):
+        popen, started = subprocess.Popen, []
+
+        def start(command, **options):
+            started.append(popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], **options))
+            return started[-1]
+
+        monkeypatch.setattr(apart.subprocess, "Popen", start)
+        heard = apart.run_process("small", 0, Target("ascend"), seconds=1)
+        assert (heard.failed, heard.findings) == ("no answer within 1 s", [])
+        assert started[0].returncode == -signal.SIGKILL
+
+    def test_a_device_that_is_not_there_ends_the_group(self):
+        lines = []
+        (finding,) = apart.run_group("split", Target("ascend"), lines.append)
+        assert not finding.is_good
+        assert len(lines) == 1
+        assert "start of MindSpore for ascend: " in lines[0]
+
+    def test_where_the_logs_are(self, monkeypatch):
+        assert device_log.log_files(7, {"ASCEND_PROCESS_LOG_PATH": "/logs"}) == "/logs/debug/plog/plog-7_*.log"
+        monkeypatch.setenv("HOME", "/home/me")
+        assert device_log.log_files(7, {}) == "/home/me/ascend/log/debug/plog/plog-7_*.log"
+
+    def test_built_in_operators_have_infer_boost_and_a_process_of_their_own(self, monkeypatch):
+        boosts = []
+        monkeypatch.setattr(child, "set_device", lambda target, infer_boost: boosts.append(infer_boost))
+        monkeypatch.setattr(child, "checks_of", lambda group, target: [Check("x", lambda: iter(()))])
+        for group in ("times", "built_in_times", "tiles"):
+            assert child.run(group, 0, Target("ascend"), lambda told: None) == 0
+        assert boosts == [False, True, False]
+        set_to = {}
+        monkeypatch.undo()
+        monkeypatch.setattr("mindspore_paged.engine.building.context.set_context", lambda config: None)
+        monkeypatch.setattr(ms, "set_context", lambda **options: set_to.update(options))
+        child.set_device(Target("cpu"), infer_boost=True)
+        assert set_to == {"jit_config": {"jit_level": "O0", "infer_boost": "on"}}
+
+
+class TestInt8Pages:
+    def test_they_are_those_of_the_tests(self):
+        rng = np.random.default_rng(0)
+        vectors = rng.standard_normal((3, 16, 2, 32)).astype(np.float32) * 10 ** rng.uniform(-30, 30, (3, 16, 2, 1))
+        vectors[0, 0, 0, 3], vectors[0, 1, 0, :], vectors[0, 2, 1] = np.nan, 0, 1e-44
+        stored = int8_pages.to_cache(vectors, np.dtype(np.int8))
+        np.testing.assert_array_equal(stored, int8_pages_of_tests.to_cache(vectors, np.int8))
+        np.testing.assert_array_equal(int8_pages.from_cache(stored), int8_pages_of_tests.from_cache(stored))
+
+
+class TestGrid:
+    def test_every_combination_of_types_and_of_heads_that_share(self):
+        """The kernels differ by these; a combination that no case has would go unchecked."""
+        assert {(case.query_dtype, case.heads.cache_dtype) for case in ATTENTION_CASES} == {
+            ("float16", "float16"),
+            ("bfloat16", "bfloat16"),
+            ("float32", "float16"),
+            ("float32", "bfloat16"),
+            ("float32", "int8"),
+            ("float16", "int8"),
+            ("bfloat16", "int8"),
+        }
+        assert {case.heads.heads // case.heads.kv_heads for case in ATTENTION_CASES} >= {1, 4, 8}
+        types = {"float32", "float16", "bfloat16"}
+        pairs = {(case.key_dtype, case.heads.cache_dtype) for case in WRITER_CASES}
+        assert pairs == {(key, cache) for key in types for cache in {*types, "int8"} - {"float32"}}
+
+    @pytest.mark.parametrize("case", [*grid.SMALL[:5], grid.TILES[0], grid.HEAD_DIM_80[0], grid.INT8[1]], ids=str)
+    def test_a_token_that_is_left_out_shows(self, case):
+        """First, last, or at the edge of a tile: each of these is what some query looks for."""
+        operands = case.operands(np.random.default_rng(1))
+        rows, context_lens = operands[4:]
+        expected, magnitude = reference.attention(*operands, 0.1)
+        shorter = (*operands[:5], np.maximum(context_lens - 1, 1))
+        without_last, _ = reference.attention(*shorter, 0.1)
+        asked = (rows >= 0) & (context_lens > 1)
+        allowed = 8 * operators.ROUNDING["bfloat16"] * magnitude
+        assert np.all((np.abs(without_last - expected) > allowed).any(axis=(1, 2))[asked])

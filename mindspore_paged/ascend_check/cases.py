@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from mindspore_paged.ascend_check.int8_pages import SCALE_BYTES, to_cache
+
 UNUSED_ENTRY = 2**30  # stands in the block table behind a row's context, and before its window: must never be looked at
 NUM_WRITER_BLOCKS = 7
+TILE_EDGE = 64  # tokens: the kernels' tiles are multiples of it
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -25,8 +28,19 @@ class Heads:
     cache_dtype: str
 
     def pages(self, num_blocks: int) -> tuple[int, ...]:
-        """Shape of a cache of so many blocks."""
+        """Shape of the numbers in so many blocks: that of a cache, but of int8, which has scales behind them."""
         return num_blocks, self.block_size, self.kv_heads, self.head_dim
+
+    def stored(self, pages: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Some caches' numbers [C, NB, BS, K, D] as these caches hold them."""
+        return tuple(to_cache(numbers, numpy_dtype(self.cache_dtype)) for numbers in pages)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block in one cache."""
+        scales = SCALE_BYTES if self.cache_dtype == "int8" else 0
+        head = self.head_dim * numpy_dtype(self.cache_dtype).itemsize + scales
+        return self.block_size * self.kv_heads * head
 
     def __str__(self) -> str:
         return f"H={self.heads} K={self.kv_heads} D={self.head_dim} BS={self.block_size}"
@@ -36,7 +50,7 @@ class Heads:
 class AttentionCase:
     """Row r has contexts[r] tokens, the last new_tokens[r] of which are asked for; then come padding tokens.
 
-    window: the tokens that each one sees, 0 for all.
+    window: the tokens that each one sees, 0 for all. padding_context: the context that padding tokens state.
     """
 
     heads: Heads
@@ -45,16 +59,22 @@ class AttentionCase:
     new_tokens: tuple[int, ...]
     padding: int = 0
     window: int = 0
+    padding_context: int = 0
 
     @property
     def shape(self) -> str:
         """The case in a table cell."""
         window = f", window {self.window}" if self.window else ""
+        padding = f", padding with a context of {self.padding_context}" if self.padding_context else ""
         contexts = "/".join(map(str, self.contexts))
-        return f"{self.heads}, contexts {contexts}{window}, T={sum(self.new_tokens) + self.padding}"
+        return f"{self.heads}, contexts {contexts}{window}{padding}, T={sum(self.new_tokens) + self.padding}"
 
     def operands(self, rng: np.random.Generator) -> tuple:
-        """What paged_attention takes, but for scale and window; blocks lie at random, unused slots hold NaN."""
+        """What paged_attention takes, but for scale and window; blocks lie at random, unused slots hold NaN.
+
+        Every query but those of padding looks for one token among those that it sees, often the first, the last or one
+        at the edge of a tile: a token that is left out, or seen twice, shows in contexts of thousands, too.
+        """
         counts = [-(-context // self.heads.block_size) for context in self.contexts]
         num_blocks = sum(counts) + 2
         order = rng.permutation(num_blocks).astype(np.int32)
@@ -71,10 +91,24 @@ class AttentionCase:
         rows = np.repeat(np.arange(len(counts)), self.new_tokens)
         context_lens = np.concatenate([np.arange(context - new + 1, context + 1) for context, new in asked])
         rows = np.append(rows, [-1] * self.padding).astype(np.int32)
-        context_lens = np.append(context_lens, [0] * self.padding).astype(np.int32)
+        context_lens = np.append(context_lens, [self.padding_context] * self.padding).astype(np.int32)
         query = rng.standard_normal((len(rows), self.heads.heads, self.heads.head_dim), np.float32)
-        key_cache, value_cache = caches.astype(numpy_dtype(self.heads.cache_dtype))
+        sought = self._sought(rng, context_lens[: len(rows) - self.padding])
+        blocks = block_table[rows[: len(sought), None], sought // self.heads.block_size]
+        kv_head = np.arange(self.heads.heads) // (self.heads.heads // self.heads.kv_heads)
+        query[: len(sought)] = caches[0][blocks, sought % self.heads.block_size, kv_head]
+        key_cache, value_cache = self.heads.stored(caches)
         return query.astype(numpy_dtype(self.query_dtype)), key_cache, value_cache, block_table, rows, context_lens
+
+    def _sought(self, rng: np.random.Generator, contexts: np.ndarray) -> np.ndarray:
+        """For each token and head the position that its query looks for, [T, H]."""
+        context = contexts[:, None]
+        first = np.maximum(0, context - self.window) if self.window else np.zeros_like(context)
+        size = len(contexts), self.heads.heads
+        edge = rng.integers(first, context, size) // TILE_EDGE * TILE_EDGE - rng.integers(0, 2, size)
+        somewhere = rng.integers(first, context, size)
+        kind = (np.arange(size[0])[:, None] + np.arange(size[1])) % 4  # each of them is some head's
+        return np.choose(kind, [first, context - 1, np.clip(edge, first, context - 1), somewhere])
 
 
 @dataclass(frozen=True)
@@ -94,7 +128,7 @@ class WriterCase:
     def caches(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Pages full of random numbers."""
         pages = rng.standard_normal((2, *self.heads.pages(NUM_WRITER_BLOCKS)), np.float32)
-        key_cache, value_cache = pages.astype(numpy_dtype(self.heads.cache_dtype))
+        key_cache, value_cache = self.heads.stored(pages)
         return key_cache, value_cache
 
     def tokens_to_store(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,22 +138,3 @@ class WriterCase:
         slots = rng.permutation(NUM_WRITER_BLOCKS * self.heads.block_size)[: self.tokens].astype(np.int32)
         slots[2::3] = -1
         return key, value, slots
-
-
-ATTENTION_CASES = (
-    AttentionCase(Heads(8, 8, 128, 128, "float16"), "float16", (1, 128, 129, 300), (1, 1, 1, 1)),
-    AttentionCase(Heads(16, 4, 128, 16, "float16"), "float16", (33, 160), (1, 1), padding=2),
-    AttentionCase(Heads(16, 2, 128, 128, "bfloat16"), "bfloat16", (257, 64), (1, 1)),
-    AttentionCase(Heads(9, 3, 64, 16, "float16"), "float32", (40, 7), (33, 1)),
-    AttentionCase(Heads(4, 2, 16, 16, "bfloat16"), "float32", (50,), (4,)),
-    AttentionCase(Heads(8, 4, 64, 16, "float16"), "float16", (20, 150), (1, 30), window=40),
-    AttentionCase(Heads(16, 4, 128, 16, "float16"), "float16", (20, 150), (1, 30), window=40),
-)
-WRITER_CASES = (
-    WriterCase(Heads(8, 8, 128, 128, "float16"), "float16", tokens=5),
-    WriterCase(Heads(8, 2, 128, 16, "bfloat16"), "bfloat16", tokens=40),
-    WriterCase(Heads(9, 3, 64, 16, "float16"), "float32", tokens=17),
-    WriterCase(Heads(4, 2, 16, 16, "bfloat16"), "float32", tokens=1),
-    WriterCase(Heads(4, 2, 32, 16, "bfloat16"), "float16", tokens=6),
-    WriterCase(Heads(4, 2, 32, 16, "float16"), "bfloat16", tokens=6),
-)

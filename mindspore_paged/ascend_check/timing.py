@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -13,6 +15,9 @@ from mindspore_paged.ascend_check.cases import AttentionCase, Heads, numpy_dtype
 from mindspore_paged.ascend_check.operators import OverPages, tensor
 from mindspore_paged.ascend_check.report import Finding
 from mindspore_paged.custom_ops.ops import CopyBlocks, PagedAttention, ReadBlocks, ReshapeAndCache, WriteBlocks
+
+Timing = tuple[str, Callable[[], Iterator[Finding]]]
+"""What is timed, and how."""
 
 WARM_UP_CALLS = 5
 CALLS_A_ROUND = 20
@@ -59,11 +64,16 @@ class BuiltInReshapeAndCache(nn.Cell):
         return self.reshape_and_cache(key, value, key_cache, value_cache, slot_mapping)
 
 
-def time_operators(backend: str) -> Iterator[Finding]:
+def times(operators: str | Path) -> list[Timing]:
     """Time decode attention on every case, and the operators that move tokens and blocks on the shape of the last."""
-    for case in DECODE_CASES:
-        yield time_attention(case, backend)
-    yield from time_writers(DECODE_CASES[-1], backend)
+    attention = [(_shape_of(case), partial(time_attention, case, operators)) for case in DECODE_CASES]
+    return [*attention, ("what moves tokens and blocks", partial(time_writers, DECODE_CASES[-1], operators))]
+
+
+def built_in_times() -> list[Timing]:
+    """Time MindSpore's own operators on the same."""
+    attention = [(f"built-in {_shape_of(case)}", partial(time_built_in_attention, case)) for case in DECODE_CASES]
+    return [*attention, ("built-in reshape_and_cache", partial(time_built_in_writer, DECODE_CASES[-1]))]
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -90,47 +100,64 @@ def attempt(run: Callable[[], object]) -> float | str:
         return f"failed: {next(lines, 'no message')[:80]}"
 
 
-def time_attention(case: AttentionCase, backend: str) -> Finding:
+def time_attention(case: AttentionCase, operators: str | Path) -> Iterator[Finding]:
     """Time one decode step's attention."""
     query, key_cache, value_cache, block_table, rows, context_lens = case.operands(np.random.default_rng(4))
-    block_table = np.minimum(block_table, len(key_cache) - 1)  # the built-in operator may look at unused entries
-    cell = OverPages(PagedAttention(case.heads.head_dim**-0.5, backend), key_cache, value_cache)
-    built_in = OverPages(BuiltInAttention(case.heads), key_cache, value_cache)
-    before, flat = tensor(query), tensor(query.reshape(len(query), -1))
-    table, rows, lens = map(tensor, (block_table, rows, context_lens))
-    return Finding(
-        "paged_attention",
-        f"{case.heads}, {len(query)} x {case.contexts[0]} tokens",
-        case.heads.cache_dtype,
-        milliseconds=milliseconds(lambda: cell((before,), (table, rows, lens))),
-        built_in=attempt(lambda: built_in((flat,), (table, lens))),
-    )
+    cell = OverPages(PagedAttention(case.heads.head_dim**-0.5, operators), key_cache, value_cache, num_before=1)
+    operands = tuple(map(tensor, (query, block_table, rows, context_lens)))
+    time_of_one = milliseconds(lambda: cell(*operands))
+    yield Finding("paged_attention", _shape_of(case), case.heads.cache_dtype, milliseconds=time_of_one)
 
 
-def time_writers(case: AttentionCase, backend: str) -> Iterator[Finding]:
+def time_built_in_attention(case: AttentionCase) -> Iterator[Finding]:
+    """Time the same of MindSpore's own PagedAttention."""
+    query, key_cache, value_cache, block_table, _, context_lens = case.operands(np.random.default_rng(4))
+    block_table = np.minimum(block_table, len(key_cache) - 1)  # it may look at unused entries
+    cell = OverPages(BuiltInAttention(case.heads), key_cache, value_cache, num_before=1)
+    operands = tuple(map(tensor, (query.reshape(len(query), -1), block_table, context_lens)))
+    built_in = attempt(lambda: cell(*operands))
+    yield Finding("paged_attention", _shape_of(case), case.heads.cache_dtype, built_in=built_in)
+
+
+def time_writers(case: AttentionCase, operators: str | Path) -> Iterator[Finding]:
     """Time the other operators over the pages of one layer."""
     rng = np.random.default_rng(5)
-    heads, tokens = case.heads, len(case.contexts)
-    _, key_cache, value_cache, *_ = case.operands(rng)
-    key = tensor(rng.standard_normal((tokens, heads.kv_heads, heads.head_dim)).astype(numpy_dtype(heads.cache_dtype)))
-    flat = key.reshape(tokens, -1)
-    slots = tensor(rng.permutation(len(key_cache) * heads.block_size)[:tokens].astype(np.int32))
+    heads, (key_cache, value_cache), key, slots = case.heads, *_tokens(case, rng)
     ids = rng.permutation(len(key_cache))[: 2 * MOVED_BLOCKS].astype(np.int32)
     pairs, ids = tensor(ids.reshape(MOVED_BLOCKS, 2)), tensor(ids[:MOVED_BLOCKS])
     pages = tensor(np.zeros((1, 2, MOVED_BLOCKS, *key_cache.shape[1:]), key_cache.dtype))
-    built_in = OverPages(BuiltInReshapeAndCache(), key_cache, value_cache)
     blocks = f"{heads}, {MOVED_BLOCKS} blocks"
     for operator, shape, cell, before, after in (
-        ("reshape_and_cache", f"{heads}, {tokens} tokens", ReshapeAndCache(backend), (key, key), (slots,)),
-        ("copy_blocks", blocks, CopyBlocks(backend), (), (pairs,)),
-        ("read_blocks", blocks, ReadBlocks(backend), (), (ids,)),
-        ("write_blocks", blocks, WriteBlocks(backend), (), (pages, ids, 0)),
+        ("reshape_and_cache", _tokens_shape(case), ReshapeAndCache(operators), (key, key), (slots,)),
+        ("copy_blocks", blocks, CopyBlocks(operators), (), (pairs,)),
+        ("read_blocks", blocks, ReadBlocks(operators), (), (ids,)),
+        ("write_blocks", blocks, WriteBlocks(operators), (), (pages, ids, 0)),
     ):
-        graph = OverPages(cell, key_cache, value_cache)
-        yield Finding(
-            operator,
-            shape,
-            heads.cache_dtype,
-            milliseconds=milliseconds(lambda graph=graph, before=before, after=after: graph(before, after)),
-            built_in=attempt(lambda: built_in((flat, flat), (slots,))) if operator == "reshape_and_cache" else None,
-        )
+        graph = OverPages(cell, key_cache, value_cache, len(before))
+        time_of_one = milliseconds(partial(graph, *before, *after))
+        yield Finding(operator, shape, heads.cache_dtype, milliseconds=time_of_one)
+
+
+def time_built_in_writer(case: AttentionCase) -> Iterator[Finding]:
+    """Time MindSpore's own ReshapeAndCache over the same pages."""
+    caches, key, slots = _tokens(case, np.random.default_rng(5))
+    cell, flat = OverPages(BuiltInReshapeAndCache(), *caches, num_before=2), key.reshape(len(key), -1)
+    built_in = attempt(lambda: cell(flat, flat, slots))
+    yield Finding("reshape_and_cache", _tokens_shape(case), case.heads.cache_dtype, built_in=built_in)
+
+
+def _shape_of(case: AttentionCase) -> str:
+    return f"{case.heads}, {len(case.contexts)} x {case.contexts[0]} tokens"
+
+
+def _tokens_shape(case: AttentionCase) -> str:
+    return f"{case.heads}, {len(case.contexts)} tokens"
+
+
+def _tokens(case: AttentionCase, rng: np.random.Generator) -> tuple:
+    """The caches, a token's keys for each row [T, K, D], which serve as values, too, and slots for them."""
+    heads, tokens = case.heads, len(case.contexts)
+    _, key_cache, value_cache, *_ = case.operands(rng)
+    key = tensor(rng.standard_normal((tokens, heads.kv_heads, heads.head_dim)).astype(numpy_dtype(heads.cache_dtype)))
+    slots = tensor(rng.permutation(len(key_cache) * heads.block_size)[:tokens].astype(np.int32))
+    return (key_cache, value_cache), key, slots
