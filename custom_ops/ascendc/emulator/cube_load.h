@@ -69,6 +69,7 @@ void CopyNdToNz(const LocalView& to, const AscendC::GlobalTensor<T>& from, const
     }
   }
   copy->counters().bytes[kPipeMte2] += uint64_t{params.ndNum} * params.nValue * row_bytes;
+  copy->counters().mte2_rows += uint64_t{params.ndNum} * params.nValue;
   ++copy->counters().dma_instructions[kPipeMte2];
 }
 

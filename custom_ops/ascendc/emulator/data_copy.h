@@ -84,6 +84,7 @@ void CopyIn(const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTensor<T>& 
     std::memcpy(copy->Write(view.memory, at, blocks.bytes), data, blocks.bytes);
   }
   CountDma(copy.core(), kPipeMte2, uint64_t{blocks.count} * blocks.bytes);
+  copy.core().counters().mte2_rows += blocks.count;
 }
 
 template <typename T>
@@ -166,6 +167,7 @@ void CopyInPadded(const AscendC::LocalTensor<T>& dst, const AscendC::GlobalTenso
     }
   }
   CountDma(copy.core(), kPipeMte2, uint64_t{params.blockCount} * params.blockLen);
+  copy.core().counters().mte2_rows += params.blockCount;
 }
 
 template <typename T>

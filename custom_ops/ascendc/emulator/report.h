@@ -13,6 +13,7 @@ namespace ascendc_emulator {
 struct Counters {
   uint64_t bytes[kNumPipes] = {};             // DMA bytes: MTE2 GM -> local, MTE3 local -> GM, MTE1, FIX
   uint64_t dma_instructions[kNumPipes] = {};  // of the same pipes
+  uint64_t mte2_rows = 0;  // pieces of GM that MTE2 reads each in one go: rows of a matrix, blocks of a copy
   uint64_t scalar_gm_bytes_read = 0;
   uint64_t scalar_gm_bytes_written = 0;
   uint64_t scalar_local_reads = 0;  // GetValue on a LocalTensor
@@ -36,9 +37,9 @@ void CombineCounters(Counters* into, const Counters& other, Combine combine) {
     into->dma_instructions[pipe] = combine(into->dma_instructions[pipe], other.dma_instructions[pipe]);
   }
   for (uint64_t Counters::*figure :
-       {&Counters::scalar_gm_bytes_read, &Counters::scalar_gm_bytes_written, &Counters::scalar_local_reads,
-        &Counters::vector_instructions, &Counters::vector_repeats, &Counters::cube_instructions,
-        &Counters::cube_macs, &Counters::sync_alls}) {
+        {&Counters::mte2_rows, &Counters::scalar_gm_bytes_read, &Counters::scalar_gm_bytes_written,
+         &Counters::scalar_local_reads, &Counters::vector_instructions, &Counters::vector_repeats,
+         &Counters::cube_instructions, &Counters::cube_macs, &Counters::sync_alls}) {
     into->*figure = combine(into->*figure, other.*figure);
   }
   for (uint64_t Counters::*peak : {&Counters::peak_ub, &Counters::peak_l1, &Counters::peak_l0a, &Counters::peak_l0b,

@@ -21,6 +21,7 @@ std::string CountersText(const ascendc_emulator::Counters& counters) {
     Append(&text, (std::string(kPipeNames[pipe]) + "_bytes").c_str(), counters.bytes[pipe]);
     Append(&text, (std::string(kPipeNames[pipe]) + "_copies").c_str(), counters.dma_instructions[pipe]);
   }
+  Append(&text, "mte2_rows", counters.mte2_rows);
   Append(&text, "scalar_bytes_read", counters.scalar_gm_bytes_read);
   Append(&text, "vector_instructions", counters.vector_instructions);
   Append(&text, "vector_repeats", counters.vector_repeats);
