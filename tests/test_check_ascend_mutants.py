@@ -34,7 +34,7 @@ FAULTS = {
     ),
     "last_token_left_out": (
         r"return (context - first < tile_tokens \? context - first : tile_tokens);",
-        r'return (\1) - (Mutant("last_token_left_out") && index == 1 && context - first < tile_tokens ? 1 : 0);',
+        r'return (\1) - (Mutant("last_token_left_out") && index > 0 && context - first > 1 ? 1 : 0);',
     ),
     "largest_int8_of_126": (
         r"constexpr float kLargestInt8 = 127\.0f;",

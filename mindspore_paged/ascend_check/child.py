@@ -14,6 +14,7 @@ from mindspore_paged.config import config_from_dict
 BEGUN, FOUND, FAILED, COMPLETE = "begun", "found", "failed", "complete"
 """The keys of what is told, a line of JSON each: a check's name, a finding, why the newest check failed; at the end."""
 LONGEST_REASON = 300
+OPERATOR_SAYS = "Error message is "
 
 
 def main() -> int:
@@ -71,9 +72,10 @@ def _succeeds(check: Check, tell: Callable[[dict], None]) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error that says something: MindSpore draws rules above and below."""
+    """The first line of an error that says something: MindSpore draws rules, and names the library before it."""
     lines = (line.strip() for line in str(error).splitlines() if any(map(str.isalpha, line)))
-    return f"{next(lines, type(error).__name__)[:LONGEST_REASON]}"
+    line = next(lines, type(error).__name__)
+    return (line.partition(OPERATOR_SAYS)[2] or line)[:LONGEST_REASON]
 
 
 if __name__ == "__main__":
