@@ -185,7 +185,7 @@ class TestComparison:
         case = AttentionCase(Heads(4, 2, 32, 16, "bfloat16"), "bfloat16", (40,) * 9, (1,) * 9)
         monkeypatch.setattr(timing, "DECODE_CASES", (case,))
         ours, built_in = (
-            [finding for _, run_one in timed for finding in run_one()]
+            [finding for *_, run_one in timed for finding in run_one()]
             for timed in (timing.times("cpu"), timing.built_in_times())
         )
         assert [finding.built_in.partition(" ")[0] for finding in built_in] == ["failed:"] * 2
@@ -341,7 +341,7 @@ from mindspore_paged.ascend_check.groups import Check
 from mindspore_paged.ascend_check.report import Finding
 
 def good(name):
-    return Check(f"paged_attention {name}", lambda: iter([Finding("paged_attention", name, "float16", 0.0, 0.0)]))
+    return Check("paged_attention", name, lambda: iter([Finding("paged_attention", name, "float16", 0.0, 0.0)]))
 
 def fails():
     raise RuntimeError("-----\\nthe device is lost\\n-----")
@@ -352,7 +352,7 @@ def dies():
     os.abort()
     yield
 
-checks = [good("a"), Check("paged_attention b", fails), good("c"), Check("copy_blocks d", dies),
+checks = [good("a"), Check("paged_attention", "b", fails), good("c"), Check("copy_blocks", "d", dies),
           good("f")]
 child.set_device = lambda target, infer_boost: None
 child.checks_of = lambda group, target: checks
@@ -406,6 +406,23 @@ sys.exit(child.main())
         assert len(lines) == 1
         assert "start of MindSpore for ascend: " in lines[0]
 
+    def test_that_mindspores_own_operator_fails_is_no_fault(self, monkeypatch):
+        heard = iter(
+            [
+                apart.Heard(7, begun=[("paged_attention", "a")], failed="ended by SIGSEGV"),
+                apart.Heard(8, begun=[("paged_attention", "b")], is_complete=True),
+            ]
+        )
+        firsts = []
+        monkeypatch.setattr(apart, "run_process", lambda group, first, *_: firsts.append(first) or next(heard))
+        lines = []
+        (finding,) = apart.run_group("built_in_times", Target("ascend"), lines.append)
+        assert finding.is_good
+        assert (finding.built_in, firsts) == ("failed: ended by SIGSEGV", [0, 1])
+        assert lines[0].startswith(
+            "stopped in group built_in_times, at paged_attention a: ended by SIGSEGV; the driver"
+        )
+
     def test_where_the_logs_are(self, monkeypatch):
         assert device_log.log_files(7, {"ASCEND_PROCESS_LOG_PATH": "/logs"}) == "/logs/debug/plog/plog-7_*.log"
         monkeypatch.setenv("HOME", "/home/me")
@@ -414,7 +431,7 @@ sys.exit(child.main())
     def test_built_in_operators_have_infer_boost_and_a_process_of_their_own(self, monkeypatch):
         boosts = []
         monkeypatch.setattr(child, "set_device", lambda target, infer_boost: boosts.append(infer_boost))
-        monkeypatch.setattr(child, "checks_of", lambda group, target: [Check("x", lambda: iter(()))])
+        monkeypatch.setattr(child, "checks_of", lambda group, target: [Check("x", "y", lambda: iter(()))])
         for group in ("times", "built_in_times", "tiles"):
             assert child.run(group, 0, Target("ascend"), lambda told: None) == 0
         assert boosts == [False, True, False]

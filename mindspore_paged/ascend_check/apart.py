@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from mindspore_paged.ascend_check.child import BEGUN, FAILED, FOUND
+from mindspore_paged.ascend_check.child import BEGUN, FAILED, FOUND, START
 from mindspore_paged.ascend_check.device_log import log_files
-from mindspore_paged.ascend_check.groups import Target
+from mindspore_paged.ascend_check.groups import BUILT_IN_TIMES, Target
 from mindspore_paged.ascend_check.report import Finding
 
 SECONDS = 900
@@ -26,7 +26,7 @@ class Heard:
     """What a process told: the checks that it began, what it found, and why it stopped, if before its end."""
 
     pid: int
-    begun: list[str] = field(default_factory=list)
+    begun: list[tuple[str, str]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     failed: str = ""
     is_complete: bool = False
@@ -43,12 +43,13 @@ def run_group(group: str, target: Target, report: Callable[[str], None], seconds
         yield from heard.findings
         if not heard.failed:
             return
-        stopped = heard.begun[-1] if heard.begun else f"start of group {group}"
+        operator, shape = heard.begun[-1] if heard.begun else (START, f"group {group}")
         where = f"; the driver's log: {log_files(heard.pid)}" if target.is_on_npu else ""
-        report(f"stopped in group {group}, at {stopped}: {heard.failed}{where}")
-        operator, _, shape = stopped.partition(" ")
-        yield Finding(operator, f"{group}: {shape}", "", failed=heard.failed)
-        if not heard.begun or heard.begun[-1].startswith("start of"):
+        report(f"stopped in group {group}, at {operator} {shape}: {heard.failed}{where}")
+        # That MindSpore's own operators fail is no fault of what is checked.
+        why = {"built_in": f"failed: {heard.failed}"} if group == BUILT_IN_TIMES else {"failed": heard.failed}
+        yield Finding(operator, f"{group}: {shape}", "", **why)
+        if operator == START:
             return  # another process would not come further
         first += len(heard.begun)
 
@@ -89,7 +90,7 @@ def _listen(pipe, heard: Heard, seconds: float) -> bool:
         *lines, rest = (rest + received).split(b"\n")
         for line in map(json.loads, lines):
             if BEGUN in line:
-                heard.begun.append(line[BEGUN])
+                heard.begun.append(tuple(line[BEGUN]))
             elif FOUND in line:
                 heard.findings.append(Finding(**line[FOUND]))
             elif FAILED in line:

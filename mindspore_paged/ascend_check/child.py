@@ -12,7 +12,9 @@ from mindspore_paged.ascend_check.groups import BUILT_IN_TIMES, GROUPS, TIMED_GR
 from mindspore_paged.config import config_from_dict
 
 BEGUN, FOUND, FAILED, COMPLETE = "begun", "found", "failed", "complete"
-"""The keys of what is told, a line of JSON each: a check's name, a finding, why the newest check failed; at the end."""
+"""The keys of what is told, a line of JSON each: a check's operator and shape, a finding, why it failed; at the end."""
+START = "start of"
+"""What stands for the operator before the first check."""
 LONGEST_REASON = 300
 OPERATOR_SAYS = "Error message is "
 
@@ -39,7 +41,7 @@ def run(group: str, first: int, target: Target, tell: Callable[[dict], None]) ->
         set_device(target, infer_boost=group == BUILT_IN_TIMES)
         checks = checks_of(group, target)
     except Exception as error:  # noqa: BLE001 - what MindSpore and the driver raise is what is asked for
-        tell({BEGUN: f"start of MindSpore for {target.backend}"})
+        tell({BEGUN: (START, f"MindSpore for {target.backend}")})
         tell({FAILED: reason_of(error)})
         return 1
     for check in checks[first:]:
@@ -61,7 +63,7 @@ def set_device(target: Target, infer_boost: bool) -> None:
 
 
 def _succeeds(check: Check, tell: Callable[[dict], None]) -> bool:
-    tell({BEGUN: check.name})
+    tell({BEGUN: (check.operator, check.shape)})
     try:
         for finding in check.run():
             tell({FOUND: asdict(finding)})

@@ -37,9 +37,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a group: what is reported where it stops, and what it finds."""
+    """One check of a group: operators and shape, which are told where it stops, and what it finds."""
 
-    name: str
+    operator: str
+    shape: str
     run: Callable[[], Iterator[Finding]]
 
 
@@ -50,13 +51,13 @@ def checks_of(group: str, target: Target) -> list[Check]:
     if group in grid.ATTENTION:
         check = operators.check_padding if group == "padding" else operators.check_attention
         return [
-            Check(f"paged_attention {case.shape}", partial(_alone, check, case, target))
-            for case in grid.ATTENTION[group]
+            Check("paged_attention", case.shape, partial(_alone, check, case, target)) for case in grid.ATTENTION[group]
         ]
     if group in grid.MOVING:
         return [
             Check(
-                f"operators that move tokens and blocks, {case.shape}",
+                "reshape_and_cache, copy_blocks, read_blocks, write_blocks",
+                case.shape,
                 partial(operators.check_writer_case, case, target.operators, target.repeats),
             )
             for case in grid.MOVING[group]
@@ -64,13 +65,14 @@ def checks_of(group: str, target: Target) -> list[Check]:
     if group == FAR_PAGES:
         return [
             Check(
-                f"pages behind 8 GiB of others, {case.shape}",
+                "reshape_and_cache, copy_blocks, read_blocks, paged_attention",
+                case.shape,
                 partial(far_pages.check_far_pages, case, target.operators, target.repeats, target.is_on_npu),
             )
             for case in grid.FAR_PAGES
         ]
     times = timing.built_in_times() if group == BUILT_IN_TIMES else timing.times(target.operators)
-    return [Check(f"time of {name}", run) for name, run in times]
+    return [Check(*timed) for timed in times]
 
 
 def _alone(check: Callable[..., Finding], case: grid.AttentionCase, target: Target) -> Iterator[Finding]:

@@ -16,8 +16,8 @@ from mindspore_paged.ascend_check.operators import OverPages, tensor
 from mindspore_paged.ascend_check.report import Finding
 from mindspore_paged.custom_ops.ops import CopyBlocks, PagedAttention, ReadBlocks, ReshapeAndCache, WriteBlocks
 
-Timing = tuple[str, Callable[[], Iterator[Finding]]]
-"""What is timed, and how."""
+Timing = tuple[str, str, Callable[[], Iterator[Finding]]]
+"""Operators and shape that are timed, and how."""
 
 WARM_UP_CALLS = 5
 CALLS_A_ROUND = 20
@@ -66,14 +66,18 @@ class BuiltInReshapeAndCache(nn.Cell):
 
 def times(operators: str | Path) -> list[Timing]:
     """Time decode attention on every case, and the operators that move tokens and blocks on the shape of the last."""
-    attention = [(_shape_of(case), partial(time_attention, case, operators)) for case in DECODE_CASES]
-    return [*attention, ("what moves tokens and blocks", partial(time_writers, DECODE_CASES[-1], operators))]
+    attention = [
+        ("paged_attention", _shape_of(case), partial(time_attention, case, operators)) for case in DECODE_CASES
+    ]
+    writers, last = "reshape_and_cache, copy_blocks, read_blocks, write_blocks", DECODE_CASES[-1]
+    return [*attention, (writers, _tokens_shape(last), partial(time_writers, last, operators))]
 
 
 def built_in_times() -> list[Timing]:
     """Time MindSpore's own operators on the same."""
-    attention = [(f"built-in {_shape_of(case)}", partial(time_built_in_attention, case)) for case in DECODE_CASES]
-    return [*attention, ("built-in reshape_and_cache", partial(time_built_in_writer, DECODE_CASES[-1]))]
+    attention = [("paged_attention", _shape_of(case), partial(time_built_in_attention, case)) for case in DECODE_CASES]
+    last = DECODE_CASES[-1]
+    return [*attention, ("reshape_and_cache", _tokens_shape(last), partial(time_built_in_writer, last))]
 
 
 def milliseconds(run: Callable[[], object]) -> float:
