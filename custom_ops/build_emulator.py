@@ -32,6 +32,11 @@ KERNEL_TYPES: Mapping[str, tuple[Types, ...]] = {
         for cache in CACHE_TYPES
         if query in ("float", cache) or cache == "int8_t"  # the cube unit multiplies equal 16-bit types only
     ),
+    "rope_and_cache_custom": tuple(
+        {"DTYPE_QKV": qkv, "DTYPE_KEY_CACHE": cache} for qkv in INPUT_TYPES for cache in CACHE_TYPES
+    ),
+    "fused_add_rms_norm_custom": tuple({"DTYPE_X": x} for x in INPUT_TYPES),
+    "act_and_mul_custom": tuple({"DTYPE_GATE_UP": gate_up} for gate_up in INPUT_TYPES),
     **{
         f"{verb}_blocks_custom": tuple({"DTYPE_KEY_CACHE": cache} for cache in CACHE_TYPES)
         for verb in ("copy", "read", "write")

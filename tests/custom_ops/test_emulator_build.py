@@ -24,9 +24,15 @@ struct bfloat16_t { char bytes[3]; };
 # Each kernel tells the sizes of its two types; those with one type read it twice.
 KERNEL = """
 #include "kernel_operator.h"
-extern "C" int {kernel}() {{ return 10 * sizeof({first}) + sizeof(DTYPE_KEY_CACHE); }}
+extern "C" int {kernel}() {{ return 10 * sizeof({first}) + sizeof({last}); }}
 """
-FIRST_TYPE = {"reshape_and_cache_custom": "DTYPE_KEY", "paged_attention_custom": "DTYPE_QUERY"}
+FIRST_TYPE = {
+    "reshape_and_cache_custom": "DTYPE_KEY",
+    "paged_attention_custom": "DTYPE_QUERY",
+    "rope_and_cache_custom": "DTYPE_QKV",
+}
+ONLY_TYPE = {"fused_add_rms_norm_custom": "DTYPE_X", "act_and_mul_custom": "DTYPE_GATE_UP"}
+"""The type of kernels that see no cache."""
 COMBINATIONS = {
     "reshape_and_cache_custom": [
         (key, cache) for key in ("float", "half", "bfloat16_t") for cache in ("half", "bfloat16_t", "int8_t")
@@ -40,6 +46,11 @@ COMBINATIONS = {
         ("half", "int8_t"),
         ("bfloat16_t", "int8_t"),
     ],
+    "rope_and_cache_custom": [
+        (qkv, cache) for qkv in ("float", "half", "bfloat16_t") for cache in ("half", "bfloat16_t", "int8_t")
+    ],
+    "fused_add_rms_norm_custom": [("float",), ("half",), ("bfloat16_t",)],
+    "act_and_mul_custom": [("float",), ("half",), ("bfloat16_t",)],
     "copy_blocks_custom": [("half",), ("bfloat16_t",), ("int8_t",)],
     "read_blocks_custom": [("half",), ("bfloat16_t",), ("int8_t",)],
     "write_blocks_custom": [("half",), ("bfloat16_t",), ("int8_t",)],
@@ -55,7 +66,8 @@ def sources(tmp_path):
         (root / folder).mkdir(parents=True)
     (root / "emulator" / "kernel_operator.h").write_text(EMULATOR_HEADER)
     for kernel in COMBINATIONS:
-        text = KERNEL.format(kernel=kernel, first=FIRST_TYPE.get(kernel, "DTYPE_KEY_CACHE"))
+        last = ONLY_TYPE.get(kernel, "DTYPE_KEY_CACHE")
+        text = KERNEL.format(kernel=kernel, first=FIRST_TYPE.get(kernel, last), last=last)
         (root / "op_kernel" / f"{kernel}.cpp").write_text(text)
     exported = "\n".join(
         f'extern "C" int {entry}();\nextern "C" __attribute__((visibility("default"))) int Call_{entry}() '
@@ -76,7 +88,7 @@ def test_each_combination_of_types_is_a_kernel_of_its_own(sources, tmp_path):
     assert library == tmp_path / "lib" / "libpaged_ops_ascend_emulator.so"
     assert sorted(os.listdir(library.parent)) == [library.name, library.with_suffix(".stamp").name]
     loaded = ctypes.CDLL(str(library))
-    assert len(ENTRIES) == 25
+    assert len(ENTRIES) == 40
     for entry, types in ENTRIES.items():
         first, cache = types[0], types[-1]
         assert getattr(loaded, f"Call_{entry}")() == 10 * SIZES[first] + SIZES[cache], entry

@@ -122,6 +122,17 @@ class Inputs {
             " is not supported for int8: it must be a multiple of ", step, ", at most ", most);
   }
 
+  void RequireMultiple(const char* name, int64_t value, int64_t step, int64_t most) {
+    Require(value % step == 0 && value <= most, name, " ", value, " is not supported: it must be a multiple of ", step,
+            ", at most ", most);
+  }
+
+  // An attribute in [0, end); one that is missing has been refused.
+  void RequireChoice(const char* name, const int64_t* value, int64_t end) {
+    Require(value == nullptr || (*value >= 0 && *value < end), name, " ", value == nullptr ? 0 : *value,
+            " is outside [0, ", end, ")");
+  }
+
   void RequireShape(const Tensor& tensor, const std::vector<int64_t>& expected) {
     Require(tensor.shape == expected, tensor.name, " has shape ", ShapeText(tensor.shape), ", it must be ",
             ShapeText(expected));

@@ -35,9 +35,12 @@ def parameters_of_construct():
 
 
 def test_inputs_and_attributes_are_those_of_the_cells(definitions):
-    """In the order in which ops.py passes them; scale and window are arguments of the Cell, not of its construct."""
+    """In the order in which ops.py passes them; scale and window are arguments of the Cell, not of its construct.
+
+    Those of a layer are in test_layer_op_host.py.
+    """
     cells = parameters_of_construct()
-    assert set(definitions) == {f"{name}Custom" for name in cells} == set(GOOD)
+    assert set(definitions) > {f"{name}Custom" for name in cells} == set(GOOD)
     for name, expected in cells.items():
         definition = definitions[f"{name}Custom"]
         inputs = [entry["name"] for entry in definition["inputs"]]
