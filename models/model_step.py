@@ -14,6 +14,7 @@ from mindspore_paged.formats.weight_place import WeightPlace, put
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.models.adapter_slots import StackedAdapters
 from mindspore_paged.models.decoder import Decoder, DecoderHidden, DecoderLayer, Head, Positions
+from mindspore_paged.models.executions.ascend_layers import AscendHidden, AscendLayers, ascend_layers
 from mindspore_paged.models.executions.layer_operators import (
     OperatorEmbedding,
     OperatorHead,
@@ -39,7 +40,8 @@ class ModelStep(nn.Cell):
     share_layers: all layers have the weights of one, for compiling a graph whose own would not fit in memory.
     parallel, ranks: which part of the model this rank has, and how the ranks exchange what they computed.
     formats: how a matrix of each name is held. With it larger operators of the CPU compute the step, in float32: the
-    whole of it, or half a layer each where ranks share the model. Without it each operator of `models.decoder` does.
+    whole of it, or half a layer each where ranks share the model. Without it each operator of `models.decoder` does,
+    or, where is_fused, operators of Ascend that do together what stands between a layer's products.
     room: for adapters of low rank, which `adapters` has; None: there are none. One rank alone has them.
 
     Calling it: input_ids, positions, rows int32 [T] (padding: row -1); logit_indices int32 [N], tokens whose logits are
@@ -50,14 +52,19 @@ class ModelStep(nn.Cell):
     def __init__(
         self, config: ModelConfig, kv_pages: KVPages, num_positions, dtype=ms.float32, ops_backend="cpu",
         share_layers=False, parallel=WHOLE, ranks=ONE_RANK, formats: Callable[[str], WeightFormat] | None = None,
-        room: AdapterRoom | None = None,
+        room: AdapterRoom | None = None, is_fused: bool = False,
     ):  # fmt: skip
         super().__init__()
         share, vocab = parallel.share(config), parallel.vocab(config)
         tables = rope_tables(config, num_positions)
-        self._is_fused, self._ops_backend = formats is not None, ops_backend
-        if formats is None:
-            form = FORMATS[dtype]
+        self._has_panels, self._ops_backend = formats is not None, ops_backend
+        form = FORMATS[dtype]
+        if formats is None and is_fused:
+            weights = ModelWeights(share, vocab, lambda _: form, form, share_layers)
+            self.execution = ascend_layers(weights, vocab, kv_pages, tables, ops_backend, ranks)
+            self.adapters = None
+            self._places = weights.places
+        elif formats is None:
             weights = ModelWeights(share, vocab, lambda _: form, form, share_layers)
             self.adapters = StackedAdapters(weights, room, dtype) if room else None
             self.execution = operator_by_operator(
@@ -89,6 +96,8 @@ class ModelStep(nn.Cell):
         """
         if isinstance(self.execution, WholeStep):
             cell = WholeStepHidden(self.execution)
+        elif isinstance(self.execution, AscendLayers):
+            cell = AscendHidden(self.execution)
         else:
             cell = DecoderHidden(self.execution, self._weights)
         self._name_parameters()
@@ -98,7 +107,7 @@ class ModelStep(nn.Cell):
         # MindSpore has put the name of each Cell that took it before that of a Parameter.
         self._kv_pages.block_table.name = "block_table"
         for name, place in self._places.items():
-            place.parameter.name = name if place.is_alone else place.parameter.name.rpartition(".")[2]
+            place.parameter.name = place.shared_as or name
 
     def arranged(self, name: str, weight: np.ndarray, library: Path | None = None, order=None, target=None):
         """A weight in the order that the execution takes: rows of a matrix in panels, where operators take those.
@@ -106,7 +115,7 @@ class ModelStep(nn.Cell):
         library: compiled operators that will read it, each CPU's in an order of their own; default: those used here.
         order: int64, which of its rows are wanted; default: all. target: where to; default: an array of its own.
         """
-        if weight.ndim == 1 or not self._is_fused:
+        if weight.ndim == 1 or not self._has_panels:
             return put(weight, order, target)
         form = self.format_of(name)
         columns = form.logical_shape(weight.shape)[1]

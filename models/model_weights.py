@@ -1,6 +1,6 @@
 """The Parameters of a model's weights: made by role, known by their names in files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 from mindspore import Parameter
@@ -44,6 +44,29 @@ class ModelWeights:
         """The weight of a layer's role; None if the model lacks it."""
         weight = self.of_role(role)
         return self._parameter(self.name_of(layer, weight), weight) if weight else None
+
+    def together(self, layer: int, roles: Sequence[str], stacked: bool = False) -> Parameter | None:
+        """A layer's weights of these roles as one Parameter, the rows of one behind those of another; None if none.
+
+        All are floats of one type. Where the layer lacks some of them there are zeros in their stead. stacked: vectors
+        of one length become the rows of a matrix.
+        """
+        held = [weight for role in roles if (weight := self.of_role(role))]
+        if not held:
+            return None
+        first = self.name_of(layer, held[0])
+        if first not in self.places:
+            shapes = [self.shape_of(self.spec.weight(role)) for role in roles]
+            rows = [len(shapes)] if stacked else [sum(shape[0] for shape in shapes)]
+            form = self.format_of(first)
+            parameter = weight_parameter(*rows, *shapes[0][0 if stacked else 1 :], dtype=getattr(ms, form.dtype.name))
+            shared_as, offset = f"layer_{0 if self.share_layers else layer}_{'_'.join(roles)}", 0
+            for role, shape in zip(roles, shapes, strict=True):
+                weight = self.of_role(role)
+                if weight is not None:
+                    self.places[self.name_of(layer, weight)] = WeightPlace(parameter, form, shape, offset, shared_as)
+                offset += form.num_bytes(shape)
+        return self.places[first].parameter
 
     def of_role(self, role: str) -> WeightSpec | None:
         """What a layer's weight of this role is; None if the model lacks it."""

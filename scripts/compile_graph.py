@@ -45,6 +45,8 @@ def report(arguments: argparse.Namespace) -> None:
     print(f"{graph.nodes.total()} nodes in one static graph of {arguments.tokens} tokens")
     for name, count in graph.nodes.most_common():
         print(f"  {count:6} {name}")
+    if graph.launches_per_layer:
+        print(f"{graph.launches_per_layer:.1f} launches a layer")
     print(f"compiled in {graph.seconds:.1f} s, peak memory {graph.peak_bytes / 2**30:.1f} GiB")
 
 

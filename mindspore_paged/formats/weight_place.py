@@ -1,5 +1,6 @@
 """Where a model holds a weight: in a Parameter of its own, or beside others in one."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,13 +18,15 @@ LINE_BYTES = 64
 class WeightPlace:
     """A weight of `stored_shape` in `form`, from `offset` bytes of `parameter` on.
 
-    parameter: MindSpore's; it has the weight's shape and type, or is uint8 [bytes] and holds several.
+    parameter: MindSpore's; it has the weight's shape and type, or holds several: as uint8 [bytes], or weights of its
+    own type, one behind the other. shared_as: its name then.
     """
 
     parameter: Any
     form: WeightFormat
     stored_shape: tuple[int, ...]
     offset: int = 0
+    shared_as: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +43,11 @@ class WeightPlace:
         """Whether the Parameter is this weight and no other."""
         return tuple(self.parameter.shape) == tuple(self.stored_shape)
 
+    @property
+    def is_among_equals(self) -> bool:
+        """Whether the Parameter holds several weights, or parts without one, as numbers of this one's type."""
+        return not self.is_alone and self.form.dtype.itemsize * math.prod(self.parameter.shape) == self.parameter.nbytes
+
     def within(self, memory: np.ndarray) -> np.ndarray:
         """The weight's part of the Parameter's memory, uint8 [bytes], in its own shape and type."""
         part = memory[self.offset : self.offset + self.nbytes]
@@ -54,9 +62,15 @@ class WeightPlace:
         if on_host:
             memory = self.parameter.asnumpy().reshape(-1).view(np.uint8)
             return memory[self.offset : self.offset + count * self.form.dtype.itemsize].tobytes()
-        if self.is_alone:
-            return self.parameter.flatten()[:count].asnumpy().tobytes()
-        return self.parameter[self.offset : self.offset + count * self.form.dtype.itemsize].asnumpy().tobytes()
+        itemsize = self.form.dtype.itemsize
+        if self.is_alone or self.is_among_equals:
+            first = self.offset // itemsize
+            return self.parameter.flatten()[first : first + count].asnumpy().tobytes()
+        return self.parameter[self.offset : self.offset + count * itemsize].asnumpy().tobytes()
+
+    def whole(self, memory: np.ndarray) -> np.ndarray:
+        """The Parameter's memory, uint8 [bytes], in the Parameter's shape and type."""
+        return memory.view(self.form.dtype).reshape(self.parameter.shape) if self.is_among_equals else memory
 
 
 def whole_lines(num_bytes: int) -> int:
@@ -83,7 +97,7 @@ def rooms_of_parameters(places: dict[str, WeightPlace], allocate: Callable[[int]
         first = next(iter(together.values()))
         memory = allocate(first.parameter.nbytes)
         weights = {name: place.within(memory) for name, place in together.items()}
-        yield Room(first.parameter, first.within(memory) if first.is_alone else memory, weights)
+        yield Room(first.parameter, first.within(memory) if first.is_alone else first.whole(memory), weights)
 
 
 def put(weight: np.ndarray, order: np.ndarray | None, target: np.ndarray | None) -> np.ndarray:

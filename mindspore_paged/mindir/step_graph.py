@@ -141,7 +141,10 @@ def _check_step(folder: MindIRFolder, step: MindIRStep) -> None:
 
 
 def _lies_within(place: WeightPlace) -> bool:
-    return place.is_alone or (place.parameter.ndim == 1 and place.offset + place.nbytes <= place.parameter.nbytes)
+    if place.is_alone:
+        return True
+    is_typed = place.is_among_equals and place.offset % place.form.dtype.itemsize == 0
+    return (is_typed or place.parameter.ndim == 1) and place.offset + place.nbytes <= place.parameter.nbytes
 
 
 def _replace_in_operators(graph: ModelProto, old: str, new: str) -> None:

@@ -62,12 +62,13 @@ class PackedLayers(nn.Cell):
                 rows.append((len(sizes) - 1, sizes[-1], each.form.kind, *shape))
                 sizes[-1] += each.room
         self.packs = ParameterTuple([weight_parameter(size, dtype=ms.uint8) for size in sizes])
-        for number, pack in enumerate(self.packs):
-            pack.name = f"packed_layers_{number}"
+        names = [f"packed_layers_{number}" for number in range(len(sizes))]
+        for pack, name in zip(self.packs, names, strict=True):
+            pack.name = name
         layout = np.array(rows, np.int64).reshape(len(layers), -1, len(ABSENT))
         self.layout = np.repeat(layout, num_layers // len(layers), axis=0)
         self.places = {
-            each.name: WeightPlace(self.packs[pack], each.form, each.form.stored_shape(each.shape), offset)
+            each.name: WeightPlace(self.packs[pack], each.form, each.form.stored_shape(each.shape), offset, names[pack])
             for pack, offset, each in where
         }
 

@@ -44,12 +44,13 @@ def _check_device(runtime: RuntimeSection) -> None:
 
 def _check_fused_ops(config: EngineConfig) -> None:
     model, runtime = config.model, config.runtime
-    if config.fused_ops and model.dtype not in BACKENDS[runtime.ops_backend].fused_dtypes:
+    backend = BACKENDS[runtime.ops_backend]
+    if config.fused_ops and model.dtype not in backend.fused_dtypes:
         raise ConfigError(
-            f"runtime.fused_ops is true, which needs runtime.ops_backend cpu and model.dtype float32; they are "
-            f"{runtime.ops_backend} and {model.dtype}"
+            f"runtime.fused_ops is true, which with runtime.ops_backend {backend.name} needs model.dtype "
+            f"{' or '.join(backend.fused_dtypes)}; it is {model.dtype}"
         )
-    if model.weight_dtype != AUTO and not config.fused_ops:
+    if model.weight_dtype != AUTO and not (config.fused_ops and backend.whole_layers):
         raise ConfigError(
             f"model.weight_dtype is {model.weight_dtype}, which needs fused operators: runtime.ops_backend cpu, "
             f"model.dtype float32, and runtime.fused_ops not false"

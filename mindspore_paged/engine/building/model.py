@@ -52,6 +52,7 @@ def build_model(plan: Plan, kv_pool: KVPagePool, place: Place | None = None, sha
         parallel=plan.parallel,
         ranks=collectives_of(place) if place else ONE_RANK,
         formats=plan.formats,
+        is_fused=plan.is_fused,
         room=plan.adapter_room,
     )
 

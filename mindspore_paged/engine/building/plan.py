@@ -10,6 +10,7 @@ from mindspore_paged.cache.block_size import choose_block_size
 from mindspore_paged.cache.pool_size import most_blocks, num_blocks_for_budget, page_bytes_per_token
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.custom_ops.backends import BACKENDS, Backend
+from mindspore_paged.engine.building.fusing import is_fused_here
 from mindspore_paged.engine.building.opening import part_of
 from mindspore_paged.errors import ConfigError
 from mindspore_paged.formats.weight_format import WeightFormat
@@ -26,7 +27,8 @@ class Plan:
 
     model: the whole of it; parallel: which part is this rank's.
     dtype: of activations; kv_cache_dtype: of pages; weight_dtype: as the configuration says it, of which `formats` is
-    made: how the weight of a name is held where layers are operators of the backend (is_fused); None: in `dtype`.
+    made: how the weight of a name is held where whole layers are operators of the backend; None: in `dtype`.
+    is_fused: layers are operators of the backend, or what stands between their products is.
     num_blocks: pages of the pool, the null block included; block_size: tokens of each; max_num_seqs: rows of
     block_table. most_blocks_per_seq: pages that the longest sequence holds at once. token_buckets: ascending token
     counts, a graph each; embeddings: each has another one that gives hidden states. adapter_room: for adapters of low
@@ -70,7 +72,7 @@ class Plan:
     @property
     def is_one_operator(self) -> bool:
         """Whether a step is one operator; then pages of all layers are together."""
-        return self.is_fused and self.parallel.size == 1
+        return self.is_fused and self.backend.whole_layers and self.parallel.size == 1
 
     @property
     def logits_per_seq(self) -> int:
@@ -126,7 +128,7 @@ def make_plan(
     checkpoint: needed where model.weight_dtype is `stored`. draft: a model whose pages take their part of the pool's
     bytes. of_one_sequence: the pool holds the longest sequence of the
     model, whatever the configuration says of it: for graphs that are compiled and never run. report: print why
-    `block_size: auto` becomes what it does. adapter_room: see Plan.
+    `block_size: auto` and `fused_ops: auto` become what they do. adapter_room: see Plan.
     Raises ConfigError where model, configuration and backend do not go together.
     """
     backend, scheduler = BACKENDS[config.runtime.ops_backend], config.scheduler
@@ -144,6 +146,7 @@ def make_plan(
             "be 0: ranks that share a model have no adapters"
         )
     weight_dtype, dtype = config.model.weight_dtype, config.model.dtype
+    is_fused = is_fused_here(config, share, adapter_room, report)
     own = None if checkpoint is None else part_of(checkpoint, parallel, model)
     return Plan(
         model=model,
@@ -152,7 +155,7 @@ def make_plan(
         dtype=dtype,
         weight_dtype=weight_dtype,
         kv_cache_dtype=config.kv_cache_dtype,
-        is_fused=config.fused_ops,
+        is_fused=is_fused,
         jit_level=config.runtime.jit_level,
         block_size=block_size,
         num_blocks=num_blocks,
@@ -163,7 +166,7 @@ def make_plan(
         token_buckets=scheduler.resolved_token_buckets(),
         embeddings=config.runtime.embeddings,
         adapter_room=adapter_room,
-        formats=formats_of(own, weight_dtype, dtype) if config.fused_ops else None,
+        formats=formats_of(own, weight_dtype, dtype) if is_fused and backend.whole_layers else None,
     )
 
 
