@@ -97,14 +97,22 @@ class AscendLayer(nn.Cell):
         self.sum_over_ranks = ranks.sum()
 
     def construct(self, x, fed, key_cache, value_cache, step):
+        attended = self.sum_over_ranks(self.attend(x, fed, key_cache, value_cache, step))
+        return self.sum_over_ranks(self.feed_forward(x, attended))
+
+    def attend(self, x, fed, key_cache, value_cache, step):
+        """x += fed; this rank's part of what attention gives."""
         rotations, slots, block_table, rows, context_lens = step
         qkv = self.qkv(self.attention_norm(x, fed))
         rotation = rotations[self.rope_table]
         query = self.rope_and_cache(qkv, self.qkv_bias, self.head_norms, rotation, key_cache, value_cache, slots)
         attended = self.paged_attention(query, key_cache, value_cache, block_table, rows, context_lens)
-        attended = self.sum_over_ranks(self.o_proj(attended.reshape(-1, self.width)))
+        return self.o_proj(attended.reshape(-1, self.width))
+
+    def feed_forward(self, x, attended):
+        """x += attended; this rank's part of what the MLP gives."""
         gated = self.act_and_mul(self.gate_up(self.mlp_norm(x, attended)), self.gate_up_bias)
-        return self.sum_over_ranks(self.down_proj(gated))
+        return self.down_proj(gated)
 
 
 class AddAndNorm(nn.Cell):

@@ -263,6 +263,33 @@ def test_narrow_weights(tmp_path, weight_dtype, portable):
         assert tokens_of(exported, params) == tokens_of(here, params)
 
 
+def emulated_config(fused_ops):
+    config = tiny_config(fused_ops, config={"biases": ["q_proj", "k_proj", "v_proj"], "qk_norm": True})
+    runtime = replace(config.runtime, ops_backend="ascend_emulator")
+    return replace(config, runtime=runtime, cache=replace(config.cache, kv_cache_dtype="float16"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused_ops", [True, False])
+def test_layers_of_few_launches(tmp_path, fused_ops):
+    """Several weights of one type in a Parameter; a manifest that puts one beyond it is refused."""
+    config = emulated_config(fused_ops)
+    folder = export_model(config, tmp_path / "out", show_progress=False)
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    with LLM(config, show_progress=False) as here, LLM.from_mindir(folder, show_progress=False) as exported:
+        assert tokens_of(exported, params) == tokens_of(here, params)
+        assert exported.engine.model_fingerprint == here.engine.model_fingerprint
+    folder = MindIRFolder(folder)
+    name = "model.layers.1.self_attn.v_proj.weight"
+    weights, offset = folder.manifest.weights, folder.manifest.weights[name].offset
+    assert (offset > 0) == fused_ops
+    for changes in ({"offset": offset + 2**20}, {"offset": offset + 2}, {"dtype": "float16"}) if fused_ops else ():
+        changed = weights | {name: replace(weights[name], **changes)}
+        folder.manifest = replace(folder.manifest, weights=changed)
+        with pytest.raises(CheckpointError, match="the graph has not the Parameters that"):
+            load_step(folder, 4, 1)
+
+
 @pytest.mark.slow
 def test_biases_and_scaled_rotary_embeddings(tmp_path):
     rope = {"type": "longrope", "factor": 4.0, "original_max_position_embeddings": 64}

@@ -80,8 +80,7 @@ class FusedAddRmsNorm {
       AscendC::PipeBarrier<PIPE_V>();
     }
     AscendC::Muls(row, row, tiling_.residual_scale, count);
-    AscendC::PipeBarrier<PIPE_V>();
-    reader_.Read(other_, x_[first + column], piece);
+    reader_.Read(other_, x_[first + column], piece);  // it ends with a barrier
     AscendC::Add(row, row, other_, count);
     AscendC::PipeBarrier<PIPE_V>();
     writer_.Write(x_[first + column], row, piece);

@@ -20,7 +20,7 @@ class RmsNormRow {
     root_ = mean_[kBlockFloats];
   }
 
-  // row [width], width a multiple of 16.
+  // row [width], width a multiple of 16. Behind it a barrier is due before the row is read.
   __aicore__ inline void Divide(const AscendC::LocalTensor<float>& row) {
     SumSquares(row);
     FindRoot();
@@ -36,7 +36,6 @@ class RmsNormRow {
         AscendC::Div(row[last], row[last], root_, rest, 1, strides);
       }
     }
-    AscendC::PipeBarrier<PIPE_V>();
   }
 
  private:

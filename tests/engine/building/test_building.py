@@ -99,16 +99,24 @@ def test_forms_of_weights_that_only_fused_operators_read(weight_dtype, dtype, ru
 
 @pytest.mark.usefixtures("all_are_built")
 @pytest.mark.parametrize(
-    ("dtype", "ops_backend"), [("float32", "ascend_emulator"), ("float16", "cpu"), ("bfloat16", "ascend_emulator")]
+    ("jit_level", "expected"), [("O0", {"jit_level": "O0", "infer_boost": "on"}), ("O1", {"jit_level": "O1"})]
 )
-def test_fused_operators_where_there_are_none(dtype, ops_backend):
-    runtime = {"fused_ops": True, "ops_backend": ops_backend}
-    config = config_from_dict({"model": {"dtype": dtype}, "cache": {"kv_cache_dtype": "float16"}, "runtime": runtime})
+def test_an_npu_runs_graphs_of_o0_in_the_runtime_for_inference(monkeypatch, jit_level, expected):
+    said = {}
+    monkeypatch.setattr(context.ms, "set_device", lambda device: said.update(device=device))
+    monkeypatch.setattr(context.ms, "set_context", said.update)
+    runtime = {"ops_backend": "ascend", "jit_level": jit_level}
+    set_context(config_from_dict({"model": {"dtype": "float16"}, "runtime": runtime}))
+    assert said == {"device": "Ascend", "mode": ms.GRAPH_MODE, "jit_config": expected}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_fused_operators_where_there_are_none(dtype):
+    config = config_from_dict({"model": {"dtype": dtype}, "runtime": {"fused_ops": True, "ops_backend": "cpu"}})
     with pytest.raises(ConfigError) as caught:
         set_context(config)
     assert str(caught.value) == (
-        "runtime.fused_ops is true, which needs runtime.ops_backend cpu and model.dtype float32; they are "
-        f"{ops_backend} and {dtype}"
+        f"runtime.fused_ops is true, which with runtime.ops_backend cpu needs model.dtype float32; it is {dtype}"
     )
 
 
@@ -271,7 +279,7 @@ def test_a_plan_has_nothing_open():
         }
     )
     plan = make_plan(config, model_config_by_name("llama3-70b"), TensorParallel(1, 2))
-    assert (plan.backend.name, plan.kv_cache_dtype, plan.is_fused, plan.formats) == ("ascend", "bfloat16", False, None)
+    assert (plan.backend.name, plan.kv_cache_dtype, plan.is_fused, plan.formats) == ("ascend", "bfloat16", True, None)
     assert (plan.block_size, plan.num_blocks, plan.max_model_len) == (128, 9, 8 * 128)
     assert (plan.share.num_key_value_heads, plan.share.num_attention_heads) == (4, 32)
     assert (plan.table_shape, plan.token_buckets) == ((4, 8), (1, 2, 4, 8, 12, 48, 64))
