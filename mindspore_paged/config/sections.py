@@ -212,8 +212,9 @@ class RuntimeSection:
 
     ops_backend: which build of the custom operators (custom_ops.backends); device_target follows from it: `ascend` runs
     on Ascend, `cpu` and `ascend_emulator` (the NPU's kernels on the CPU, slowly, to check them) on CPU. fused_ops: all
-    decoder layers as one operator, or two a layer if ranks share them, on the backend cpu with model.dtype float32;
-    `auto`: wherever that is so. event_log: a file that receives each step's use of the pool, for scripts/show_cache.py.
+    decoder layers as one operator, or two a layer if ranks share them, on the backend cpu with model.dtype float32; on
+    Ascend and its emulator nine launches a layer, where widths are multiples of 16 and there are no adapters; `auto`:
+    wherever that is so. event_log: a file that receives each step's use of the pool, for scripts/show_cache.py.
     embeddings: compile a second graph for each number of tokens, which gives the hidden states that `LLM.embed` pools.
     local_kernels: run an exported model with the kernels that are installed here, not with those it brings. debug:
     check every bookkeeping invariant whenever the engine is idle.

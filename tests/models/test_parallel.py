@@ -62,7 +62,7 @@ class AllRanks(nn.Cell):
         steps, x = (), 0.0
         for its in self.ranks:
             block_table = ops.depend(its.block_table, its.write_table(its.block_table, table_indices, table_values))
-            steps += (its.positions(block_table, positions, rows),)
+            steps += (its.positions(block_table, positions, rows, None),)
             x = x + its.embed_tokens(input_ids)
         x = x * self.first.embedding_scale
         for index in range(self.num_layers):
@@ -85,7 +85,7 @@ class AllRanks(nn.Cell):
 
     def mlp_of(self, layer, x):
         """A rank's part of the sum."""
-        return layer.mlp(layer.mlp_norm(x))
+        return layer.mlp(layer.mlp_norm(x), ())
 
 
 class AllFusedRanks(AllRanks):
@@ -167,7 +167,7 @@ def run_all_ranks(config, weights, size, fused, tokens):
         for name, place in model.weight_places().items():
             place.parameter.name = f"rank{rank}.{name}"
     everyone = (AllFusedRanks if fused else AllRanks)([model for model, _ in ranks])
-    everyone.weight_places = lambda: {}
+    everyone.weight_places, everyone.adapters = dict, None
     runner = ModelRunner(everyone, ranks[0][1], [8])
     num_in_chunks = (len(tokens) - 1) // ROWS * ROWS
     chunks = [*tokens[:num_in_chunks].reshape(-1, ROWS), *([token] for token in tokens[num_in_chunks:])]
