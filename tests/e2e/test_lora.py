@@ -114,6 +114,18 @@ def test_weights_of_few_bits(folders):
         assert difference < 0.2 * np.abs(np.subtract(logprobs, of_model)).mean()
 
 
+@pytest.mark.slow
+def test_on_the_emulated_chip(folders):
+    """Whose layers are then computed operator by operator, with the adapter beside each projection."""
+    cache, params = {"num_blocks": 64, "block_size": 16, "kv_cache_dtype": "float16"}, SamplingParams(max_tokens=4)
+    answers = []
+    for backend in ("ascend_emulator", "cpu"):
+        with make(folders, cache, runtime={"ops_backend": backend}) as llm:
+            answers.append([ask(llm, name, params) for name in ("a", None)])
+    assert answers[0] == answers[1]
+    assert answers[0][0] != answers[0][1]
+
+
 def test_loading_and_unloading(llm, folders, alone, tmp_path):
     """Under another name it answers the same; a name given anew is another adapter's; what is full stays as it is."""
     llm.load_lora_adapter("again", folders["b"])
