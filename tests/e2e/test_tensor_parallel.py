@@ -72,6 +72,12 @@ def llama_70b() -> dict:
         return answers_of_llama_70b(llm)
 
 
+def on_the_emulated_chip() -> dict:
+    """The same on Ascend's kernels: layers of few launches, with two sums over ranks in each."""
+    with llm_of(cache={"kv_cache_dtype": "float16"}, runtime={"ops_backend": "ascend_emulator"}) as llm:
+        return answers_of_llama_70b(llm)
+
+
 def answers_of_llama_70b(llm: LLM) -> dict:
     generator = random.Random(3)
     prompts = [[generator.randrange(250) for _ in range(length)] for length in (1, 7, 20, 40)]
@@ -244,6 +250,12 @@ def test_the_heads_of_llama_70b_on_any_number_of_ranks(tmp_path, one_process, si
     assert answer["statistics"]["kv_cache_gb"] == expected["statistics"]["kv_cache_gb"] / size
     for rank, log in enumerate(done.logs):
         assert f"rank {rank} of {size}: weights 0.00 GB, pages 0.00 GB, peak memory " in log
+
+
+def test_layers_of_few_launches_on_two_ranks(tmp_path, one_process):
+    expected, _ = one_process("on_the_emulated_chip")
+    answer = answer_of(job(tmp_path, 2, "on_the_emulated_chip"))
+    assert answer["tokens"] == expected["tokens"]
 
 
 def test_a_prefix_goes_from_one_process_to_four_ranks_and_back(tmp_path, one_process):
