@@ -3,7 +3,7 @@
 import pytest
 
 from mindspore_paged.custom_ops import build
-from tests.custom_ops.kernel_builds import LESS_THAN_NATIVE, cpu_has, native_library
+from tests.custom_ops.kernel_builds import LOWER_LEVELS, native_library
 from tests.custom_ops.kernel_calls import Kernels, build_catcher
 
 
@@ -14,23 +14,13 @@ def catcher(tmp_path_factory):
 
 @pytest.fixture(
     scope="session",
-    params=["native", *(pytest.param(name, marks=pytest.mark.slow) for name in LESS_THAN_NATIVE)],
+    params=[None, *(pytest.param(level, marks=pytest.mark.slow) for level in LOWER_LEVELS)],
+    ids=["native", *(level.name for level in LOWER_LEVELS)],
 )
-def kernels(request, catcher, tmp_path_factory):
-    """The operators in each of the vector widths, and ways to multiply, that the source knows.
-
-    The build for any CPU of an architecture passes the same tests under the sanitizers (test_sanitizers.py).
-    """
-    if request.param == "native":
-        library = native_library()
-    else:
-        features, flags = LESS_THAN_NATIVE[request.param]
-        if not cpu_has(*features):
-            pytest.skip(f"this CPU does not have all of {', '.join(features)}, or no more than that")
-        library = tmp_path_factory.mktemp(request.param) / build.CPU_LIBRARY_NAME
-        all_flags = (*build.CPU_FLAGS, *flags, f"-I{build.OPS_ROOT}")
-        build.compile_sources(build.find_compiler(), all_flags, build.cpu_units(), library)
-    return Kernels(library, catcher)
+def kernels(request, catcher):
+    """The operators in each of the vector widths, and ways to multiply, that this CPU can run."""
+    level = request.param
+    return Kernels(build.build_cpu(build.DEFAULT_OUTPUT_DIR, level) if level else native_library(), catcher)
 
 
 @pytest.fixture

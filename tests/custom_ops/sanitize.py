@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mindspore_paged.custom_ops import build
 from mindspore_paged.custom_ops.build import BuildError
-from tests.custom_ops.kernel_builds import LESS_THAN_NATIVE, LIBRARY_VARIABLE, cpu_has
+from tests.custom_ops.kernel_builds import LIBRARY_VARIABLE, LOWER_LEVELS, NATIVE
 
 ROOT = Path(__file__).parents[2]
 TEAM_PROGRAM = Path(__file__).with_name("thread_team.cc")
@@ -32,11 +32,11 @@ NEED_MINDSPORE_OR_BUILD = (
 DEBUG_FLAGS = ("-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 ADDRESS_FLAGS = (*DEBUG_FLAGS, "-fsanitize=address,undefined,float-cast-overflow")
 THREAD_FLAGS = (*DEBUG_FLAGS, "-fsanitize=thread")
-MACHINE_FLAGS = {"native": build.NATIVE_FLAGS, "portable": (), **{name: of[1] for name, of in LESS_THAN_NATIVE.items()}}
+LEVELS = {"native": NATIVE, **{level.name: level for level in build.levels_of_machine()}}
 """Of each build with the address sanitizer, what its CPU can do."""
 
 THREADS = "threads"
-DEFAULT_BUILDS = ("native", "portable", THREADS)
+DEFAULT_BUILDS = ("native", *(level.name for level in LOWER_LEVELS[-1:]), THREADS)
 FINDING = re.compile("runtime error: |(?:ERROR|WARNING): (?:Address|Leak|Thread)Sanitizer: ")
 SECONDS = 3000  # of a run: whoever waits for ever is ended
 
@@ -83,15 +83,15 @@ def compile_build(name: str, sources: Path, output_dir: Path) -> Path:
     compiler = build.find_compiler()
     if name == THREADS:
         runtime("libtsan.so")
-        flags = tuple(flag for flag in build.CPU_FLAGS if flag not in ("-shared", "-fPIC")) + build.NATIVE_FLAGS
+        flags = tuple(flag for flag in build.CPU_FLAGS if flag not in ("-shared", "-fPIC")) + NATIVE.flags
         flags += THREAD_FLAGS
         text, units = f'#include "{TEAM_PROGRAM}"\n', [sources.resolve() / "linear" / "panel_worker.cc"]
     else:
-        features = LESS_THAN_NATIVE[name][0] if name in LESS_THAN_NATIVE else ()
-        if features and not cpu_has(*features):
-            raise BuildError(f"build {name}: this CPU does not have all of {', '.join(features)}, or no more than that")
+        missing = LEVELS[name].missing_here()
+        if missing:
+            raise BuildError(f"build {name}: this CPU cannot run it: it lacks {', '.join(missing)}")
         runtime("libasan.so"), runtime("libubsan.so")
-        flags = build.CPU_FLAGS + MACHINE_FLAGS[name] + ADDRESS_FLAGS
+        flags = build.CPU_FLAGS + LEVELS[name].flags + ADDRESS_FLAGS
         text, units = whole_source(sources), []
 
     flags += (f"-I{sources.resolve().parent}",)
@@ -102,7 +102,7 @@ def compile_build(name: str, sources: Path, output_dir: Path) -> Path:
         build.compile_sources(compiler, flags, [source, *units], target)
 
     stamp = build.build_stamp(compiler, flags, [*files_of(sources), TEAM_PROGRAM])
-    library = output_dir / name / (name if name == THREADS else build.CPU_LIBRARY_NAME)
+    library = output_dir / name / (name if name == THREADS else LEVELS[name].library_name)
     return build.build_unless_current(library, stamp, compile_text, force=False)
 
 
@@ -165,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit code: 0 if nothing is found, 1 if something is, 2 if it cannot be compiled here.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    builds = [*MACHINE_FLAGS, THREADS]
+    builds = [*LEVELS, THREADS]
     parser.add_argument(
         "builds", nargs="*", default=DEFAULT_BUILDS, metavar="BUILD",
         help=f"which of {', '.join(builds)} (default: {', '.join(DEFAULT_BUILDS)})",
@@ -181,10 +181,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run as a program; returns the exit code, 2 for an error that stderr explains in one line."""
     options = make_parser().parse_args(arguments)
-    unknown = sorted(set(options.builds) - {*MACHINE_FLAGS, THREADS})
+    unknown = sorted(set(options.builds) - {*LEVELS, THREADS})
     try:
         if unknown:
-            raise BuildError(f"unknown build {unknown[0]!r}; allowed: {', '.join([*MACHINE_FLAGS, THREADS])}")
+            raise BuildError(f"unknown build {unknown[0]!r}; allowed: {', '.join([*LEVELS, THREADS])}")
         return run_builds(options.builds, options.sources, options.tests or tests_of_operators(), options.output)
     except (BuildError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -210,7 +210,7 @@ class TestWhatIsMissing:
         [
             (["--soc", "ascend910b"], "--soc is for --backend ascend only; --backend is cpu"),
             (["--backend", "ascend_emulator", "--output", "x"], "--output is for --backend ascend only"),
-            (["--backend", "ascend", "--portable"], "--portable is for --backend cpu only; --backend is ascend"),
+            (["--backend", "ascend", "--isa", "all"], "--isa is for --backend cpu only; --backend is ascend"),
         ],
     )
     def test_options_of_another_backend_are_refused(self, arguments, message, capsys):

@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
-from mindspore_paged.custom_ops.build import CPU_SOURCES, OP_SOURCES
-from tests.custom_ops.sanitize import ROOT
+from mindspore_paged.custom_ops.build import CPU_SOURCES, OP_SOURCES, levels_of_machine
+from tests.custom_ops.sanitize import DEFAULT_BUILDS, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def sanitize(*arguments, **environment):
 def test_nothing_is_found():
     code, output = sanitize()
     assert code == 0, output
-    for build in ("native", "portable", "threads"):
+    for build in DEFAULT_BUILDS:
         assert f"{build}: 0 findings, exit code 0" in output
 
 
@@ -146,10 +146,13 @@ def test_a_compiler_without_sanitizers_is_named(tmp_path):
 
 def test_a_build_that_is_unknown_or_not_of_this_cpu_is_refused(tmp_path):
     code, output = sanitize("fast", "--output", tmp_path)
-    assert (code, output) == (
-        2,
-        "error: unknown build 'fast'; allowed: native, portable, vnni, avx512, avx2, threads\n",
-    )
+    names = ", ".join(["native", *(level.name for level in levels_of_machine()), "threads"])
+    assert (code, output) == (2, f"error: unknown build 'fast'; allowed: {names}\n")
+    for level in levels_of_machine():
+        if level.missing_here():
+            code, output = sanitize(level.name, "--output", tmp_path)
+            lacks = ", ".join(level.missing_here())
+            assert (code, output) == (2, f"error: build {level.name}: this CPU cannot run it: it lacks {lacks}\n")
     (tmp_path / "empty").mkdir()
     code, output = sanitize("native", "--sources", tmp_path / "empty", "--output", tmp_path)
     assert (code, output) == (2, f"error: {tmp_path / 'empty'} has no .cc files\n")
