@@ -1,13 +1,11 @@
 """Weights in the order in which the CPU's layer operators read them: no MindSpore in here."""
 
 import ctypes
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from mindspore_paged.custom_ops.build import library_function
-from mindspore_paged.formats.weight_format import FORMATS
 
 
 def arrange_panels(
@@ -45,15 +43,3 @@ def arrange_panels(
         ctypes.c_int64(num_rows), ctypes.c_int64(row_bytes), ctypes.c_int64(num_columns), ctypes.c_int64(kind),
     )  # fmt: skip
     return target
-
-
-def panel_order(library: Path) -> str:
-    """Digest of the order that a library gives to weights of every kind: equal where it is the same."""
-    digest = hashlib.sha256()
-    generator = np.random.default_rng(0)
-    for form in sorted(FORMATS.values(), key=lambda form: form.kind):
-        for num_columns in (form.group, 2 * form.group) if form.block_bytes else (24, 64):
-            num_rows, num_bytes = 40, form.num_bytes((40, num_columns))
-            rows = np.frombuffer(generator.bytes(num_bytes), form.dtype).reshape(num_rows, -1)
-            digest.update(arrange_panels(rows, form.kind, num_columns, library).tobytes())
-    return digest.hexdigest()

@@ -1,7 +1,6 @@
 """A model's step over its pages, in the execution that suits its place: what the engine compiles and runs."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -109,17 +108,16 @@ class ModelStep(nn.Cell):
         for name, place in self._places.items():
             place.parameter.name = place.shared_as or name
 
-    def arranged(self, name: str, weight: np.ndarray, library: Path | None = None, order=None, target=None):
+    def arranged(self, name: str, weight: np.ndarray, order=None, target=None):
         """A weight in the order that the execution takes: rows of a matrix in panels, where operators take those.
 
-        library: compiled operators that will read it, each CPU's in an order of their own; default: those used here.
         order: int64, which of its rows are wanted; default: all. target: where to; default: an array of its own.
         """
         if weight.ndim == 1 or not self._has_panels:
             return put(weight, order, target)
         form = self.format_of(name)
         columns = form.logical_shape(weight.shape)[1]
-        return arrange_panels(weight, form.kind, columns, library or library_of(self._ops_backend), order, target)
+        return arrange_panels(weight, form.kind, columns, library_of(self._ops_backend), order, target)
 
     @property
     def compile_phase(self):

@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument(
         "--kv-blocks", type=int, metavar="N", help="pages of the pool (default: the YAML's); free to change at start"
     )
-    parser.add_argument("--portable-kernels", action="store_true", help="for any CPU of this architecture; slower")
+    parser.add_argument("--portable-kernels", action="store_true", help="kernels for every CPU of this architecture")
     parser.add_argument(
         "--sign-key",
         type=Path,

@@ -16,14 +16,21 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mindspore_paged.bounded_file import read_bounded
 from mindspore_paged.custom_ops.backends import BACKENDS
-from mindspore_paged.custom_ops.build import cpu_library, sources_digest
-from mindspore_paged.custom_ops.panels import panel_order
+from mindspore_paged.custom_ops.build import (
+    ISA_VARIABLE,
+    BuildError,
+    cpu_library,
+    forced_level,
+    runnable_levels,
+    sources_digest,
+)
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.files import write_text
+from mindspore_paged.formats.weight_format import FORMATS, WeightFormat
 from mindspore_paged.model_config import ModelConfig
 from mindspore_paged.wording import one_line, shortened
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.hmac"
 CONFIG, GRAPH, WEIGHTS, TOKENIZER, KERNELS = "config.yaml", "step.mindir", "weights", "tokenizer", "kernels"
@@ -36,20 +43,33 @@ _WEIGHT_FILE = re.compile(f"{WEIGHTS}/[^/]+\\.safetensors")
 
 @dataclass(frozen=True)
 class ExportedWeight:
-    """A weight as the graph takes it: of `shape` and `dtype` from `offset` bytes of the graph's `parameter` on."""
+    """A weight of the graph, from `offset` bytes of its `parameter` on; its rows are as a checkpoint has them.
+
+    format: one of FORMATS by name. shape: as it is stored, where blocks are bytes.
+    """
 
     parameter: str
-    dtype: str
+    format: str
     shape: tuple[Annotated[int, Field(ge=1, lt=2**48)], ...]
     offset: Annotated[int, Field(ge=0, lt=2**63)]
 
+    @property
+    def form(self) -> WeightFormat:
+        """The format itself; KeyError if there is none of the name."""
+        return FORMATS[self.format]
+
 
 @dataclass(frozen=True)
-class CpuNeeds:
-    """What a kernel library needs of the machine that runs it."""
+class KernelLibrary:
+    """A library of operators in the folder: what it is called there, and which CPUs it is for.
 
+    machine: their architecture, as `uname -m` names it. level: what they can do, one of custom_ops.build.LEVELS by
+    name; None: whatever they can.
+    """
+
+    file: str
     machine: _Word
-    features: tuple[_Word, ...]
+    level: _Word | None
 
 
 @dataclass(frozen=True)
@@ -70,9 +90,9 @@ class Manifest:
 
     fixed: for each key of the configuration that is part of the graph, its value. weights: by Hugging Face's names, as
     the files have them, those of one Parameter together. num_blocks, token_buckets: pages and graphs by default, free
-    to choose at every start. cpu: what the kernel library needs of the machine: `machine` and the `features` of
-    /proc/cpuinfo, or none if it is portable. files: by the path within the folder. kernel_order, kernel_sources:
-    digests of how the kernels want weights to lie, and of what they are compiled from; empty if that is not known.
+    to choose at every start. kernels: libraries of the operators, of which one that the machine can run is taken.
+    files: by the path within the folder. kernel_sources: digest of what the kernels are compiled from; empty if that is
+    not known.
     """
 
     format: int
@@ -84,10 +104,8 @@ class Manifest:
     rank: int
     num_ranks: int
     versions: dict[str, _Word]
-    cpu: CpuNeeds
-    kernel_library: str
+    kernels: Annotated[tuple[KernelLibrary, ...], Field(min_length=1)]
     files: dict[str, ListedFile]
-    kernel_order: str = ""
     kernel_sources: str = ""
 
 
@@ -96,7 +114,8 @@ class MindIRFolder:
 
     Files that the manifest does not list are not used. verify_key: only a folder whose manifest was signed with this
     key is opened; without it whoever wrote the folder is trusted with what its kernels do. local_kernels: run the
-    graph with the kernels that are installed here in place of the folder's.
+    graph with the kernels that are installed here in place of the folder's. Of its kernels the best that this CPU can
+    run are taken, or those that PAGED_OPS_ISA names.
     Raises CheckpointError, which names the file, for one that is missing or changed, or leads out of the folder; for
     another version of MindSpore; and for kernels that this machine cannot run.
     """
@@ -111,24 +130,48 @@ class MindIRFolder:
         self.kernel_library = self._local_kernels() if local_kernels else self._own_kernels()
 
     def _own_kernels(self) -> Path:
-        library = self.path / self.manifest.kernel_library
-        _check_cpu(library, self.manifest.cpu)
-        return library
+        """The best of the folder's libraries that this CPU can run; CheckpointError if there is none."""
+        folder, machine = self.path / KERNELS, platform.machine()
+        libraries = {each.level: self.path / each.file for each in self.manifest.kernels if each.machine == machine}
+        if not libraries:
+            other = self.manifest.kernels[0].machine
+            raise CheckpointError(f"{folder}: compiled for {other}; this machine is {machine}")
+        if None in libraries:
+            return libraries[None]
+        try:
+            levels, forced = runnable_levels(), forced_level()
+        except BuildError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+        for level in levels:
+            if level.name in libraries:
+                return libraries[level.name]
+        wanted = f"{ISA_VARIABLE} is" if forced else "this CPU runs"
+        raise CheckpointError(
+            f"{folder}: compiled for {one_line(', '.join(map(str, libraries)))}, and {wanted} "
+            f"{', '.join(level.name for level in levels)}; export again with --portable-kernels"
+        )
 
     def _local_kernels(self) -> Path:
-        """The library that is installed here; CheckpointError unless the weights lie in its order."""
+        """The library that is installed here; CheckpointError unless it takes the calls that the graph makes."""
         backend = BACKENDS.get(self.manifest.fixed.get("runtime.ops_backend"))
         if backend is None or not backend.is_native:
             raise CheckpointError(f"{self.path}: was not exported for the CPU's kernels; run it with its own")
-        exported = self.manifest.kernel_order, self.manifest.kernel_sources
-        library = cpu_library()
-        if exported != (panel_order(library), sources_digest()):
+        exported = self.manifest.kernel_sources
+        if exported != sources_digest():
             raise CheckpointError(
-                f"{self.path}: cannot run with the kernels that are installed here: its weights lie in the order of "
-                + ("other kernels" if all(exported) else "kernels that it does not describe")
-                + "; run it with its own, or export again on a CPU like this one"
+                f"{self.path}: cannot run with the kernels that are installed here: its graph calls "
+                + ("those of another version" if exported else "kernels that it does not describe")
+                + "; run it with its own, or export again"
             )
-        return library
+        try:
+            return cpu_library()
+        except BuildError as error:
+            raise CheckpointError(str(error)) from None
+
+    @property
+    def arranges_weights(self) -> bool:
+        """Whether the graph's operators read matrices in an order of their own: where layers are fused."""
+        return self.manifest.fixed.get("runtime.fused_ops") is True
 
     @property
     def graph(self) -> Path:
@@ -196,11 +239,6 @@ def write_manifest(folder: Path, **fields) -> None:
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
 
 
-def needs_of_this_cpu(portable: bool) -> CpuNeeds:
-    """What a kernel library that was compiled here needs of the machine that runs it."""
-    return CpuNeeds(platform.machine(), () if portable else tuple(sorted(_cpu_features())))
-
-
 def sign_manifest(folder: Path, key: bytes) -> None:
     """Vouch for the manifest that is in `folder` now, and by it for every file that it lists."""
     write_text(folder / SIGNATURE, _signature((folder / MANIFEST).read_bytes(), key) + "\n")
@@ -232,6 +270,7 @@ def read_manifest(folder: Path, verify_key: bytes | None = None) -> Manifest:
     except ConfigError as error:  # of the model's dimensions
         raise CheckpointError(one_line(f"{path}: damaged manifest ({error})")) from None
     _check_names(path, manifest)
+    _check_weights(path, manifest)
     return manifest
 
 
@@ -259,9 +298,22 @@ def _check_names(path: Path, manifest: Manifest) -> None:
         parts = name.split("/")
         if not all(parts) or {".", ".."} & set(parts) or "\0" in name or "\\" in name:
             raise CheckpointError(f"{path}: damaged manifest ({shortened(name)} is not a path within the folder)")
-    for name in (CONFIG, GRAPH, manifest.kernel_library):
+    for name in (CONFIG, GRAPH, *(library.file for library in manifest.kernels)):
         if name not in manifest.files:
             raise CheckpointError(f"{path}: damaged manifest ({shortened(name)} is not among its files)")
+
+
+def _check_weights(path: Path, manifest: Manifest) -> None:
+    """Raise CheckpointError for weights that no kernel could arrange: of no format, or in parts of blocks."""
+    for name, weight in manifest.weights.items():
+        form = FORMATS.get(weight.format)
+        is_row = len(weight.shape) == 1 and form is not None and not form.block_bytes
+        is_matrix = len(weight.shape) == 2 and form is not None and weight.shape[1] % max(1, form.block_bytes) == 0
+        if not (is_row or is_matrix):
+            raise CheckpointError(
+                f"{path}: damaged manifest ({shortened(name)} cannot be {shortened(weight.format)} of shape "
+                f"{shortened(weight.shape)})"
+            )
 
 
 def _check_tokenizer(folder: Path, files: Mapping[str, Any]) -> None:
@@ -278,26 +330,6 @@ def _check_version(folder: Path, versions: Mapping[str, str]) -> None:
             f"{folder}: exported with MindSpore {exported}, and {here} is installed here; "
             f"install mindspore=={exported}, or export again"
         )
-
-
-def _check_cpu(library: Path, cpu: CpuNeeds) -> None:
-    if cpu.machine != platform.machine():
-        raise CheckpointError(f"{library}: compiled for {cpu.machine}; this machine is {platform.machine()}")
-    missing = sorted(set(cpu.features) - _cpu_features())
-    if missing:
-        raise CheckpointError(
-            f"{library}: compiled for another CPU, with {missing[0]}, which this one has not; "
-            "export again with --portable-kernels"
-        )
-
-
-def _cpu_features() -> set[str]:
-    """Instruction sets of this CPU, as Linux names them."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
 
 
 def _sha256(path: Path) -> str:

@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 from mindspore import Parameter, Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
+from mindspore_paged.custom_ops.panels import arrange_panels
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.files import scratch_folder, write_bytes
-from mindspore_paged.formats.weight_format import BYTES, FORMATS
+from mindspore_paged.formats.weight_format import BYTES
 from mindspore_paged.formats.weight_place import WeightPlace, put
 from mindspore_paged.mindir.folder import MANIFEST, ExportedWeight, MindIRFolder
 from mindspore_paged.step_inputs import STEP_INPUTS
@@ -29,29 +30,38 @@ OPEN = None
 
 
 class MindIRStep(nn.GraphCell):
-    """The step of a loaded model; called as ModelStep is. weights: as the folder's manifest has them.
+    """The step of a loaded model; called as ModelStep is.
 
+    weights: as the folder's manifest has them. library: of operators that read matrices in panels, in its own order;
+    None: they take rows.
     key_caches, value_caches, block_table: Parameters as KVPagePool has them. Their values, and those of
     `weight_places()`, are still to be set.
     """
 
     adapters = None
 
-    def __init__(self, graph, weights: Mapping[str, ExportedWeight]):
+    def __init__(self, graph, weights: Mapping[str, ExportedWeight], library: Path | None = None):
         super().__init__(graph)
-        self._weights = weights
+        self._weights, self._library = weights, library
 
     def weight_places(self) -> dict[str, WeightPlace]:
-        """Where each weight is, by Hugging Face's names."""
-        forms = FORMATS | {"uint8": BYTES}
+        """Where each weight is, by Hugging Face's names; those of blocks as the bytes that the folder has."""
         return {
-            name: WeightPlace(self._params[weight.parameter], forms[weight.dtype], weight.shape, weight.offset)
+            name: WeightPlace(
+                self._params[weight.parameter],
+                BYTES if weight.form.block_bytes else weight.form,
+                weight.shape,
+                weight.offset,
+            )
             for name, weight in self._weights.items()
         }
 
-    def arranged(self, _name: str, weight: np.ndarray, _library=None, order=None, target=None) -> np.ndarray:
-        """A weight as the folder has it, which is as the graph takes it."""
-        return put(weight, order, target)
+    def arranged(self, name: str, weight: np.ndarray, order=None, target=None) -> np.ndarray:
+        """A weight of the folder in the order in which the operators read it: rows of a matrix in panels, or as is."""
+        if weight.ndim == 1 or self._library is None:
+            return put(weight, order, target)
+        form = self._weights[name].form
+        return arrange_panels(weight, form.kind, form.logical_shape(weight.shape)[1], self._library, order, target)
 
     @property
     def key_caches(self) -> list[Parameter]:
@@ -112,7 +122,8 @@ def load_step(folder: MindIRFolder, num_blocks: int, max_num_seqs: int) -> MindI
         adapted = scratch / folder.graph.name
         write_bytes(adapted, graph.SerializeToString())
         try:
-            step = MindIRStep(ms.load(str(adapted)), folder.manifest.weights)
+            library = folder.kernel_library if folder.arranges_weights else None
+            step = MindIRStep(ms.load(str(adapted)), folder.manifest.weights, library)
         except (RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{folder.graph}: MindSpore cannot load it: {one_line(error)}") from None
     _check_step(folder, step)

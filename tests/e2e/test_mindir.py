@@ -15,6 +15,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from mindspore_paged import LLM, BeamSearchParams, SamplingParams
 from mindspore_paged.config import config_from_dict, load_config
+from mindspore_paged.custom_ops.build import ISA_VARIABLE, levels_of_machine, runnable_levels
 from mindspore_paged.engine.building.exporting import export_model
 from mindspore_paged.errors import CheckpointError, ConfigError
 from mindspore_paged.mindir.configuration import load_mindir_config
@@ -111,7 +112,8 @@ def test_a_signed_folder_runs_with_the_kernels_that_are_installed_here(exported,
     key.write_bytes(b"k" * 32)
     key.chmod(0o600)
     shutil.copytree(exported, folder)
-    write_listed(folder, "kernels/libpaged_ops_cpu.so", b"no library")
+    for library in (folder / "kernels").iterdir():
+        write_listed(folder, f"kernels/{library.name}", b"no library")
     sign_manifest(folder, b"k" * 32)
     params = SamplingParams(max_tokens=8, ignore_eos=True)
     with LLM.from_mindir(folder, verify_key=key, local_kernels=True, show_progress=False) as llm:
@@ -159,7 +161,7 @@ def test_bytes_that_are_no_graph_are_refused(exported, tmp_path, content, messag
 
 
 @pytest.mark.parametrize(
-    "changes", [{"offset": 2**40}, {"parameter": "absent"}, {"dtype": "object"}, {"shape": [2**30, 64]}]
+    "changes", [{"offset": 2**40}, {"parameter": "absent"}, {"format": "object"}, {"shape": [2**30, 64]}]
 )
 def test_a_weight_that_does_not_lie_in_its_parameter_is_refused(exported, changes):
     folder = MindIRFolder(exported)
@@ -236,28 +238,26 @@ def held_in(place):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_weights_are_stored_as_the_graph_has_them(tmp_path, monkeypatch, dtype):
-    """In several files, as those of a model beyond one file's limit are; in panels where layers are fused."""
+    """In several files, as those of a model beyond one file's limit are; in rows, also where layers take panels."""
     monkeypatch.setattr(exported_checkpoint, "BYTES_OF_A_FILE", 20_000)
     folder = export_model(tiny_config(dtype=dtype), tmp_path / "out", show_progress=False)
     checkpoint = exported_checkpoint.ExportedCheckpoint(exported_checkpoint.MindIRFolder(folder))
     assert len(checkpoint.folder.weight_files) > 3
     like = tiny_config(fused_ops=dtype == "float32")
-    python = LLM(like, show_progress=False).engine.runner.model.weight_places()
+    model = LLM(like, show_progress=False).engine.runner.model
+    python = model.weight_places()
     assert set(checkpoint.names()) == set(python)
     for name, place in python.items():
         assert checkpoint.dtype(name).name == dtype
         rounding = {"float32": 0, "float16": 2**-10, "bfloat16": 2**-8}[dtype]
-        np.testing.assert_allclose(checkpoint.read(name).astype(np.float32), held_in(place), rounding, 1e-7)
+        arranged = model.arranged(name, checkpoint.read(name).astype(np.float32))
+        np.testing.assert_allclose(arranged, held_in(place), rounding, 1e-7)
 
 
-@pytest.mark.parametrize(
-    "portable", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["these kernels", "portable kernels"]
-)
 @pytest.mark.parametrize("weight_dtype", ["int8", "bfloat16", "w16a16"])
-def test_narrow_weights(tmp_path, weight_dtype, portable):
-    """Portable kernels find the weights in an order of their own, which is not that of this CPU's."""
+def test_narrow_weights(tmp_path, weight_dtype):
     config = tiny_config(weight_dtype=weight_dtype)
-    folder = export_model(config, tmp_path / "out", portable_kernels=portable, show_progress=False)
+    folder = export_model(config, tmp_path / "out", show_progress=False)
     params = SamplingParams(max_tokens=4, ignore_eos=True)
     with LLM(config, show_progress=False) as here, LLM.from_mindir(folder, show_progress=False) as exported:
         assert tokens_of(exported, params) == tokens_of(here, params)
@@ -288,6 +288,22 @@ def test_layers_of_few_launches(tmp_path, fused_ops):
         folder.manifest = replace(folder.manifest, weights=changed)
         with pytest.raises(CheckpointError, match="the graph has not the Parameters that"):
             load_step(folder, 4, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_dtype", ["float32", "int8", "bfloat16", "w16a16"])
+def test_portable_kernels_run_at_every_level(tmp_path, weight_dtype, monkeypatch):
+    """One folder, whose weights each level's kernels want in an order of their own; tokens are those of Python."""
+    config = tiny_config(weight_dtype=weight_dtype)
+    folder = export_model(config, tmp_path / "out", portable_kernels=True, show_progress=False)
+    files = sorted(path.name for path in (folder / "kernels").iterdir())
+    assert files == sorted(level.library_name for level in levels_of_machine())
+    params, levels = SamplingParams(max_tokens=4, ignore_eos=True), runnable_levels()
+    for level in levels:
+        monkeypatch.setenv(ISA_VARIABLE, level.name)
+        with LLM(config, show_progress=False) as here, LLM.from_mindir(folder, show_progress=False) as exported:
+            assert MindIRFolder(folder).kernel_library == folder / "kernels" / level.library_name
+            assert tokens_of(exported, params) == tokens_of(here, params)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mindspore_paged.custom_ops.build import runnable_levels
 from mindspore_paged.mindir.folder import MANIFEST, MindIRFolder
 from tests.fuzz.havoc import LIES, havoc_of
 from tests.fuzz.json_values import broken, mutated, same_content
@@ -23,12 +24,16 @@ EXTRA = (
     [1, 8],
     [2, 3],
     "x86_64",
+    "avx2",
+    "x86-64-v2",
+    "int8",
+    [2, 34],
 )
 
 
 def _sample() -> Files:
     with TemporaryDirectory() as folder:
-        return read_files(write_folder(Path(folder)))
+        return read_files(write_folder(Path(folder), (runnable_levels()[0].name, runnable_levels()[-1].name)))
 
 
 _SAMPLES = [_sample()]

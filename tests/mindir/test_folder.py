@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -10,17 +11,17 @@ import pytest
 
 from mindspore_paged import cli
 from mindspore_paged.config import load_config
-from mindspore_paged.custom_ops.build import cpu_library, sources_digest
-from mindspore_paged.custom_ops.panels import panel_order
+from mindspore_paged.custom_ops import build
+from mindspore_paged.custom_ops.build import ISA_VARIABLE, cpu_library, runnable_levels, sources_digest
 from mindspore_paged.errors import CheckpointError
 from mindspore_paged.mindir import folder as folder_module
 from mindspore_paged.mindir.configuration import load_mindir_config
 from mindspore_paged.mindir.folder import (
     ExportedWeight,
+    KernelLibrary,
     MindIRFolder,
     folder_of_rank,
     is_mindir_folder,
-    needs_of_this_cpu,
     read_manifest,
     sign_manifest,
     write_manifest,
@@ -28,10 +29,13 @@ from mindspore_paged.mindir.folder import (
 from mindspore_paged.models.registry import model_config_by_name
 
 FIXED = {"cache.block_size": 16, "runtime.ops_backend": "cpu"}
+MACHINE, BEST = platform.machine(), runnable_levels()[0].name
 
 
-def write_folder(path: Path, cpu=None) -> Path:
-    for name in ("step.mindir", "weights/00000.safetensors", "kernels/lib.so", "config.yaml"):
+def write_folder(path: Path, levels=(BEST,), machine=MACHINE) -> Path:
+    """An exported folder with a library of each level: kernels/lib.so the first, kernels/lib1.so, …"""
+    libraries = [f"kernels/lib{number or ''}.so" for number in range(len(levels))]
+    for name in ("step.mindir", "weights/00000.safetensors", *libraries, "config.yaml"):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(name.encode() * 100)
     write_manifest(
@@ -43,9 +47,7 @@ def write_folder(path: Path, cpu=None) -> Path:
         token_buckets=(1, 8),
         rank=0,
         num_ranks=1,
-        cpu=cpu or needs_of_this_cpu(portable=False),
-        kernel_library="kernels/lib.so",
-        kernel_order=panel_order(cpu_library()),
+        kernels=tuple(KernelLibrary(file, machine, level) for file, level in zip(libraries, levels)),
         kernel_sources=sources_digest(),
     )
     return path
@@ -111,7 +113,7 @@ def test_another_op_backend_is_refused(exported):
     [
         ("{", "damaged manifest"),
         ("[]", "damaged manifest"),
-        ('{"format": 99}', "format 99; this version reads format 6"),
+        ('{"format": 99}', "format 99; this version reads format 7"),
     ],
 )
 def test_a_damaged_manifest_is_refused(exported, content, fault):
@@ -137,18 +139,55 @@ def test_files_outside_the_folder_are_refused(exported, name):
         MindIRFolder(exported)
 
 
-def test_kernels_of_another_cpu_are_refused(tmp_path, monkeypatch):
-    native = write_folder(tmp_path / "native")
-    portable = write_folder(tmp_path / "portable", cpu=needs_of_this_cpu(portable=True))
-    monkeypatch.setattr(folder_module, "_cpu_features", lambda: {"sse2"})
-    MindIRFolder(portable)
-    with pytest.raises(CheckpointError, match="lib.so: compiled for another CPU, with .*--portable-kernels"):
-        MindIRFolder(native)
+@pytest.fixture
+def haswell(tmp_path, monkeypatch):
+    """A machine whose CPU has AVX2, and no AVX-512."""
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags\t: cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2 avx avx2 fma f16c\n")
+    monkeypatch.setattr(build, "CPU_INFO", info)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv(ISA_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("levels", "chosen"),
+    [
+        (("avx2",), "lib.so"),
+        (("amx", "x86-64-v2", "avx512", "avx2"), "lib3.so"),
+        (("amx", "x86-64-v2", "avx512"), "lib1.so"),
+        (("avx512", None), "lib1.so"),
+    ],
+)
+def test_the_best_kernels_that_this_cpu_can_run_are_taken(tmp_path, haswell, levels, chosen):
+    exported = write_folder(tmp_path / "exported", levels, "x86_64")
+    assert MindIRFolder(exported).kernel_library == exported / "kernels" / chosen
+
+
+def test_kernels_are_those_that_the_environment_names(tmp_path, haswell, monkeypatch):
+    exported = write_folder(tmp_path / "exported", ("avx2", "x86-64-v2"), "x86_64")
+    monkeypatch.setenv(ISA_VARIABLE, "x86-64-v2")
+    assert MindIRFolder(exported).kernel_library.name == "lib1.so"
+    only = write_folder(tmp_path / "only", ("avx2",), "x86_64")
+    with pytest.raises(CheckpointError, match="kernels: compiled for avx2, and PAGED_OPS_ISA is x86-64-v2; export"):
+        MindIRFolder(only)
+    monkeypatch.setenv(ISA_VARIABLE, "amx")
+    with pytest.raises(CheckpointError, match="kernels: PAGED_OPS_ISA is amx, which this CPU cannot run: it lacks"):
+        MindIRFolder(exported)
+
+
+def test_kernels_of_another_cpu_are_refused(tmp_path, haswell):
+    exported = write_folder(tmp_path / "exported", ("amx", "avx1024"), "x86_64")
+    with pytest.raises(CheckpointError) as error:
+        MindIRFolder(exported)
+    assert str(error.value) == (
+        f"{exported / 'kernels'}: compiled for amx, avx1024, and this CPU runs avx2, x86-64-v2; "
+        "export again with --portable-kernels"
+    )
 
 
 def test_kernels_of_another_architecture_are_refused(tmp_path):
-    exported = write_folder(tmp_path / "exported", cpu={"machine": "riscv64", "features": []})
-    with pytest.raises(CheckpointError, match="lib.so: compiled for riscv64; this machine is"):
+    exported = write_folder(tmp_path / "exported", machine="riscv64")
+    with pytest.raises(CheckpointError, match="kernels: compiled for riscv64; this machine is"):
         MindIRFolder(exported)
 
 
@@ -208,7 +247,7 @@ def test_any_manifest_is_refused_in_one_line(exported, content):
 
 
 def weight(**changes) -> dict:
-    return {"a.weight": {"parameter": "pack", "dtype": "float32", "shape": [2, 3], "offset": 64} | changes}
+    return {"a.weight": {"parameter": "pack", "format": "float32", "shape": [2, 3], "offset": 64} | changes}
 
 
 @pytest.mark.parametrize(
@@ -221,18 +260,25 @@ def weight(**changes) -> dict:
         {"weights": weight(shape=[0])},
         {"weights": weight(shape=[10**30])},
         {"weights": weight(shape="2,3")},
-        {"weights": weight(dtype=None)},
+        {"weights": weight(format=None)},
+        {"weights": weight(format="object")},
+        {"weights": weight(format="int8")},
+        {"weights": weight(format="int8", shape=[34])},
+        {"weights": weight(shape=[2, 3, 4])},
+        {"weights": weight(shape=[])},
         {"weights": []},
         {"files": {"config.yaml": {}}},
         {"files": {"config.yaml": {"bytes": -1, "sha256": "0" * 64}}},
         {"files": {"config.yaml": {"bytes": 1, "sha256": "0"}}},
         {"files": {}},
-        {"kernel_library": "/lib/libc.so"},
-        {"kernel_library": "../lib.so"},
-        {"kernel_library": "kernels/other.so"},
-        {"cpu": {"machine": [], "features": []}},
-        {"cpu": {"machine": "x86_64", "features": 5}},
-        {"cpu": {}},
+        {"kernels": [{"file": "/lib/libc.so", "machine": MACHINE, "level": None}]},
+        {"kernels": [{"file": "../lib.so", "machine": MACHINE, "level": None}]},
+        {"kernels": [{"file": "kernels/other.so", "machine": MACHINE, "level": None}]},
+        {"kernels": [{"file": "kernels/lib.so", "machine": [], "level": None}]},
+        {"kernels": [{"file": "kernels/lib.so", "machine": MACHINE, "level": 5}]},
+        {"kernels": [{"file": "kernels/lib.so", "machine": MACHINE}]},
+        {"kernels": []},
+        {"kernels": {}},
         {"fixed": {"cache.block_size": None}},
         {"fixed": []},
         {"versions": {"mindspore": {}}},
@@ -397,17 +443,15 @@ def test_the_command_line_verifies(exported, key_file, capsys):
 # The kernels that are installed here
 
 
-def test_local_kernels_stand_in_where_weights_lie_in_their_order(exported):
+def test_local_kernels_stand_in_where_they_are_of_the_same_sources(exported):
     assert MindIRFolder(exported, local_kernels=True).kernel_library == cpu_library()
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"kernel_order": "0" * 64}, "its weights lie in the order of other kernels; run it with its own"),
-        ({"kernel_sources": "0" * 64}, "in the order of other kernels"),
-        ({"kernel_order": ""}, "in the order of kernels that it does not describe"),
-        ({"kernel_sources": ""}, "in the order of kernels that it does not describe"),
+        ({"kernel_sources": "0" * 64}, "its graph calls those of another version; run it with its own, or export"),
+        ({"kernel_sources": ""}, "its graph calls kernels that it does not describe; run it with its own, or export"),
         ({"fixed": FIXED | {"runtime.ops_backend": "ascend_emulator"}}, "was not exported for the CPU's kernels"),
     ],
 )
@@ -418,5 +462,5 @@ def test_local_kernels_are_refused_where_it_cannot_be_known(exported, changes, r
 
 
 def test_kernels_of_another_cpu_do_not_matter_to_local_ones(tmp_path):
-    exported = write_folder(tmp_path / "exported", cpu={"machine": "riscv64", "features": []})
+    exported = write_folder(tmp_path / "exported", machine="riscv64")
     assert MindIRFolder(exported, local_kernels=True).kernel_library == cpu_library()

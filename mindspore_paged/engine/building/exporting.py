@@ -1,5 +1,6 @@
 """From a configuration to the folder of an exported model."""
 
+import platform
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -9,8 +10,15 @@ from tqdm import tqdm
 
 from mindspore_paged.config import EngineConfig
 from mindspore_paged.custom_ops.backends import BACKENDS, Backend
-from mindspore_paged.custom_ops.build import build_cpu, sources_digest
-from mindspore_paged.custom_ops.panels import panel_order
+from mindspore_paged.custom_ops.build import (
+    BUILD_COMMAND,
+    DEFAULT_OUTPUT_DIR,
+    BuildError,
+    build_cpu,
+    built_levels,
+    levels_of_machine,
+    sources_digest,
+)
 from mindspore_paged.custom_ops.targets import library_of
 from mindspore_paged.engine.building.context import set_context
 from mindspore_paged.engine.building.loading import shapes_of
@@ -31,7 +39,7 @@ from mindspore_paged.mindir.folder import (
     TOKENIZER,
     WEIGHTS,
     ExportedWeight,
-    needs_of_this_cpu,
+    KernelLibrary,
     sign_manifest,
     write_manifest,
 )
@@ -55,7 +63,8 @@ def export_model(
     """Export the step, weights, tokenizer and kernels to a new folder; returns it.
 
     Under msrun every rank writes its part to a folder of its own, `output`/rank_N. Nothing is left of an export that
-    fails. portable_kernels: for any CPU of this architecture, in place of this machine's alone. sign_key: the file of
+    fails. portable_kernels: for every CPU of this architecture, compiled if need be, and not for those alone whose
+    kernels are built here. sign_key: the file of
     a key that signs the manifest, for whoever loads the folder with the same key.
     Raises ConfigError, CheckpointError, and OSError that names the file that cannot be written.
     """
@@ -112,15 +121,15 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
 
     backend = plan.backend
     export_step(model, library_of(backend.name), folder / GRAPH)
-    library = _copy_library(backend, folder / KERNELS, portable_kernels)
+    kernels = _copy_kernels(backend, folder, portable_kernels)
     progress = partial(tqdm, desc="Writing weights", unit="tensor", disable=not show_progress, leave=False)
     write_weights(
         folder / WEIGHTS,
-        ((name, model.arranged(name, read_packed(own, name, places[name].form), library)) for name in progress(places)),
+        ((name, read_packed(own, name, places[name].form)) for name in progress(places)),
     )
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
-    is_native, buckets = backend.is_native, plan.token_buckets
+    buckets = plan.token_buckets
     config = replace(config, cache=replace(config.cache, block_size=plan.block_size))
     write_config(folder, config, model_config, plan.num_blocks, max_model_len=plan.max_model_len, token_buckets=buckets)
     write_manifest(
@@ -132,22 +141,37 @@ def _export(config: EngineConfig, place: Place, folder: Path, portable_kernels: 
         token_buckets=buckets,
         rank=plan.parallel.rank,
         num_ranks=plan.parallel.size,
-        cpu=needs_of_this_cpu(portable_kernels or not is_native),
-        kernel_library=library.relative_to(folder).as_posix(),
-        kernel_order=panel_order(library) if is_native else "",
-        kernel_sources=sources_digest() if is_native else "",
+        kernels=kernels,
+        kernel_sources=sources_digest() if backend.is_native else "",
     )
 
 
 def _as_exported(place: WeightPlace) -> ExportedWeight:
-    return ExportedWeight(place.parameter.name, place.form.dtype.name, tuple(place.stored_shape), place.offset)
+    return ExportedWeight(place.parameter.name, place.form.name, tuple(place.stored_shape), place.offset)
 
 
-def _copy_library(backend: Backend, folder: Path, portable: bool) -> Path:
-    library = library_of(backend.name)
-    folder.mkdir()
-    if portable and backend.is_native:
-        built = build_cpu(folder, portable=True)
-        built.with_suffix(".stamp").unlink()
-        return built
-    return Path(shutil.copy(library, folder / library.name))
+def _copy_kernels(backend: Backend, folder: Path, portable: bool) -> tuple[KernelLibrary, ...]:
+    """Put the backend's libraries into the folder; raises ConfigError where there are none, or they do not compile."""
+    (folder / KERNELS).mkdir()
+    if not backend.is_native:
+        copied = _copy(library_of(backend.name), folder)
+        return (KernelLibrary(copied, platform.machine(), None),)
+    built = built_levels()
+    if portable:
+        try:
+            for level in set(levels_of_machine()) - set(built):
+                build_cpu(DEFAULT_OUTPUT_DIR, level)
+        except BuildError as error:
+            raise ConfigError(f"--portable-kernels: {error}") from None
+        built = levels_of_machine()
+    if not built:
+        raise ConfigError(f"the CPU operators are not those of today's sources; run `{BUILD_COMMAND}`")
+    return tuple(
+        KernelLibrary(_copy(DEFAULT_OUTPUT_DIR / level.library_name, folder), level.machine, level.name)
+        for level in built
+    )
+
+
+def _copy(library: Path, folder: Path) -> str:
+    shutil.copy(library, folder / KERNELS)
+    return f"{KERNELS}/{library.name}"

@@ -1,7 +1,6 @@
 """What is asked of the Cell that computes a step, beside calling it with StepInputs.arrays()."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -31,11 +30,10 @@ class Step(Protocol):
         self,
         name: str,
         weight: np.ndarray,
-        library: Path | None = None,
         order: np.ndarray | None = None,
         target: np.ndarray | None = None,
     ) -> np.ndarray:
-        """A weight, in its format, in the order in which the Cell's operators read it: of `library`, or here.
+        """A weight, in its format, in the order in which the Cell's operators read it.
 
         Some of its rows will do, if they are a multiple of 16 or the last. order: int64, which rows of `weight` are
         wanted; default: all. target: where to; default: an array of its own.
