@@ -72,14 +72,31 @@ def main(argv: Sequence[str] | None = None, of_mindir: bool = False) -> int:
 
 
 def kept_main() -> int | None:
-    """The installed command: `serve …` is scripts/run_server.py, anything else scripts/run_generate.py."""
-    return kept(_serve if sys.argv[1:2] == ["serve"] else main)
+    """The installed command: `serve …` is scripts/run_server.py, `generate …` or anything else scripts/run_generate.py.
+
+    `doctor` says what this machine can run.
+    """
+    return kept({"serve": _serve, "doctor": _doctor, "generate": _named_generate}.get(_first_argument(), main))
+
+
+def _first_argument() -> str:
+    return "".join(sys.argv[1:2])
+
+
+def _named_generate() -> int:
+    return main(sys.argv[2:])
 
 
 def _serve() -> int:
     from mindspore_paged.serving.run import main as serve
 
     return serve(sys.argv[2:])
+
+
+def _doctor() -> int:
+    from mindspore_paged.doctor import main as examine
+
+    return exit_code_of(lambda: examine(sys.argv[2:]))
 
 
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
