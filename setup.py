@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say of the package: `models/` and `custom_ops/` beneath it, and its CPU kernels."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -30,15 +31,18 @@ class BuildWithKernels(build_py):
     """Compile the CPU kernels next to the Python files that load them: of every level for a wheel, else of this CPU."""
 
     def run(self):
-        """Build the Python files, then the libraries of `custom_ops/lib`."""
+        """Build the Python files, then the libraries of `custom_ops/lib`: in place, and from there into a wheel."""
         super().run()
-        builder = load_kernel_builder()
+        builder, place = load_kernel_builder(), ROOT / "custom_ops" / "lib"
         if self.editable_mode:
-            builder.build_cpu(ROOT / "custom_ops" / "lib")
+            builder.build_cpu(place)
             return
-        package = Path(self.build_lib).resolve() / "mindspore_paged" / "custom_ops"
+        target = Path(self.build_lib).resolve() / "mindspore_paged" / "custom_ops" / "lib"
+        target.mkdir(parents=True, exist_ok=True)
         for level in builder.levels_of_machine():
-            builder.build_cpu(package / "lib", level)
+            library = builder.build_cpu(place, level)
+            for file in (library, library.with_suffix(".stamp")):  # the stamp tells exports what it is made of
+                shutil.copy(file, target)
 
 
 class WheelOfOneArchitecture(bdist_wheel):
