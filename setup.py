@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -45,16 +45,19 @@ class BuildWithKernels(build_py):
                 shutil.copy(file, target)
 
 
-class WheelOfOneArchitecture(bdist_wheel):
-    """A wheel for any Python that the package runs on, and for the machine's architecture alone."""
+class MachineCode(Distribution):
+    """A distribution of one architecture: its libraries are no modules of Python, which would tell."""
 
-    def finalize_options(self):
-        """The libraries are no modules of Python, so nothing else tells that there is machine code."""
-        super().finalize_options()
-        self.root_is_pure = False
+    def has_ext_modules(self):
+        """As if there were such modules."""
+        return True
+
+
+class WheelForAnyPython(bdist_wheel):
+    """A wheel for every Python that the package runs on: its libraries know of none."""
 
     def get_tag(self):
-        """The tag of the platform, and no Python's ABI."""
+        """The platform's, and no Python's ABI."""
         return "py3", "none", super().get_tag()[2]
 
 
@@ -65,5 +68,6 @@ setup(
         "mindspore_paged.custom_ops": ["**/*.cc", "**/*.h", "**/*.cpp"],
         "mindspore_paged.serving.page": ["*.html", "*.css", "*.js", "*.svg"],
     },
-    cmdclass={"build_py": BuildWithKernels, "bdist_wheel": WheelOfOneArchitecture},
+    cmdclass={"build_py": BuildWithKernels, "bdist_wheel": WheelForAnyPython},
+    distclass=MachineCode,
 )
