@@ -24,10 +24,12 @@ class HeadRule:
 
 @dataclass(frozen=True)
 class WidthRule:
-    """Models whose layers are fused: what is `step` numbers wide or a multiple, hidden_size at most `most_hidden`."""
+    """Models whose layers are fused: what is `step` numbers wide or a multiple, hidden_size at most `most_hidden`, and
+    head_dim at most `most_head`."""
 
     step: int
     most_hidden: int
+    most_head: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ _OF_ASCEND_C = {
         }
     ),
     "fused_dtypes": ("float32", "float16", "bfloat16"),
-    "widths": WidthRule(step=16, most_hidden=32768),
+    "widths": WidthRule(step=16, most_hidden=32768, most_head=128),
     "heads": HeadRule(step=16, most=256, int8_step=32, int8_most=128, most_group=16, most_width=2**16 - 1),
     # kPieceTokens of cube_matmul.h: two pieces of 128 tokens by 128 numbers of 16 bits fill L0B. Huawei's own kernel
     # (ATB) refuses pages of more than 128 * 128 numbers a head; these take pages of any length.

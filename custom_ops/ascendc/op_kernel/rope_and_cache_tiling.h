@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 constexpr uint32_t kRopeMostElements = 2048;  // of the heads that are computed at a time
 constexpr uint32_t kRopeHeadDimStep = 16;     // a head is whole blocks of 32 bytes
 constexpr uint32_t kRopeMostHeadDim = 128;
@@ -43,12 +45,12 @@ struct RopeAndCacheLaunch {
   uint32_t block_dim;
 };
 
-constexpr uint32_t RopeParts(uint32_t heads, uint32_t heads_per_part) {
+PAGED_OPS_HOST_DEVICE constexpr uint32_t RopeParts(uint32_t heads, uint32_t heads_per_part) {
   return (heads + heads_per_part - 1) / heads_per_part;
 }
 
 // Parts of a token: those of its queries, its keys, its values.
-constexpr uint32_t RopePartsOfToken(const RopeAndCacheTiling& tiling) {
+PAGED_OPS_HOST_DEVICE constexpr uint32_t RopePartsOfToken(const RopeAndCacheTiling& tiling) {
   return RopeParts(tiling.num_heads, tiling.heads_per_part) + 2 * RopeParts(tiling.num_kv_heads, tiling.heads_per_part);
 }
 

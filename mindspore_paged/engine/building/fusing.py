@@ -44,6 +44,10 @@ def why_not_fused(widths: WidthRule, share: ModelConfig, adapter_room: AdapterRo
     ):
         if value % widths.step:
             return f"the model's {name} is {value}, no multiple of {widths.step}"
-    if share.hidden_size > widths.most_hidden:
-        return f"the model's hidden_size is {share.hidden_size}, more than {widths.most_hidden}"
+    for name, value, most in (
+        ("hidden_size", share.hidden_size, widths.most_hidden),
+        ("head_dim", share.head_dim, widths.most_head),
+    ):
+        if value > most:
+            return f"the model's {name} is {value}, more than {most}"
     return None

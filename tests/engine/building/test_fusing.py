@@ -15,6 +15,7 @@ TINY = MODEL_CONFIGS["tiny"]
 ROOM = AdapterRoom(2, 4)
 OTHERS = [
     ({"hidden_size": 72}, None, "the model's hidden_size is 72, no multiple of 16"),
+    ({"head_dim": 256}, None, "the model's head_dim is 256, more than 128"),
     ({"hidden_size": 32784}, None, "the model's hidden_size is 32784, more than 32768"),
     ({"intermediate_size": 100}, None, "the model's intermediate_size is 100, no multiple of 16"),
     ({"rotary_dim": 12}, None, "the model's rotary_dim is 12, no multiple of 16"),
