@@ -1,6 +1,7 @@
 """The engine's configuration: read from YAML, changed by overrides, and checked before anything is built."""
 
 import difflib
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +27,9 @@ from mindspore_paged.errors import ConfigError
 from mindspore_paged.model_config import ModelConfig, RopeScaling
 from mindspore_paged.sampling.sampling_params import SamplingParams
 from mindspore_paged.wording import shortened
+
+MOST_KNOWN = 400
+"""Characters of a list of known keys in an error's line."""
 
 _KEYS = {
     section: [key.name for key in fields(kind)]
@@ -170,4 +174,5 @@ def _unknown_key(where: Sequence) -> str:
         return f"unknown key {dotted}; did you mean {'.'.join([*parents, *near])}?"
     for key in difflib.get_close_matches(name, elsewhere, n=1):
         return f"unknown key {dotted}; did you mean {elsewhere[key]}?"
-    return f"unknown key {dotted}; known keys: {', '.join(siblings)}"
+    known = textwrap.shorten(", ".join(siblings), MOST_KNOWN, placeholder=" …")
+    return f"unknown key {dotted}; known keys: {known}"

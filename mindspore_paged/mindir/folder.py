@@ -170,8 +170,9 @@ class MindIRFolder:
 
     @property
     def arranges_weights(self) -> bool:
-        """Whether the graph's operators read matrices in an order of their own: where layers are fused."""
-        return self.manifest.fixed.get("runtime.fused_ops") is True
+        """Whether the graph's operators read matrices in an order of their own: where whole layers are fused."""
+        backend = BACKENDS.get(self.manifest.fixed.get("runtime.ops_backend"))
+        return self.manifest.fixed.get("runtime.fused_ops") is True and backend is not None and backend.whole_layers
 
     @property
     def graph(self) -> Path:
@@ -278,7 +279,7 @@ def check_file(folder: Path, manifest: Manifest, name: str) -> None:
     """Raise CheckpointError unless the file has the bytes that were exported, and lies in the folder itself."""
     path, expected = folder / name, manifest.files[name]
     if not os.path.lexists(path):
-        raise CheckpointError(f"{path}: this file of the exported model is missing")
+        raise CheckpointError(f"{folder}: {shortened(name)}, a file of the exported model, is missing")
     if os.path.realpath(path) != os.path.join(os.path.realpath(folder), name) or not path.is_file():
         raise CheckpointError(f"{path}: a link or no file; an exported model is made of files in its own folder")
     size = path.stat().st_size

@@ -122,7 +122,7 @@ def build_mutants(folder: Path) -> Path:
         f"void {kernel}_{'_'.join(types.values())}() {{}}"
         for kernel, combinations in KERNEL_TYPES.items()
         for types in combinations
-        if "_".join(types.values()) not in CALLED[kernel]
+        if "_".join(types.values()) not in CALLED.get(kernel, ())
     ]
     visible = f'__attribute__((visibility("default"))) int {SWITCH} = -1;'
     (folder / "stubs.cc").write_text(f'extern "C" {{ {visible} {" ".join(stubs)} }}')

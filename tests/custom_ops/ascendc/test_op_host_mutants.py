@@ -64,7 +64,7 @@ MUTANTS = (
         attention_case(["float16:5,6,32", CACHE, CACHE, *TAIL]),
     ),
     Mutant(
-        ATTENTION_FILE, "group <= launch.tiling.max_queries", "group <= 2 * launch.tiling.max_queries",
+        ATTENTION_FILE, "group <= MaxGroup(launch.tiling.cut)", "group <= 2 * MaxGroup(launch.tiling.cut)",
         attention_case(["float32:5,128,32", CACHE, CACHE, *TAIL]),
     ),
     Mutant(
