@@ -283,7 +283,7 @@ def test_layers_of_few_launches(tmp_path, fused_ops):
     name = "model.layers.1.self_attn.v_proj.weight"
     weights, offset = folder.manifest.weights, folder.manifest.weights[name].offset
     assert (offset > 0) == fused_ops
-    for changes in ({"offset": offset + 2**20}, {"offset": offset + 2}, {"dtype": "float16"}) if fused_ops else ():
+    for changes in ({"offset": offset + 2**20}, {"offset": offset + 2}, {"format": "float16"}) if fused_ops else ():
         changed = weights | {name: replace(weights[name], **changes)}
         folder.manifest = replace(folder.manifest, weights=changed)
         with pytest.raises(CheckpointError, match="the graph has not the Parameters that"):

@@ -74,7 +74,6 @@ MUTANTS = (
     Mutant(TILING, "shapes.window < longest", "shapes.window < longest / 2"),
     # Sums, and what is put together of several cores
     Mutant(VECTOR, "(rows + 1) / 2", "rows / 2"),
-    Mutant(VECTOR, "LanesLeft(head_dim, 0)", "static_cast<uint64_t>(kLanes)"),
     Mutant(VECTOR, "core <= last_core", "core < last_core"),
     Mutant(WEIGHTS, "core_ + blocks_on * kCubeVectorCores", "core_ + blocks_on"),
     Mutant(WEIGHTS, "(loaded + kLanes - 1) / kLanes * kLanes", "loaded / kLanes * kLanes"),
