@@ -101,6 +101,7 @@ def lose_two(killed, drained, fronts):
         if finished == KILL_AFTER:
             time.sleep(0.1)  # what is on its way arrives
             its_own = under_way_at(killed.base_url)
+            time.sleep(0.05)  # what had ended by then is sent: the engine counts it no more, and nobody may lose it
             os.kill(killed.pid, signal.SIGKILL)
         if finished == DRAIN_AFTER:
             drained.process.terminate()
